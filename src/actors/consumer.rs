@@ -1,0 +1,75 @@
+//! Takes deliveries of one partition from the broker and puts them into their conversations' inboxes.
+//!
+//! Bounded at the source: it takes only what fits into the window. Supervised by `chat`.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::{Parts, roster::Card};
+use crate::broker::{Queue, WINDOW};
+
+/// The consumer of one partition.
+pub(super) struct Consumer {
+    pub parts: Arc<Parts>,
+    pub card: Arc<Card>,
+    pub partition: u32,
+}
+
+/// What it is told.
+pub(super) enum Message {
+    /// Take what there is, or wait for it.
+    Pull,
+}
+
+impl Actor for Consumer {
+    type Msg = Message;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        Ok(myself.cast(Message::Pull)?)
+    }
+
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Pull => self.pull().await?,
+        }
+        if !self.parts.draining.is_cancelled() {
+            myself.cast(Message::Pull)?;
+        }
+        Ok(())
+    }
+}
+
+impl Consumer {
+    async fn pull(&self) -> Result<(), ActorProcessingErr> {
+        self.card.meet_fault().await?;
+        let held = self.parts.directory.held();
+        self.card.waiting(held);
+        let freed = self.parts.directory.freed.notified();
+        if held >= WINDOW {
+            tokio::select! {
+                () = self.parts.draining.cancelled() => {}
+                () = freed => {}
+            }
+            return Ok(());
+        }
+        let taking = self.parts.broker.take(Queue::Chat(self.partition), WINDOW - held);
+        let deliveries = tokio::select! {
+            () = self.parts.draining.cancelled() => return Ok(()),
+            taken = taking => taken?,
+        };
+        self.card.handled(deliveries.len() as u64);
+        for delivery in deliveries {
+            if let Some(cell) = self.parts.directory.deliver(delivery) {
+                self.parts.conversations.start(cell);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! What happens around giving a message up: the customer is told, the conversation goes to a human (design rule 15).
+
+use std::{sync::Arc, time::Duration};
+
+use dashmap::DashMap;
+
+use super::{Parts, posting::Poster};
+use crate::{
+    client,
+    domain::{
+        control::{Control, Holder},
+        ids::ConversationId,
+        job::Job,
+        reply::{Purpose, Reply, split},
+        time::Timestamp,
+    },
+};
+
+/// A failure of the telling never blocks: after this long the message is parked all the same.
+const TELL_WITHIN: Duration = Duration::from_secs(60);
+
+/// A hand-off that Zendesk has not confirmed by its event after this long is an alarm.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The pause between attempts to hand over.
+const PASS_PAUSE: Duration = Duration::from_secs(2);
+
+/// The most hand-offs remembered at once.
+const PENDING_MAX: usize = 10_000;
+
+/// Hand-offs that wait for Zendesk's `switchboard:passControl`.
+#[derive(Default)]
+pub struct Handoffs(DashMap<ConversationId, Timestamp>);
+
+impl Handoffs {
+    /// A hand-off was asked for.
+    pub fn asked(&self, conversation: &ConversationId, now: Timestamp) {
+        if self.0.len() < PENDING_MAX {
+            self.0.insert(conversation.clone(), now);
+        }
+    }
+
+    /// An event says that somebody else holds the conversation; `true` if that was awaited.
+    pub fn confirmed(&self, conversation: &ConversationId) -> bool {
+        self.0.remove(conversation).is_some()
+    }
+
+    /// Hand-offs that should have been confirmed by now; each is told once.
+    pub fn overdue(&self, now: Timestamp) -> Vec<ConversationId> {
+        let late: Vec<ConversationId> = self
+            .0
+            .iter()
+            .filter(|entry| now.since(*entry.value()) > CONFIRMED_WITHIN)
+            .map(|entry| entry.key().clone())
+            .collect();
+        late.into_iter().filter(|conversation| self.0.remove(conversation).is_some()).collect()
+    }
+}
+
+/// Tells the customer and hands the conversation over, as far as that can be done in time.
+pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<ConversationId>, cause: &str) {
+    if job.kind.text().is_none() {
+        return;
+    }
+    let control = parts.state.control(&job.conversation).await.ok().flatten();
+    let human_holds = control.is_some_and(|control| !control.holder.lets_us_answer());
+    if human_holds {
+        return;
+    }
+    let telling = async {
+        tell(parts, job, alias.clone(), Purpose::Failure, &parts.chat.failure_message).await;
+        pass_control(parts, job, alias, cause).await;
+    };
+    let told = tokio::select! {
+        told = tokio::time::timeout(TELL_WITHIN, telling) => told.is_ok(),
+        () = parts.draining.cancelled() => false,
+    };
+    if !told {
+        tracing::warn!(conversation.id = %job.conversation, job.id = %job.id, "a customer could not be told that a message was given up");
+    }
+}
+
+/// Posts a sentence about a message, once.
+pub(super) async fn tell(
+    parts: &Arc<Parts>,
+    job: &Arc<Job>,
+    alias: Option<ConversationId>,
+    purpose: Purpose,
+    text: &str,
+) {
+    let texts = split(text);
+    if texts.is_empty() {
+        return;
+    }
+    let reply = Reply {
+        conversation: job.conversation.clone(),
+        covers: vec![job.message.clone()],
+        purpose,
+        parts: texts,
+        replay: 0,
+        at: parts.clock.now(),
+    };
+    if let Err(error) = Poster::detached(parts, job, alias).post_once(&reply).await {
+        tracing::warn!(conversation.id = %job.conversation, %error, "a customer could not be told");
+    }
+}
+
+/// Hands the conversation to a human; tries until Zendesk has taken or refused it. `false` when it could not be done.
+pub(super) async fn pass_control(
+    parts: &Arc<Parts>,
+    job: &Arc<Job>,
+    alias: Option<ConversationId>,
+    cause: &str,
+) -> bool {
+    if parts.chat.shadow {
+        return true;
+    }
+    let target = alias.unwrap_or_else(|| job.conversation.clone());
+    let summary = format!("Handed over by Tidegate: {cause}.");
+    loop {
+        let passed = parts
+            .sunshine
+            .pass_control(job.app.as_deref(), &target, &parts.handoff_to, job.message.as_str(), &summary)
+            .await;
+        match passed {
+            Ok(()) => {
+                parts.metrics.handed_off("asked");
+                parts.handoffs.asked(&job.conversation, parts.clock.now());
+                // Silent from now on; the event will confirm it.
+                let control = Control { holder: Holder::Other, at: parts.clock.now() };
+                if let Err(error) = parts.state.note_control(&job.conversation, control).await {
+                    tracing::warn!(%error, "a hand-off could not be noted");
+                }
+                return true;
+            }
+            Err(error @ (client::Error::Refused(_) | client::Error::Locked)) => {
+                parts.metrics.handed_off("refused");
+                tracing::error!(conversation.id = %job.conversation, %error, "Zendesk refuses to hand a conversation over; check zendesk.handoff_to");
+                return false;
+            }
+            Err(_) => tokio::select! {
+                () = parts.draining.cancelled() => return false,
+                () = tokio::time::sleep(PASS_PAUSE) => {}
+            },
+        }
+    }
+}

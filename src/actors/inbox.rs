@@ -1,0 +1,409 @@
+//! The inboxes of conversations. They lie outside the actors: ractor drops the message in hand and the whole mailbox
+//! of an actor that fails, so an actor's mailbox carries only a bell, and what waits and what is in hand survive it.
+//!
+//! ```text
+//! consumer --deliver--> Directory -> Cell { inbox, hand, generation } <--take, finish-- conversation actor
+//!                                              ^-- reclaim -- supervisor, watchdog
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    conversation,
+    roster::{Fault, InHandView, LastFailure, Snapshot, State},
+};
+use crate::{
+    broker::Delivery,
+    domain::{
+        burst::Fragment,
+        ids::ConversationId,
+        job::Kind,
+        time::Timestamp,
+        timeline::{Stage, Timeline, Wait},
+    },
+    state::Away,
+    telemetry::Clock,
+};
+
+/// One message on its way through a conversation.
+pub struct Item {
+    /// The message; settled in the end.
+    pub delivery: Delivery,
+    /// Its story so far.
+    pub timeline: Timeline,
+    /// When it came into the inbox.
+    pub arrived: Timestamp,
+    /// Whether it must not be merged with others.
+    pub alone: bool,
+    /// How often the service has failed on it.
+    pub service_failures: u32,
+}
+
+impl Item {
+    /// Begins the story of a message that has just been taken.
+    pub fn new(delivery: Delivery, now: Timestamp) -> Self {
+        let mut timeline = Timeline::default();
+        timeline.note(delivery.job.first_seen, Stage::Accepted);
+        timeline.note(now, Stage::Taken);
+        let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
+        Self { delivery, timeline, arrived: now, alone, service_failures: 0 }
+    }
+
+    fn order(&self) -> (Timestamp, u32) {
+        self.delivery.job.order()
+    }
+}
+
+/// What is being done with what is in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting; for what, and when (monotonic) it will look again at the latest.
+    Waiting(Wait, Option<Duration>),
+    /// Being looked up: ledger, holder, history.
+    Preparing,
+    /// The AI service is being asked.
+    Ai,
+    /// The last look before posting.
+    Look,
+    /// Being posted.
+    Post,
+}
+
+impl Phase {
+    /// Whether time limits run in this phase (design rule 12).
+    pub fn is_timed(self) -> bool {
+        matches!(self, Self::Ai | Self::Look | Self::Post)
+    }
+
+    /// The phase in a word.
+    pub fn name(self) -> String {
+        match self {
+            Self::Waiting(wait, _) => {
+                format!("waiting:{}", serde_json::to_string(&wait).unwrap_or_default().trim_matches('"'))
+            }
+            Self::Preparing => "preparing".into(),
+            Self::Ai => "ai".into(),
+            Self::Look => "look".into(),
+            Self::Post => "post".into(),
+        }
+    }
+}
+
+/// What is in hand.
+pub struct Hand {
+    /// The burst, in order.
+    pub items: Vec<Item>,
+    /// What is being done with it.
+    pub phase: Phase,
+    /// Since when (monotonic).
+    pub since: Duration,
+    /// Cancels the AI call when the soft time limit is over.
+    pub soft_limit: CancellationToken,
+    /// When the watchdog has killed the actor (monotonic).
+    pub killed_at: Option<Duration>,
+}
+
+/// One conversation's inbox, and who works on it.
+pub struct Cell {
+    /// The conversation.
+    pub id: ConversationId,
+    inner: Mutex<Inner>,
+    /// Rung when something arrives, for an actor that waits with something in hand.
+    pub arrived: Notify,
+}
+
+/// What a lock on a cell guards; public within `actors` for the few who take decisions on it.
+#[derive(Default)]
+pub struct Inner {
+    /// What waits, in the order of G3.
+    pub inbox: VecDeque<Item>,
+    /// What is in hand.
+    pub hand: Option<Hand>,
+    /// Counts incarnations of the actor; what an older one brings is not taken.
+    pub generation: u64,
+    /// The actor, if one runs.
+    pub actor: Option<ActorRef<conversation::Message>>,
+    /// A message whose retry is awaited before anything else is taken.
+    pub away: Option<Away>,
+    /// The newest message answered, for telling that an older one comes late.
+    pub answered: Option<(Timestamp, u32)>,
+    /// Restarts since the last success.
+    pub crashes_in_a_row: usize,
+    /// The conversation this one was merged into.
+    pub alias: Option<ConversationId>,
+    /// A failure ordered for the next message.
+    pub fault: Option<Fault>,
+    /// Why the watchdog killed the actor.
+    pub killed_for: Option<String>,
+    /// The customer or the conversation was removed.
+    pub removed: bool,
+    starting: bool,
+    rung: bool,
+    active_at: Duration,
+    handled: u64,
+    failed: u64,
+    started: Option<Timestamp>,
+    last_failure: Option<LastFailure>,
+}
+
+impl Cell {
+    /// Gives access to what it holds. The lock is held for moments and never across an await.
+    pub fn lock(&self) -> parking_lot::MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Lets the actor, if there is one, look at the inbox.
+    pub fn ring(&self) {
+        self.inner.lock().ring();
+        self.arrived.notify_one();
+    }
+
+    /// What it looks like from outside.
+    pub fn snapshot(&self, now: Duration) -> Snapshot {
+        let inner = self.inner.lock();
+        let in_hand = inner.hand.as_ref().and_then(|hand| {
+            Some(InHandView {
+                message_id: hand.items.first()?.delivery.job.message.to_string(),
+                conversation_id: self.id.to_string(),
+                phase: hand.phase.name(),
+                age_ms: u64::try_from(now.saturating_sub(hand.since).as_millis()).unwrap_or(u64::MAX),
+            })
+        });
+        Snapshot {
+            path: format!("node/conversations/{}", self.id),
+            kind: "conversation".into(),
+            state: if inner.actor.is_some() { State::Running } else { State::Starting },
+            in_hand,
+            waiting: inner.inbox.len(),
+            handled: inner.handled,
+            failed: inner.failed,
+            restarts: inner.generation.saturating_sub(1),
+            last_failure: inner.last_failure.clone(),
+            started_at: inner.started.map(Timestamp::to_rfc3339),
+            children_total: 0,
+            children: Vec::new(),
+        }
+    }
+}
+
+impl Inner {
+    fn ring(&mut self) {
+        if let (Some(actor), false) = (&self.actor, self.rung) {
+            // A dead actor's successor looks at the inbox when it starts.
+            self.rung = actor.cast(conversation::Message::Bell).is_ok();
+        }
+    }
+
+    /// The actor has heard the bell.
+    pub fn heard(&mut self) {
+        self.rung = false;
+    }
+
+    /// Whether this incarnation is the one that counts.
+    pub fn is_current(&self, generation: u64) -> bool {
+        self.generation == generation
+    }
+
+    /// A new incarnation begins; the old one's results are not taken any more.
+    pub fn begin_incarnation(&mut self, now: Timestamp) -> u64 {
+        self.generation += 1;
+        self.starting = false;
+        self.rung = false;
+        self.started = Some(now);
+        self.generation
+    }
+
+    /// The actor has failed or was given up; takes what it had in hand. Until [`Inner::begin_incarnation`] no other is
+    /// asked for.
+    pub fn bereave(&mut self) -> Option<Hand> {
+        self.actor = None;
+        self.starting = true;
+        self.crashes_in_a_row += 1;
+        self.hand.take()
+    }
+
+    /// The supervisor has died, and the actor with it: what was in hand goes back unspent, for it did nothing wrong.
+    /// `true` if there is work for a new one.
+    pub fn adopt(&mut self) -> bool {
+        self.actor = None;
+        self.starting = true;
+        // Whatever the old actor still does is not taken.
+        self.generation += 1;
+        if let Some(hand) = self.hand.take() {
+            self.put_back(hand.items);
+        }
+        let needed = !self.inbox.is_empty();
+        self.starting = needed;
+        needed
+    }
+
+    /// Marks that an actor has been asked for; `false` if one runs or has been.
+    pub fn ask_for_actor(&mut self) -> bool {
+        let needed = self.actor.is_none() && !self.starting;
+        self.starting |= needed;
+        needed
+    }
+
+    /// The messages waiting, as far as merging is concerned.
+    pub fn fragments(&self) -> Vec<Fragment> {
+        let fragment = |item: &Item| Fragment { first_seen: item.delivery.job.first_seen, alone: item.alone };
+        self.inbox.iter().take(crate::domain::burst::FRAGMENTS_MAX + 1).map(fragment).collect()
+    }
+
+    /// Takes the first `count` messages in hand.
+    pub fn take(&mut self, count: usize, now: Duration) {
+        let items = self.inbox.drain(..count.min(self.inbox.len())).collect();
+        let soft_limit = CancellationToken::new();
+        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, soft_limit, killed_at: None });
+        self.active_at = now;
+    }
+
+    /// Puts items back into the inbox, each at its place.
+    pub fn put_back(&mut self, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            let place = self.inbox.partition_point(|waiting| waiting.order() <= item.order());
+            self.inbox.insert(place, item);
+        }
+    }
+
+    /// Counts what has been handled.
+    pub fn count(&mut self, handled: usize, failure: Option<LastFailure>) {
+        self.handled += handled as u64;
+        if let Some(failure) = failure {
+            self.failed += 1;
+            self.last_failure = Some(failure);
+        }
+    }
+
+    fn is_idle(&self, before: Duration) -> bool {
+        self.inbox.is_empty()
+            && self.hand.is_none()
+            && self.away.is_none()
+            && !self.starting
+            && !self.rung
+            && self.active_at < before
+    }
+}
+
+/// All conversations that are alive.
+pub struct Directory {
+    cells: DashMap<ConversationId, Arc<Cell>>,
+    held: AtomicUsize,
+    clock: Clock,
+    /// Rung when something has been settled, for consumers that wait for room.
+    pub freed: Notify,
+}
+
+impl Directory {
+    /// Begins empty.
+    pub fn new(clock: Clock) -> Self {
+        Self { cells: DashMap::new(), held: AtomicUsize::new(0), clock, freed: Notify::new() }
+    }
+
+    /// Puts a delivery into its conversation's inbox, at its place; returns the cell if it needs an actor.
+    pub fn deliver(&self, delivery: Delivery) -> Option<Arc<Cell>> {
+        let id = delivery.job.conversation.clone();
+        let item = Item::new(delivery, self.clock.now());
+        let entry = self
+            .cells
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Cell { id, inner: Mutex::default(), arrived: Notify::new() }));
+        let cell = entry.value().clone();
+        let mut inner = cell.inner.lock();
+        // The entry is held until the item is inside, so that the cell is not taken for idle meanwhile.
+        drop(entry);
+        let known = inner.inbox.iter().position(|waiting| waiting.delivery.job.id == item.delivery.job.id);
+        match known {
+            // Delivered again: the newer tag is the one that can be settled.
+            Some(place) => inner.inbox[place] = item,
+            None => {
+                self.held.fetch_add(1, Ordering::Relaxed);
+                inner.put_back([item]);
+            }
+        }
+        inner.active_at = self.clock.monotonic();
+        let needs_actor = inner.ask_for_actor();
+        inner.ring();
+        drop(inner);
+        cell.arrived.notify_one();
+        needs_actor.then_some(cell)
+    }
+
+    /// So many messages have left their inboxes for good.
+    pub fn settled(&self, count: usize) {
+        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(count)));
+        self.freed.notify_one();
+    }
+
+    /// How many messages are held, waiting or in hand.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The cell of a conversation, if it is alive.
+    pub fn find(&self, id: &ConversationId) -> Option<Arc<Cell>> {
+        self.cells.get(id).map(|entry| entry.value().clone())
+    }
+
+    /// All cells.
+    pub fn all(&self) -> Vec<Arc<Cell>> {
+        self.cells.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// How many conversations are alive.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Whether none is alive.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// Ends conversations that have been idle since `before` (monotonic); returns their actors, to be stopped.
+    pub fn passivate(&self, before: Duration) -> Vec<ActorRef<conversation::Message>> {
+        let mut ended = Vec::new();
+        self.cells.retain(|_, cell| {
+            let mut inner = cell.inner.lock();
+            let idle = inner.is_idle(before);
+            if idle {
+                ended.extend(inner.actor.take());
+            }
+            !idle
+        });
+        ended
+    }
+
+    /// Drops everything that waits or is in hand, which gives it back to the broker; for the end of the process.
+    pub fn give_back(&self) -> usize {
+        let mut given_back = 0;
+        for cell in self.all() {
+            let mut inner = cell.inner.lock();
+            let waiting = std::mem::take(&mut inner.inbox);
+            let hand = inner.hand.take();
+            drop(inner);
+            given_back += waiting.len() + hand.map_or(0, |hand| hand.items.len());
+        }
+        given_back
+    }
+}
+
+impl Item {
+    /// What happened.
+    pub fn kind(&self) -> &Kind {
+        &self.delivery.job.kind
+    }
+}

@@ -1,0 +1,150 @@
+//! Answers what people ask about actors and messages: from cards, cells and the stores, never by waiting on an actor.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{
+    Parts,
+    roster::{Fault, Snapshot},
+};
+use crate::{broker::Standing, domain::ids::ConversationId, state::Record};
+
+const CONVERSATIONS: &str = "node/conversations";
+
+/// The inspector.
+#[derive(Clone)]
+pub struct Inspector {
+    parts: Arc<Parts>,
+}
+
+/// What is known of a message.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MessageView {
+    /// It is in the queue.
+    Queued {
+        /// The event.
+        id: String,
+        /// The message.
+        message_id: String,
+        /// The conversation.
+        conversation_id: String,
+        /// Where it stands.
+        standing: Standing,
+        /// What is being done with it, if it is in hand.
+        phase: Option<String>,
+        /// Tries spent.
+        tries: u32,
+        /// Why it failed last.
+        reason: Option<String>,
+        /// When it was accepted, RFC 3339.
+        accepted_at: String,
+        /// Its story since this process has it.
+        timeline: serde_json::Value,
+    },
+    /// It has ended.
+    Ended(Record),
+}
+
+impl Inspector {
+    /// Looks at one node.
+    pub fn new(parts: Arc<Parts>) -> Self {
+        Self { parts }
+    }
+
+    /// The tree of actors, with at most `limit` conversations after `after`.
+    pub fn tree(&self, after: Option<&str>, limit: usize) -> Option<Snapshot> {
+        let mut tree = self.parts.roster.tree()?;
+        if let Some(node) = tree.children.iter_mut().find(|child| child.path == CONVERSATIONS) {
+            (node.children, node.children_total) = self.conversations(after, limit);
+            node.restarts_of_children(self.parts.directory.all().iter().map(|cell| cell.lock().generation));
+        }
+        Some(tree)
+    }
+
+    fn conversations(&self, after: Option<&str>, limit: usize) -> (Vec<Snapshot>, usize) {
+        let mut cells = self.parts.directory.all();
+        let total = cells.len();
+        cells.retain(|cell| after.is_none_or(|after| cell.id.as_str() > after));
+        cells.sort_by(|a, b| a.id.cmp(&b.id));
+        let now = self.parts.clock.monotonic();
+        (cells.iter().take(limit).map(|cell| cell.snapshot(now)).collect(), total)
+    }
+
+    /// One actor.
+    pub fn actor(&self, path: &str) -> Option<Snapshot> {
+        if let Some(cell) = conversation(path).and_then(|id| self.parts.directory.find(&id)) {
+            return Some(cell.snapshot(self.parts.clock.monotonic()));
+        }
+        find(self.tree(None, 0)?, path)
+    }
+
+    /// Orders a failure for an actor's next message; `false` if there is no such actor.
+    pub fn crash(&self, path: &str, fault: Fault) -> bool {
+        if let Some(id) = conversation(path) {
+            let Some(cell) = self.parts.directory.find(&id) else { return false };
+            cell.lock().fault = Some(fault);
+            cell.ring();
+            return true;
+        }
+        let Some(card) = self.parts.roster.find(path) else { return false };
+        card.order(fault);
+        true
+    }
+
+    /// What is known of a message, by event id or message id.
+    pub async fn message(&self, id: &str) -> Result<Option<MessageView>, String> {
+        if let Some(record) = self.parts.state.record(id).await.map_err(|error| error.to_string())? {
+            return Ok(Some(MessageView::Ended(record)));
+        }
+        let found = self.parts.broker.find(id).await.map_err(|error| error.to_string())?;
+        Ok(found.map(|found| {
+            let (phase, timeline) = self.in_memory(&found.job.conversation, found.job.message.as_str());
+            let standing = if phase.is_some() { Standing::InHand } else { found.standing };
+            MessageView::Queued {
+                id: found.job.id.to_string(),
+                message_id: found.job.message.to_string(),
+                conversation_id: found.job.conversation.to_string(),
+                standing,
+                phase,
+                tries: found.tries,
+                reason: found.reason,
+                accepted_at: found.job.first_seen.to_rfc3339(),
+                timeline,
+            }
+        }))
+    }
+
+    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, serde_json::Value) {
+        let Some(cell) = self.parts.directory.find(conversation) else { return (None, serde_json::Value::Null) };
+        let inner = cell.lock();
+        let story = |item: &super::inbox::Item| serde_json::to_value(&item.timeline).unwrap_or_default();
+        let is_it = |item: &&super::inbox::Item| item.delivery.job.message.as_str() == message;
+        if let Some(hand) = &inner.hand
+            && let Some(item) = hand.items.iter().find(is_it)
+        {
+            return (Some(hand.phase.name()), story(item));
+        }
+        let waiting = inner.inbox.iter().find(is_it);
+        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(story).unwrap_or_default())
+    }
+}
+
+impl Snapshot {
+    fn restarts_of_children(&mut self, generations: impl Iterator<Item = u64>) {
+        self.restarts += generations.map(|generation| generation.saturating_sub(1)).sum::<u64>();
+    }
+}
+
+fn conversation(path: &str) -> Option<ConversationId> {
+    let id = path.strip_prefix(CONVERSATIONS)?.strip_prefix('/')?;
+    ConversationId::new(id).ok()
+}
+
+fn find(tree: Snapshot, path: &str) -> Option<Snapshot> {
+    if tree.path == path {
+        return Some(tree);
+    }
+    tree.children.into_iter().find_map(|child| find(child, path))
+}

@@ -1,0 +1,54 @@
+//! Actors that go their rounds: what has to be done from time to time, each kept running by the supervisor above.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::roster::Card;
+
+/// What is done on a round.
+pub(super) type Round = Arc<dyn Fn() -> BoxFuture<'static, Result<(), ActorProcessingErr>> + Send + Sync>;
+
+/// One who goes rounds.
+pub(super) struct Rounds {
+    pub card: Arc<Card>,
+    pub every: Duration,
+    pub round: Round,
+}
+
+/// What it is told.
+pub(super) enum Message {
+    /// Go.
+    Round,
+    /// Look whether a failure was ordered.
+    Bell,
+}
+
+impl Actor for Rounds {
+    type Msg = Message;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let bell = myself.clone();
+        self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
+        myself.send_interval(self.every, || Message::Round);
+        Ok(myself.cast(Message::Round)?)
+    }
+
+    async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        self.card.meet_fault().await?;
+        if let Message::Round = message {
+            self.card.handled(1);
+            if let Err(error) = (self.round)().await {
+                tracing::warn!(actor.path = self.card.path, %error, "a round could not be finished; the next one tries again");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! The actors, and the tree they form.
+//!
+//! ```text
+//! node                          supervisor.rs   one_for_one; past its intensity the process ends
+//! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
+//! ├─ state-link                 link.rs         tidies the state, notes that the node is alive
+//! ├─ guards                     supervisor.rs
+//! │  ├─ breaker/<service>       breaker.rs
+//! │  └─ limiter/<service>       limiter.rs      also limiter/zendesk, for posts
+//! ├─ ingress                    supervisor.rs
+//! │  └─ ingress/<n>             ingress.rs
+//! ├─ conversations              chat.rs         conversation/<id> on demand (conversation.rs, turn.rs)
+//! ├─ chat                       supervisor.rs
+//! │  └─ chat/<partition>        consumer.rs
+//! ├─ events                     events.rs
+//! ├─ retry                      retry.rs
+//! └─ watchdog                   watchdog.rs     on a runtime of its own
+//! ```
+
+mod breaker;
+mod chat;
+mod config;
+mod consumer;
+mod conversation;
+mod courtesies;
+mod events;
+mod farewell;
+mod faults;
+mod faults_config;
+mod inbox;
+mod ingress;
+mod inspector;
+mod limiter;
+mod link;
+mod metrics;
+mod posting;
+mod reconcile;
+mod retry;
+pub mod roster;
+mod supervisor;
+mod tree;
+mod turn;
+mod watchdog;
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::Broker,
+    client::{self, Sunshine},
+    domain::{control::Ours, retry::Policy},
+    guard::{Permits, Stack, bulkhead::Bulkhead},
+    state::Shared,
+    store::in_hand::InHand,
+    telemetry::Clock,
+};
+
+pub use self::{
+    chat::Sender as ConversationStarter,
+    config::{Ai, ChatConfig, RetryConfig, Service},
+    courtesies::Courtesies,
+    farewell::Handoffs,
+    faults::Faults,
+    faults_config::{FaultsConfig, KillPoint},
+    inbox::Directory,
+    ingress::{Admitted, Desk, Refusal},
+    inspector::{Inspector, MessageView},
+    metrics::Metrics,
+    roster::Roster,
+    tree::{Branches, Tree, grow},
+};
+
+/// What the actors work with. Made once by the node, shared by all.
+pub struct Parts {
+    /// The queue.
+    pub broker: Arc<dyn Broker>,
+    /// What nodes share.
+    pub state: Shared,
+    /// The guards of the AI services.
+    pub stack: Stack,
+    /// The AI services, in the order of the guards' chain, with their models.
+    pub ai: Vec<(client::Ai, String)>,
+    /// Zendesk.
+    pub sunshine: Sunshine,
+    /// Whether the last call to Zendesk worked.
+    pub zendesk_up: AtomicBool,
+    /// The limiter of posts.
+    pub posts: Arc<Permits>,
+    /// How many replies may be posted at once.
+    pub posting: Bulkhead,
+    /// Tells our integration from others.
+    pub ours: Ours,
+    /// To whom conversations are handed.
+    pub handoff_to: String,
+    /// Zendesk's time limit for a post; as long after it a post may still turn up.
+    pub post_timeout: Duration,
+    /// Whether the customer is shown that an answer is being written.
+    pub typing: bool,
+    /// How conversations are answered.
+    pub chat: ChatConfig,
+    /// When to try again.
+    pub retry: Policy,
+    /// The conversations alive.
+    pub directory: Directory,
+    /// Starts their actors.
+    pub conversations: chat::Sender,
+    /// Hand-offs that wait for their confirmation.
+    pub handoffs: Handoffs,
+    /// What was in hand when the last process died.
+    pub in_hand: InHand,
+    /// Messages that were in hand at two such deaths run one at a time.
+    pub suspects: tokio::sync::Semaphore,
+    /// What nobody waits for.
+    pub courtesies: Courtesies,
+    /// Failures made on purpose.
+    pub faults: Faults,
+    /// The actors' cards.
+    pub roster: Arc<Roster>,
+    /// The clocks.
+    pub clock: Clock,
+    /// What the actors count.
+    pub metrics: Metrics,
+    /// Set when the process is to end: nothing new is taken.
+    pub draining: CancellationToken,
+    /// Set shortly before the grace is over: AI calls without an intent are given up.
+    pub giving_up: CancellationToken,
+}

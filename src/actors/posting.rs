@@ -1,0 +1,263 @@
+//! Posts a reply into a conversation, each part once, although Zendesk has no idempotency key.
+//!
+//! A post whose outcome is not known is looked for by its mark: at once, and again when it can no longer turn up late.
+//! Only what is missing then is posted again. The AI is not asked for any of this.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    KillPoint, Parts,
+    conversation::State,
+    inbox::{Cell, Phase},
+};
+use crate::{
+    client::{self, Found},
+    domain::{
+        ids::ConversationId,
+        job::Job,
+        reply::{Purpose, Reply},
+        time::Timestamp,
+        timeline::Wait,
+    },
+    state::Claim,
+};
+
+/// A post begins at the latest this long after its intent was entered, so that one who takes over knows how long to wait.
+const POST_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first pause while Zendesk cannot be reached; doubles up to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+
+/// The pause after a 401: somebody has to mend the key.
+const SETUP_PAUSE: Duration = Duration::from_secs(10);
+
+/// How far back the search for a mark goes beyond the intent; clocks differ.
+const LOOK_BACK: Duration = Duration::from_secs(600);
+
+/// What is known of earlier attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Knowledge {
+    /// None was made.
+    NothingPosted,
+    /// There may have been one: look first.
+    Unknown,
+}
+
+/// How it went.
+pub(super) struct Posted {
+    pub parts: usize,
+    pub took: Duration,
+    /// Parts that had been posted before.
+    pub found: usize,
+}
+
+/// Why a reply was not posted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A human holds the conversation; nothing was posted.
+    #[error("a human holds the conversation")]
+    NotOurs,
+    /// The node drains; the ledger knows what was meant.
+    #[error("the node drains")]
+    Draining,
+    /// Zendesk will never take it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Posts into one conversation.
+pub(super) struct Poster {
+    parts: Arc<Parts>,
+    app: Option<String>,
+    /// The conversation as the queue knows it.
+    conversation: ConversationId,
+    /// Where posts go: the same, or the one it was merged into.
+    target: ConversationId,
+    /// Whose phase is shown, if a conversation's actor posts.
+    watched: Option<(Arc<Cell>, u64)>,
+}
+
+impl Poster {
+    /// For the actor of a conversation, on behalf of what it has in hand.
+    pub fn of_conversation(parts: &Arc<Parts>, state: &State) -> Self {
+        let app = {
+            let inner = state.cell.lock();
+            let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
+            head.and_then(|head| head.delivery.job.app.clone())
+        };
+        let conversation = state.cell.id.clone();
+        let target = state.alias.clone().unwrap_or_else(|| conversation.clone());
+        Self { parts: parts.clone(), app, conversation, target, watched: Some((state.cell.clone(), state.generation)) }
+    }
+
+    /// For anybody else, on behalf of one message.
+    pub fn detached(parts: &Arc<Parts>, job: &Job, alias: Option<ConversationId>) -> Self {
+        let conversation = job.conversation.clone();
+        let target = alias.unwrap_or_else(|| conversation.clone());
+        Self { parts: parts.clone(), app: job.app.clone(), conversation, target, watched: None }
+    }
+
+    /// Enters what is no answer into the ledger and posts it, at most once whoever tries.
+    pub async fn post_once(&self, reply: &Reply) -> Result<Posted, Error> {
+        let known = match self.parts.state.intend(reply).await {
+            Ok(Claim::Ours) => Knowledge::NothingPosted,
+            Ok(Claim::Taken(_)) | Err(_) => Knowledge::Unknown,
+        };
+        self.post(reply, known).await
+    }
+
+    /// Posts the parts that are missing.
+    pub async fn post(&self, reply: &Reply, known: Knowledge) -> Result<Posted, Error> {
+        let began = self.parts.clock.monotonic();
+        let _slot = self.parts.posting.enter(reply.at.0).await;
+        let present = match known {
+            Knowledge::NothingPosted => HashSet::new(),
+            Knowledge::Unknown => self.present(reply, self.settled_at(reply.at.after(POST_WITHIN))).await?,
+        };
+        for part in 0..reply.parts.len() {
+            if present.contains(&reply.mark(part).part) {
+                continue;
+            }
+            let begun = part > 0 || !present.is_empty();
+            self.post_part(reply, part, begun).await?;
+            if part == 0 && reply.parts.len() > 1 {
+                self.parts.faults.kill_point(KillPoint::BetweenParts);
+            }
+        }
+        let took = self.parts.clock.monotonic().saturating_sub(began);
+        Ok(Posted { parts: reply.parts.len(), took, found: present.len() })
+    }
+
+    /// The marks in the conversation that name a message.
+    pub async fn find_marks(&self, message: &str, since: Timestamp) -> Result<Vec<Found>, Error> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let since = Timestamp(since.0 - LOOK_BACK.as_millis() as i64);
+            match self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await {
+                Ok(marks) => return Ok(marks),
+                // A conversation that is not there has no marks.
+                Err(client::Error::Refused(_)) => return Ok(Vec::new()),
+                Err(error) => pause = self.wait_out(&error, pause).await?,
+            }
+        }
+    }
+
+    /// From when (monotonic) on a post begun at `begun` (wall) can no longer turn up late.
+    fn settled_at(&self, begun: Timestamp) -> Duration {
+        let settled = begun.after(self.parts.post_timeout);
+        self.parts.clock.monotonic() + settled.since(self.parts.clock.now())
+    }
+
+    /// The parts that are there. One look may be enough to find all; absence counts only after `settled_at`.
+    async fn present(&self, reply: &Reply, settled_at: Duration) -> Result<HashSet<String>, Error> {
+        let key = reply.key();
+        loop {
+            let final_look = self.parts.clock.monotonic() >= settled_at;
+            let marks = self.find_marks(reply.covers[0].as_str(), reply.at).await?;
+            let present: HashSet<String> =
+                marks.into_iter().filter(|mark| mark.key == key).map(|mark| mark.part).collect();
+            if final_look || present.len() == reply.parts.len() {
+                return Ok(present);
+            }
+            self.wait_until(settled_at).await?;
+        }
+    }
+
+    async fn post_part(&self, reply: &Reply, part: usize, begun: bool) -> Result<(), Error> {
+        let mark = reply.mark(part);
+        let mut pause = PAUSE_FIRST;
+        loop {
+            if !begun {
+                self.still_ours(reply).await?;
+            }
+            if self.parts.chat.shadow {
+                return Ok(());
+            }
+            let permit = tokio::select! {
+                () = self.parts.draining.cancelled() => return Err(Error::Draining),
+                permit = self.parts.posts.acquire(1) => permit,
+            };
+            if permit.used_now().is_none() {
+                continue;
+            }
+            self.show(Phase::Post);
+            let started = self.parts.clock.now();
+            let sent = self.parts.sunshine.post(self.app.as_deref(), &self.target, &reply.parts[part], &mark).await;
+            self.parts.metrics.posted(sent.as_ref().err());
+            let works = !matches!(
+                sent,
+                Err(client::Error::Unknown(_) | client::Error::Unreachable | client::Error::Unauthorized)
+            );
+            self.parts.zendesk_up.store(works, Ordering::Relaxed);
+            match sent {
+                Ok(()) => {
+                    self.parts.posts.succeeded(None);
+                    return Ok(());
+                }
+                Err(client::Error::Unknown(_)) => {
+                    let found = self.present(reply, self.settled_at(started)).await?;
+                    if found.contains(&mark.part) {
+                        return Ok(());
+                    }
+                }
+                Err(error @ (client::Error::Refused(_) | client::Error::Locked)) => {
+                    return Err(Error::Refused(error.to_string()));
+                }
+                Err(error) => pause = self.wait_out(&error, pause).await?,
+            }
+        }
+    }
+
+    /// Right before the first post: does a human hold the conversation meanwhile?
+    async fn still_ours(&self, reply: &Reply) -> Result<(), Error> {
+        if reply.purpose != Purpose::Answer {
+            return Ok(());
+        }
+        let control = self.parts.state.control(&self.conversation).await;
+        // What cannot be asked now was asked at the last look.
+        let taken = control.is_ok_and(|control| control.is_some_and(|control| !control.holder.lets_us_answer()));
+        if taken { Err(Error::NotOurs) } else { Ok(()) }
+    }
+
+    /// Waits after a failure that is not the message's; returns the next pause.
+    async fn wait_out(&self, error: &client::Error, pause: Duration) -> Result<Duration, Error> {
+        let wait = match error {
+            client::Error::Throttled(retry_after) => {
+                self.parts.posts.throttled(*retry_after);
+                retry_after.unwrap_or(pause)
+            }
+            client::Error::Unauthorized => {
+                tracing::error!("Zendesk does not accept our key (zendesk.key_id, zendesk.key_secret); replies wait");
+                SETUP_PAUSE
+            }
+            _ => pause,
+        };
+        self.wait_until(self.parts.clock.monotonic() + wait).await?;
+        Ok((pause * 2).min(PAUSE_LONGEST))
+    }
+
+    async fn wait_until(&self, until: Duration) -> Result<(), Error> {
+        self.show(Phase::Waiting(Wait::Zendesk, Some(until)));
+        tokio::select! {
+            () = self.parts.draining.cancelled() => Err(Error::Draining),
+            () = tokio::time::sleep_until(self.parts.clock.instant(until)) => {
+                self.show(Phase::Post);
+                Ok(())
+            }
+        }
+    }
+
+    fn show(&self, phase: Phase) {
+        let Some((cell, generation)) = &self.watched else { return };
+        let mut inner = cell.lock();
+        if let (true, Some(hand)) = (inner.is_current(*generation), &mut inner.hand) {
+            hand.phase = phase;
+            hand.since = self.parts.clock.monotonic();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Judges the dead letters: those with tries left come again after a pause, the others are given up.
+//!
+//! Supervised by the node.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::JoinSet;
+
+use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, roster::Card, turn};
+use crate::{
+    broker::{Delivery, Queue},
+    domain::timeline::Stage,
+    state::Away,
+};
+
+/// Dead letters judged at once; those beyond wait on the disk.
+const AT_ONCE: usize = 64;
+
+/// The judge.
+pub(super) struct RetryActor {
+    pub parts: Arc<Parts>,
+    pub card: Arc<Card>,
+}
+
+/// What it is told.
+pub(super) enum Message {
+    /// Take what there is, or wait for it.
+    Pull,
+}
+
+/// What it knows.
+pub(super) struct State {
+    /// Farewells under way.
+    farewells: JoinSet<()>,
+}
+
+impl Actor for RetryActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State { farewells: JoinSet::new() })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
+        Ok(myself.cast(Message::Pull)?)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Pull => self.pull(state).await?,
+        }
+        if !self.parts.draining.is_cancelled() {
+            myself.cast(Message::Pull)?;
+        }
+        Ok(())
+    }
+}
+
+impl RetryActor {
+    async fn pull(&self, state: &mut State) -> Result<(), ActorProcessingErr> {
+        self.card.meet_fault().await?;
+        while state.farewells.try_join_next().is_some() {}
+        if state.farewells.len() >= AT_ONCE {
+            state.farewells.join_next().await;
+        }
+        let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
+        let letters = tokio::select! {
+            () = self.parts.draining.cancelled() => return Ok(()),
+            taken = taking => taken?,
+        };
+        self.card.handled(letters.len() as u64);
+        for letter in letters {
+            match self.parts.retry.pause(letter.tries, rand::random()) {
+                Some(pause) => self.bring_back(letter, pause).await?,
+                None => {
+                    let parts = self.parts.clone();
+                    state.farewells.spawn(async move { give_up(&parts, letter).await });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), ActorProcessingErr> {
+        let job = letter.job.clone();
+        let cause = letter.reason.clone().unwrap_or_default();
+        tracing::info!(job.id = %job.id, tries = letter.tries, cause, pause_ms = pause.as_millis() as u64, "a message is tried again");
+        self.parts.metrics.retried(letter.lane, cause_label(&cause));
+        let away = Away { head: job.message.clone(), until: self.parts.clock.now().after(pause) };
+        if let Some(cell) = self.parts.directory.find(&job.conversation) {
+            cell.lock().away = Some(away);
+        }
+        Ok(letter.retry(pause).await?)
+    }
+}
+
+/// Tells the customer, hands the conversation over, parks the message, lets its followers go on.
+async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
+    let job = letter.job.clone();
+    let cause = letter.reason.clone().unwrap_or_else(|| "failed".into());
+    let alias = parts.state.remembered(&job.conversation).await.ok().and_then(|remembered| remembered.alias);
+    farewell(parts, &job, alias, &cause).await;
+    if parts.draining.is_cancelled() {
+        // Not told, perhaps; the next start goes on from here.
+        return;
+    }
+    let tries = letter.tries;
+    let mut item = Item::new(letter, parts.clock.now());
+    item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
+    if let Err(error) = turn::park(parts, item, &cause).await {
+        tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");
+        return;
+    }
+    if let Err(error) = parts.state.note_away(&job.conversation, None).await {
+        tracing::warn!(%error, "that a head is back could not be noted");
+    }
+    if let Some(cell) = parts.directory.find(&job.conversation) {
+        cell.lock().away = None;
+        cell.ring();
+    }
+}

@@ -1,0 +1,262 @@
+//! Asks the AI, through the guards, for as long as it takes: waiting is not failing (G5).
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ractor::ActorProcessingErr;
+
+use super::{Next, finish, prepare, set_phase};
+use crate::{
+    actors::{Parts, conversation::State, inbox::Phase, posting},
+    domain::{
+        answer::Answer,
+        job::{Job, Kind},
+        prompt::{History, Prompt},
+        reply::{Purpose, Reply, split},
+        timeline::{Stage, Wait},
+        verdict::{Blame, Failure, SERVICE_FAILURES_MAX, blame},
+    },
+    guard::{Failed, Key, Progress, Question, breaker::Caller},
+    store::in_hand::Working,
+};
+
+/// How asking ended.
+pub(super) enum Asked {
+    Answer(Answer),
+    Over(Next),
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Answer(Answer),
+    Failed(Failed),
+    SoftLimit,
+    Deadline,
+    Drain,
+}
+
+/// Asks until there is an answer, the message is to blame, or there is no more time.
+pub(super) async fn ask(parts: &Arc<Parts>, state: &mut State) -> Result<Asked, ActorProcessingErr> {
+    let jobs: Vec<Arc<Job>> = prepare::jobs(state).into_iter().map(|(job, ..)| job).collect();
+    let prompt = prompt(parts, state, &jobs);
+    let Some(_alone) = alone(parts, state, &jobs).await else { return Ok(Asked::Over(Next::HandBack)) };
+    let mut held = false;
+    loop {
+        let attempt = attempt(parts, state, &jobs, &prompt, &mut held).await;
+        let failed = match attempt {
+            Attempt::Answer(answer) => return Ok(Asked::Answer(answer)),
+            Attempt::Drain => return Ok(Asked::Over(Next::HandBack)),
+            Attempt::Deadline => {
+                return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Asked::Over);
+            }
+            Attempt::SoftLimit => {
+                let cause = "time limit: the AI call took too long and was cancelled";
+                return finish::failed(parts, state, cause).await.map(Asked::Over);
+            }
+            Attempt::Failed(failed) => failed,
+        };
+        let cause = format!("{}: {}", failed.service, failed.failure);
+        match blame(&failed.failure) {
+            Blame::Hopeless => return finish::give_up(parts, state, &cause).await.map(Asked::Over),
+            Blame::Message => return finish::failed(parts, state, &cause).await.map(Asked::Over),
+            Blame::Setup => {}
+            Blame::Service => {
+                let failures = count_failure(state, &failed);
+                if failures >= SERVICE_FAILURES_MAX && failed.answers_others {
+                    let cause = format!("{cause}, {failures} times while it answered others");
+                    return finish::failed(parts, state, &cause).await.map(Asked::Over);
+                }
+                // After a 429 the limiter knows how long to wait.
+                let pause = match failed.failure {
+                    Failure::Throttled(_) => Duration::ZERO,
+                    _ => parts.retry.service_pause(failures, rand::random()),
+                };
+                if prepare::wait(parts, state, Wait::Backoff, pause).await.is_none() {
+                    return Ok(Asked::Over(Next::HandBack));
+                }
+                if let Some(next) = prepare::last_look(parts, state, true).await? {
+                    return Ok(Asked::Over(next));
+                }
+            }
+        }
+    }
+}
+
+fn count_failure(state: &State, failed: &Failed) -> u32 {
+    let mut inner = state.cell.lock();
+    let Some(head) = inner.hand.as_mut().and_then(|hand| hand.items.first_mut()) else { return 1 };
+    if !matches!(failed.failure, Failure::Throttled(_)) {
+        head.service_failures += 1;
+    }
+    head.service_failures.max(1)
+}
+
+fn prompt(parts: &Parts, state: &State, jobs: &[Arc<Job>]) -> Prompt {
+    let texts: Vec<&str> = jobs.iter().filter_map(|job| job.kind.text()).collect();
+    let images = jobs.iter().filter_map(|job| match &job.kind {
+        Kind::Message { image, .. } => image.clone(),
+        _ => None,
+    });
+    let none = History::default();
+    Prompt::new(&parts.chat.system_prompt, state.history.as_ref().unwrap_or(&none), &texts, images.collect())
+}
+
+/// Messages that were in hand at two deaths of the process run one at a time, so that the next death tells which it is.
+async fn alone<'a>(
+    parts: &'a Parts,
+    state: &State,
+    jobs: &[Arc<Job>],
+) -> Option<Option<tokio::sync::SemaphorePermit<'a>>> {
+    let is_suspect = jobs.iter().any(|job| parts.in_hand.crashes(job.message.as_str()) >= 2);
+    if !is_suspect {
+        return Some(None);
+    }
+    set_phase(state, parts, Phase::Waiting(Wait::Alone, None));
+    tokio::select! {
+        () = parts.draining.cancelled() => None,
+        permit = parts.suspects.acquire() => permit.ok().map(Some),
+    }
+}
+
+async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &Prompt, held: &mut bool) -> Attempt {
+    let head = &jobs[0];
+    let question = Question {
+        caller: Caller { conversation: state.cell.id.as_str(), message: head.message.as_str() },
+        received: head.received,
+        tokens: prompt.tokens(),
+        key: cache_key(parts, state, head, prompt),
+    };
+    let watch = Watch { parts, state, jobs, working: Mutex::new(None), waited: Mutex::new(None) };
+    let call = |index: usize| parts.ai[index].0.ask(prompt, parts.clock.now());
+    let asking = parts.stack.ask(question, &watch, call);
+    tokio::pin!(asking);
+    let soft_limit = state.cell.lock().hand.as_ref().map(|hand| hand.soft_limit.clone()).unwrap_or_default();
+    let mut typing = parts.typing && !parts.chat.shadow;
+    loop {
+        let deadline = until_deadline(parts, head);
+        let holding = until_holding(parts, head, *held);
+        tokio::select! {
+            asked = &mut asking => return asked.map_or_else(Attempt::Failed, Attempt::Answer),
+            () = soft_limit.cancelled() => return Attempt::SoftLimit,
+            () = parts.giving_up.cancelled() => return Attempt::Drain,
+            () = parts.draining.cancelled(), if !watch.is_working() => return Attempt::Drain,
+            () = tokio::time::sleep(deadline) => {
+                if prepare::is_too_old(parts, head) { return Attempt::Deadline }
+            }
+            () = tokio::time::sleep(parts.chat.typing_after), if typing => {
+                typing = false;
+                show_typing(parts, state, head);
+            }
+            () = tokio::time::sleep(holding), if !*held => {
+                *held = true;
+                tell_to_hold(parts, state, head);
+            }
+        }
+    }
+}
+
+/// Answers are kept for the first message of a conversation only: later ones depend on what was said.
+fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Option<Key> {
+    let first = state.history.as_ref().is_some_and(History::is_empty) && prompt.images.is_empty();
+    let tenant = [head.app.as_deref().unwrap_or_default(), head.brand.as_deref().unwrap_or_default()];
+    first.then(|| Key::new(&tenant, &parts.ai[0].1, prompt))
+}
+
+fn until_deadline(parts: &Parts, head: &Job) -> Duration {
+    let left = head.received.after(parts.chat.deadline).since(parts.clock.now());
+    // Past it, the clocks may disagree; then it is asked for again from time to time.
+    if left.is_zero() { Duration::from_secs(5) } else { left }
+}
+
+fn until_holding(parts: &Parts, head: &Job, held: bool) -> Duration {
+    let off = held || parts.chat.holding_after.is_zero() || parts.chat.holding_message.is_empty();
+    if off {
+        Duration::from_secs(3600 * 24)
+    } else {
+        head.received.after(parts.chat.holding_after).since(parts.clock.now())
+    }
+}
+
+/// Shows the customer that an answer is being written. A courtesy: nobody waits for it and its failure is nothing.
+fn show_typing(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
+    let (shown, head) = (parts.clone(), head.clone());
+    let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
+    parts.courtesies.spawn(async move {
+        let _ = shown.sunshine.typing(head.app.as_deref(), &target).await;
+    });
+}
+
+/// Tells the customer that the answer takes longer, through the ledger and so at most once.
+fn tell_to_hold(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
+    if parts.chat.holding_message.is_empty() || parts.chat.holding_after.is_zero() {
+        return;
+    }
+    let reply = Reply {
+        conversation: state.cell.id.clone(),
+        covers: vec![head.message.clone()],
+        purpose: Purpose::Holding,
+        parts: split(&parts.chat.holding_message),
+        replay: 0,
+        at: parts.clock.now(),
+    };
+    let poster = posting::Poster::detached(parts, head, state.alias.clone());
+    parts.courtesies.spawn(async move {
+        if let Err(error) = poster.post_once(&reply).await {
+            tracing::warn!(%error, "a holding message could not be posted");
+        }
+    });
+}
+
+/// Watches a question on its way through the guards.
+struct Watch<'a> {
+    parts: &'a Parts,
+    state: &'a State,
+    jobs: &'a [Arc<Job>],
+    /// In the journal as long as the AI works on it.
+    working: Mutex<Option<Working<'a>>>,
+    waited: Mutex<Option<(Wait, Duration)>>,
+}
+
+impl Watch<'_> {
+    fn is_working(&self) -> bool {
+        self.working.lock().is_some()
+    }
+
+    fn note(&self, stage: Stage) {
+        super::note(self.state, self.parts, &stage);
+    }
+
+    /// Notes the wait that has just ended, if it was one to speak of.
+    fn end_wait(&self) {
+        let ended = self.waited.lock().take();
+        let Some((on, since)) = ended else { return };
+        let waited = self.parts.clock.monotonic().saturating_sub(since);
+        if waited >= Duration::from_millis(1) {
+            self.note(Stage::Waited { on, ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) });
+        }
+    }
+}
+
+impl Progress for Watch<'_> {
+    fn waiting(&self, on: Wait, until: Option<Duration>) {
+        drop(self.working.lock().take());
+        let again = self.waited.lock().is_some_and(|(before, _)| before == on);
+        if !again {
+            self.end_wait();
+            *self.waited.lock() = Some((on, self.parts.clock.monotonic()));
+        }
+        set_phase(self.state, self.parts, Phase::Waiting(on, until));
+    }
+
+    fn asking(&self, _: &'static str) {
+        self.end_wait();
+        let ids = self.jobs.iter().map(|job| job.message.to_string());
+        *self.working.lock() = Some(self.parts.in_hand.begin(ids));
+        set_phase(self.state, self.parts, Phase::Ai);
+    }
+
+    fn answered(&self, service: &'static str, took: Duration, outcome: &'static str) {
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.note(Stage::Asked { service: service.to_owned(), ms, outcome: outcome.to_owned() });
+    }
+}

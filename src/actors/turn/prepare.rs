@@ -1,0 +1,252 @@
+//! Before the AI is asked: what is known of the messages, and whether they are ours to answer.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::ActorProcessingErr;
+
+use super::{Next, finish, set_phase};
+use crate::{
+    actors::{Parts, conversation::State, inbox::Phase, posting},
+    domain::{
+        control::{Control, Holder},
+        ids::MessageId,
+        job::Job,
+        prompt::{History, Role},
+        reply::Reply,
+        time::Timestamp,
+        timeline::{Outcome, Wait},
+    },
+    state::Recall,
+};
+
+/// After so many deaths of the process with a message in hand it is parked (design rule 7).
+const CRASHES_MAX: u32 = 4;
+
+/// How long to wait before Zendesk is asked again for something that must be known.
+const ZENDESK_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the preparation found.
+pub(super) enum Prepared {
+    /// The burst is to be answered.
+    Ask,
+    /// A reply was meant already; it is to be posted as far as it is missing.
+    Resume(Reply),
+    /// The turn is over.
+    Over(Next),
+}
+
+/// Asks the state, once, what it remembers of the conversation.
+pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
+    if state.recalled {
+        state.alias = state.cell.lock().alias.clone();
+        return;
+    }
+    match parts.state.remembered(&state.cell.id).await {
+        Ok(remembered) => {
+            state.recalled = true;
+            state.history = remembered.history;
+            let mut inner = state.cell.lock();
+            if inner.alias.is_none() {
+                inner.alias = remembered.alias;
+            }
+            state.alias = inner.alias.clone();
+            if inner.away.is_none() {
+                inner.away = remembered.away;
+            }
+        }
+        // Without it we know less, not wrong: the next turn asks again.
+        Err(error) => tracing::warn!(%error, conversation.id = %state.cell.id, "the state could not be asked"),
+    }
+}
+
+/// What is in hand: its jobs, with the number of the life they live and whether they may have been worked on before.
+pub(super) fn jobs(state: &State) -> Vec<(Arc<Job>, u32, bool)> {
+    let inner = state.cell.lock();
+    let hand = inner.hand.iter().filter(|_| inner.is_current(state.generation));
+    hand.flat_map(|hand| &hand.items)
+        .map(|item| (item.delivery.job.clone(), item.delivery.replay, item.delivery.redelivered))
+        .collect()
+}
+
+/// Looks at each message in hand; those that need no answer are settled on the way.
+pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Prepared, ActorProcessingErr> {
+    set_phase(state, parts, Phase::Preparing);
+    let jobs = jobs(state);
+    for (job, replay, redelivered) in &jobs {
+        if parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
+            let cause = format!("the process died {CRASHES_MAX} times with it in hand");
+            return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
+        }
+        match known(parts, state, job, *replay, *redelivered).await? {
+            Recall::Unknown => {}
+            Recall::Intended(reply) => return Ok(Prepared::Resume(reply)),
+            Recall::Ended(outcome) => {
+                let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
+                return Ok(Prepared::Over(ended));
+            }
+        }
+    }
+    let Some((head, ..)) = jobs.first() else { return Ok(Prepared::Over(Next::Done)) };
+    if state.cell.lock().removed {
+        return finish::ignored(parts, state, "the conversation was removed").await.map(Prepared::Over);
+    }
+    let Some(holder) = holder(parts, state, head).await else { return Ok(Prepared::Over(Next::HandBack)) };
+    if !holder.lets_us_answer() {
+        return finish::ignored(parts, state, "a human holds the conversation").await.map(Prepared::Over);
+    }
+    if is_too_old(parts, head) {
+        return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Prepared::Over);
+    }
+    if let Some(phrase) = asks_for_human(parts, &jobs) {
+        tracing::info!(conversation.id = %state.cell.id, phrase, "the customer asks for a human");
+        return finish::hand_over(parts, state, "the customer asked for a human", None).await.map(Prepared::Over);
+    }
+    if state.history.is_none() && !fetch_history(parts, state, head, &jobs).await {
+        return Ok(Prepared::Over(Next::HandBack));
+    }
+    Ok(Prepared::Ask)
+}
+
+/// What the ledger knows; of a message older than the ledger, what Zendesk knows.
+async fn known(
+    parts: &Arc<Parts>,
+    state: &State,
+    job: &Job,
+    replay: u32,
+    redelivered: bool,
+) -> Result<Recall, ActorProcessingErr> {
+    let older_than_ledger = job.first_seen < parts.state.born();
+    if !redelivered && !older_than_ledger {
+        return Ok(Recall::Unknown);
+    }
+    let recall = parts.state.recall(&job.message, replay).await?;
+    if recall != Recall::Unknown || !older_than_ledger || parts.chat.shadow {
+        return Ok(recall);
+    }
+    // The state was lost: absence proves nothing, our mark in the conversation does.
+    let poster = posting::Poster::of_conversation(parts, state);
+    match poster.find_marks(job.message.as_str(), job.received).await {
+        Ok(marks) if marks.is_empty() => Ok(Recall::Unknown),
+        Ok(_) => Ok(Recall::Ended(Outcome::Replied)),
+        Err(error) => Err(error.to_string().into()),
+    }
+}
+
+/// Who holds the conversation; asked from Zendesk if not known. `None` when the node drains.
+async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
+    loop {
+        if let Ok(Some(control)) = parts.state.control(&state.cell.id).await {
+            return Some(control.holder);
+        }
+        let target = state.alias.as_ref().unwrap_or(&state.cell.id);
+        match parts.sunshine.active(head.app.as_deref(), target).await {
+            Ok(active) => {
+                let control = Control { holder: parts.ours.holder(active.as_ref()), at: parts.clock.now() };
+                if let Err(error) = parts.state.note_control(&state.cell.id, control).await {
+                    tracing::warn!(%error, "the holder of a conversation could not be noted");
+                }
+                return Some(control.holder);
+            }
+            // A conversation that Zendesk does not know: posting will say what is wrong with it.
+            Err(crate::client::Error::Refused(_)) => return Some(Holder::Nobody),
+            Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
+        }
+    }
+}
+
+/// Waits for a while; `None` when the node drains.
+pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration) -> Option<()> {
+    let until = parts.clock.monotonic() + pause;
+    set_phase(state, parts, Phase::Waiting(on, Some(until)));
+    tokio::select! {
+        () = parts.draining.cancelled() => None,
+        () = tokio::time::sleep_until(parts.clock.instant(until)) => Some(()),
+    }
+}
+
+/// Whether the customer has waited so long that an answer would be stale (design rule 16).
+pub(super) fn is_too_old(parts: &Parts, job: &Job) -> bool {
+    parts.clock.agrees() && parts.clock.now().since(job.received) >= parts.chat.deadline
+        // A clock of the sender's that lies far back must not expire what has only just come.
+        && parts.clock.now().since(job.first_seen) >= parts.chat.deadline.min(Duration::from_secs(60))
+}
+
+fn asks_for_human<'a>(parts: &'a Parts, jobs: &[(Arc<Job>, u32, bool)]) -> Option<&'a str> {
+    let said = |phrase: &&String| {
+        let phrase = phrase.to_lowercase();
+        jobs.iter().filter_map(|(job, ..)| job.kind.text()).any(|text| text.to_lowercase().contains(&phrase))
+    };
+    parts.chat.handoff_phrases.iter().filter(|phrase| !phrase.is_empty()).find(said).map(String::as_str)
+}
+
+/// Fills the history up from Zendesk; `false` when the node drains meanwhile.
+async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Arc<Job>, u32, bool)]) -> bool {
+    let keep = parts.chat.history;
+    if keep == 0 {
+        state.history = Some(History::default());
+        return true;
+    }
+    let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
+    // One page is enough for the last turns; what came before needs no search.
+    let messages = parts.sunshine.messages(head.app.as_deref(), &target, Timestamp(i64::MAX)).await;
+    let mut history = History::default();
+    match messages {
+        Ok(messages) => {
+            let waiting = |id: &str| jobs.iter().any(|(job, ..)| job.message.as_str() == id);
+            let earlier = messages.into_iter().filter(|message| {
+                !waiting(&message.id) && message.received.is_none_or(|received| received <= head.received)
+            });
+            for message in earlier {
+                let role = if message.from_customer { Role::User } else { Role::Assistant };
+                if let Some(text) = message.text.filter(|text| !text.is_empty()) {
+                    history.add(role, &text, keep);
+                }
+            }
+        }
+        // A history we cannot have must not keep the customer waiting; the next burst tries again.
+        Err(error) => {
+            tracing::warn!(%error, conversation.id = %state.cell.id, "the history could not be read; answering without it");
+            state.history = Some(History::default());
+            return !parts.draining.is_cancelled();
+        }
+    }
+    state.history = Some(history);
+    true
+}
+
+/// The last look before posting: has the customer written more, has a human taken over, is it too late?
+pub(super) async fn last_look(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    superseded: bool,
+) -> Result<Option<Next>, ActorProcessingErr> {
+    let jobs = jobs(state);
+    let Some((head, ..)) = jobs.first() else { return Ok(Some(Next::Done)) };
+    let control = parts.state.control(&state.cell.id).await?;
+    if control.is_some_and(|control| !control.holder.lets_us_answer()) {
+        return finish::ignored(parts, state, "a human took over").await.map(Some);
+    }
+    if state.cell.lock().removed {
+        return finish::ignored(parts, state, "the conversation was removed").await.map(Some);
+    }
+    if is_too_old(parts, head) {
+        return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Some);
+    }
+    let merges = !parts.chat.merge_quiet.is_zero() && !superseded;
+    Ok((merges && has_newer(state)).then_some(Next::Superseded))
+}
+
+/// Whether the customer has written since the burst was taken in hand. What waited already then was left out on
+/// purpose: it belongs to a later burst.
+fn has_newer(state: &State) -> bool {
+    let inner = state.cell.lock();
+    let Some(hand) = &inner.hand else { return false };
+    let alone = hand.items.iter().any(|item| item.alone);
+    let last_arrival = hand.items.iter().map(|item| item.arrived).max();
+    !alone && inner.inbox.iter().any(|item| !item.alone && Some(item.arrived) > last_arrival)
+}
+
+/// The messages in hand, by id.
+pub(super) fn message_ids(state: &State) -> Vec<MessageId> {
+    jobs(state).into_iter().map(|(job, ..)| job.message.clone()).collect()
+}

@@ -1,0 +1,129 @@
+//! A message in somebody's hand.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{
+    Inner, schema,
+    shelf::{READY_MAX, Row},
+};
+use crate::{
+    broker::{Delivery, Error, Settle, Settlement, Standing},
+    store::Durability,
+};
+
+/// The longest cause kept, in bytes.
+const REASON_BYTES_MAX: usize = 512;
+
+pub(super) struct Lease {
+    inner: Arc<Inner>,
+    row: Row,
+    /// Taken from the dead letters rather than from its lane.
+    dead: bool,
+}
+
+impl Lease {
+    pub fn deliver(inner: &Arc<Inner>, row: Row, dead: bool) -> Delivery {
+        let lease = Self { inner: inner.clone(), row: row.clone(), dead };
+        let mut delivery = Delivery::new(row.job, row.lane, Box::new(lease));
+        delivery.tries = row.tries;
+        delivery.replay = row.replay;
+        delivery.redelivered = row.redelivered;
+        delivery.reason = row.reason;
+        delivery
+    }
+
+    fn standing(&self) -> Standing {
+        if self.dead { Standing::Dead } else { Standing::InHand }
+    }
+
+    /// Forgets that somebody has it in hand.
+    fn release(&self, state: &mut super::State) {
+        if self.dead {
+            state.dead_held.remove(&self.row.seq);
+        } else {
+            state.shelf(self.row.lane).released(&self.row.job.conversation);
+        }
+    }
+
+    async fn done(self) -> Result<(), Error> {
+        let seq = self.row.seq;
+        if !self.inner.database.note(move |connection| schema::delete(connection, seq)) {
+            self.inner.database.write(Durability::Written, move |c| schema::delete(c, seq), |()| ()).await?;
+        }
+        let mut state = self.inner.state.lock();
+        state.tally.removed(self.row.lane, self.standing(), self.row.bytes);
+        self.release(&mut state);
+        drop(state);
+        self.inner.ring(self.row.lane);
+        Ok(())
+    }
+
+    async fn set_aside(self, standing: Standing, pause: Duration, reason: Option<String>) -> Result<(), Error> {
+        let due = self.inner.clock.now().after(pause);
+        let tries = self.row.tries + u32::from(standing == Standing::Dead);
+        let seq = self.row.seq;
+        let reason = reason.map(shortened);
+        let stored = reason.clone();
+        let run = move |connection: &rusqlite::Connection| {
+            schema::set_aside(connection, seq, standing, due, tries, stored.as_deref())
+        };
+        let inner = self.inner.clone();
+        // On the writer's thread, so that it happens also when the caller stops waiting.
+        let after = move |(): &()| {
+            let mut state = self.inner.state.lock();
+            state.tally.moved(self.row.lane, self.standing(), standing);
+            self.release(&mut state);
+            match standing {
+                Standing::Delayed => state.next_due = Some(state.next_due.map_or(due, |known| known.min(due))),
+                Standing::Dead if state.dead.len() < READY_MAX && !state.dead_behind => {
+                    let row = Row { tries, redelivered: true, reason, ..self.row.clone() };
+                    state.dead.push(row);
+                }
+                Standing::Dead => state.dead_behind = true,
+                _ => {}
+            }
+            drop(state);
+            self.inner.ring(self.row.lane);
+            self.inner.dead_bell.notify_one();
+        };
+        inner.database.write(Durability::Written, run, after).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Settle for Lease {
+    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), Error> {
+        match how {
+            Settlement::Ack => self.done().await,
+            Settlement::Retry(after) => self.set_aside(Standing::Delayed, after, None).await,
+            Settlement::Bury(reason) => self.set_aside(Standing::Dead, Duration::ZERO, Some(reason)).await,
+            Settlement::Park(reason) => self.set_aside(Standing::Parked, Duration::ZERO, Some(reason)).await,
+        }
+    }
+
+    fn give_back(self: Box<Self>) {
+        let row = Row { redelivered: true, ..self.row.clone() };
+        let mut state = self.inner.state.lock();
+        self.release(&mut state);
+        if self.dead {
+            state.dead.push(row);
+        } else {
+            state.tally.moved(self.row.lane, Standing::InHand, Standing::Ready);
+            state.shelf(self.row.lane).returned(row);
+        }
+        drop(state);
+        self.inner.ring(self.row.lane);
+        self.inner.dead_bell.notify_one();
+    }
+}
+
+fn shortened(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        let end = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+        reason.truncate(end);
+    }
+    reason
+}

@@ -1,0 +1,358 @@
+//! The queue on the local disk: SQLite, one writer, group commit.
+//!
+//! Who holds what is kept in memory only. When the process dies, all it held is ready again at the next start; there
+//! is no lease to wait out.
+
+mod lease;
+mod schema;
+mod shelf;
+mod tally;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::{
+    lease::Lease,
+    schema::Insert,
+    shelf::{Row, Shelf, Wish},
+    tally::Tally,
+};
+use super::{Broker, Config, Count, Delivery, Error, Found, Lane, Publication, Published, Queue, Standing};
+use crate::{
+    domain::time::Timestamp,
+    store::{self, Database, Durability},
+    telemetry::Clock,
+};
+
+/// Messages the chat consumer may hold at once.
+pub const WINDOW: usize = 2_048;
+
+/// Rows read from the disk at once.
+const READ_MAX: usize = 512;
+
+/// Delayed rows made ready at once.
+const WAKE_MAX: usize = 256;
+
+/// Ids are remembered at least this long: Zendesk repeats a delivery for 15 minutes, operators replay for days.
+const SEEN_HORIZON: Duration = Duration::from_secs(72 * 3600);
+
+/// The longest sleep before the disk is asked again for delayed rows; a wall clock that was set is noticed by then.
+const DUE_POLL: Duration = Duration::from_secs(5);
+
+/// The embedded broker.
+pub struct Embedded {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    clock: Clock,
+    limits: Limits,
+    parked_for: Duration,
+    state: Mutex<State>,
+    chat_bell: Notify,
+    events_bell: Notify,
+    dead_bell: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    messages: u64,
+    bytes: u64,
+}
+
+struct State {
+    chat: Shelf,
+    events: Shelf,
+    dead: Vec<Row>,
+    /// Dead rows in somebody's hand, by number.
+    dead_held: std::collections::HashSet<i64>,
+    /// More dead rows lie on the disk than in `dead`.
+    dead_behind: bool,
+    next_due: Option<Timestamp>,
+    tally: Tally,
+}
+
+impl State {
+    fn shelf(&mut self, lane: Lane) -> &mut Shelf {
+        match lane {
+            Lane::Chat => &mut self.chat,
+            Lane::Events => &mut self.events,
+        }
+    }
+}
+
+impl Embedded {
+    /// Opens the queue in `folder`, whose lock the caller holds. `parked_for`: how long parked messages are kept.
+    pub fn open(folder: &Path, config: &Config, parked_for: Duration, clock: Clock) -> Result<Self, store::Error> {
+        let database = Database::open(&folder.join("queue.db"), &schema::SCHEMA)?;
+        let census = database.read_now(schema::census)?;
+        let next_due = database.read_now(schema::next_due)?;
+        let dead_behind = census.aside.iter().any(|(_, standing, count)| *standing == Standing::Dead && *count > 0);
+        let share = WINDOW / 4;
+        let state = State {
+            chat: Shelf::new(share, census.newest),
+            events: Shelf::new(share, census.newest),
+            dead: Vec::new(),
+            dead_held: std::collections::HashSet::new(),
+            dead_behind,
+            next_due,
+            tally: Tally::new(&census),
+        };
+        let embedded = &config.embedded;
+        let inner = Inner {
+            database,
+            clock,
+            limits: Limits { messages: embedded.max_messages, bytes: embedded.max_bytes },
+            parked_for,
+            state: Mutex::new(state),
+            chat_bell: Notify::new(),
+            events_bell: Notify::new(),
+            dead_bell: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes what is outstanding and closes the file.
+    pub fn close(&self) {
+        self.inner.database.close();
+    }
+}
+
+impl Inner {
+    fn bell(&self, queue: Queue) -> &Notify {
+        match queue {
+            Queue::Chat(_) => &self.chat_bell,
+            Queue::Events => &self.events_bell,
+            Queue::Dead => &self.dead_bell,
+        }
+    }
+
+    fn ring(&self, lane: Lane) {
+        self.bell(if lane == Lane::Chat { Queue::Chat(0) } else { Queue::Events }).notify_one();
+    }
+
+    /// Takes new rows into memory; runs on the writer's thread, in the order of commits.
+    fn committed(&self, rows: &[Row], unusable: &[(Lane, u64)]) {
+        let mut state = self.state.lock();
+        for row in rows {
+            state.tally.added(row.lane, Standing::Ready, row.bytes);
+            state.shelf(row.lane).published(row);
+        }
+        for (lane, bytes) in unusable {
+            state.tally.added(*lane, Standing::Parked, *bytes);
+        }
+        drop(state);
+        for lane in [Lane::Chat, Lane::Events] {
+            if rows.iter().any(|row| row.lane == lane) {
+                self.ring(lane);
+            }
+        }
+    }
+
+    fn room_for(&self, messages: &[Publication], bytes: u64) -> Result<(), Error> {
+        let state = self.state.lock();
+        if state.tally.messages() + messages.len() as u64 > self.limits.messages {
+            return Err(Error::Full("broker.embedded.max_messages"));
+        }
+        if state.tally.bytes() + bytes > self.limits.bytes {
+            return Err(Error::Full("broker.embedded.max_bytes"));
+        }
+        Ok(())
+    }
+
+    /// Gives out what is in memory.
+    fn take_now(self: &Arc<Self>, queue: Queue, room: usize) -> Vec<Delivery> {
+        let mut state = self.state.lock();
+        let rows = match queue {
+            Queue::Chat(_) => state.chat.pop(room),
+            Queue::Events => state.events.pop(room),
+            Queue::Dead => {
+                let many = room.min(state.dead.len());
+                let rows: Vec<Row> = state.dead.drain(..many).collect();
+                state.dead_held.extend(rows.iter().map(|row| row.seq));
+                rows
+            }
+        };
+        for row in &rows {
+            state.tally.taken(row.lane, queue == Queue::Dead);
+        }
+        drop(state);
+        rows.into_iter().map(|row| Lease::deliver(self, row, queue == Queue::Dead)).collect()
+    }
+
+    /// Reads from the disk what memory lacks; `false` when there is nothing to read.
+    async fn refill(&self, queue: Queue) -> Result<bool, Error> {
+        let lane = match queue {
+            Queue::Chat(_) => Lane::Chat,
+            Queue::Events => Lane::Events,
+            Queue::Dead => return self.refill_dead().await,
+        };
+        if self.wake_due().await? {
+            return Ok(true);
+        }
+        let Some(wish) = self.state.lock().shelf(lane).wish() else { return Ok(false) };
+        match wish {
+            Wish::Backlog { after, committed } => {
+                let rows = self.database.read(move |c| schema::backlog(c, lane, after, READ_MAX)).await?;
+                self.state.lock().shelf(lane).backlog(rows, READ_MAX, committed);
+            }
+            Wish::Conversation { id, after, passed_to, limit } => {
+                let of = id.clone();
+                let rows = self.database.read(move |c| schema::of_conversation(c, lane, &of, after, limit)).await?;
+                self.state.lock().shelf(lane).conversation(&id, rows, limit, passed_to);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn refill_dead(&self) -> Result<bool, Error> {
+        if !std::mem::take(&mut self.state.lock().dead_behind) {
+            return Ok(false);
+        }
+        let rows = self.database.read(|c| schema::dead(c, READ_MAX)).await?;
+        let mut state = self.state.lock();
+        state.dead_behind |= rows.len() == READ_MAX;
+        let fresh: Vec<Row> = rows
+            .into_iter()
+            .filter(|row| !state.dead_held.contains(&row.seq) && state.dead.iter().all(|known| known.seq != row.seq))
+            .collect();
+        let any = !fresh.is_empty();
+        state.dead.extend(fresh);
+        Ok(any)
+    }
+
+    /// Makes delayed rows ready whose time has come.
+    async fn wake_due(self: &Inner) -> Result<bool, Error> {
+        let now = self.clock.now();
+        if self.state.lock().next_due.is_none_or(|due| due > now) {
+            return Ok(false);
+        }
+        let wake = move |connection: &rusqlite::Connection| {
+            let woken = schema::wake(connection, now, WAKE_MAX)?;
+            Ok((woken, schema::next_due(connection)?))
+        };
+        let (woken, next_due) = self.database.write(Durability::Written, wake, |_| ()).await?;
+        let mut state = self.state.lock();
+        state.next_due = next_due;
+        for row in &woken {
+            state.tally.moved(row.lane, Standing::Delayed, Standing::Ready);
+            state.shelf(row.lane).returned(row.clone());
+        }
+        drop(state);
+        // The other lane's consumer may be asleep.
+        self.ring(Lane::Chat);
+        self.ring(Lane::Events);
+        Ok(!woken.is_empty())
+    }
+
+    fn sleep_for(&self) -> Duration {
+        let next_due = self.state.lock().next_due;
+        let now = self.clock.now();
+        next_due.map_or(DUE_POLL, |due| due.since(now).min(DUE_POLL))
+    }
+}
+
+#[async_trait]
+impl Broker for Embedded {
+    async fn publish(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error> {
+        let inserts: Vec<Insert> = messages
+            .iter()
+            .map(|message| Insert {
+                lane: message.lane,
+                job: message.job.clone(),
+                body: serde_json::to_vec(&*message.job).expect("a job is plain data"),
+                unusable: message.unusable,
+            })
+            .collect();
+        self.inner.room_for(&messages, inserts.iter().map(|insert| insert.body.len() as u64).sum())?;
+        let inner = self.inner.clone();
+        let run = move |connection: &rusqlite::Connection| {
+            let (turn, _) = schema::turn(connection)?;
+            let mut published = Vec::with_capacity(inserts.len());
+            let (mut rows, mut unusable) = (Vec::new(), Vec::new());
+            for insert in &inserts {
+                let (outcome, seq) = schema::insert(connection, turn, insert)?;
+                published.push(outcome);
+                let bytes = insert.body.len() as u64;
+                match (outcome, insert.unusable) {
+                    (Published::Stored, None) => rows.push(Row {
+                        seq,
+                        lane: insert.lane,
+                        job: insert.job.clone(),
+                        tries: 0,
+                        replay: 0,
+                        bytes,
+                        redelivered: false,
+                        reason: None,
+                    }),
+                    (Published::Stored, Some(_)) => unusable.push((insert.lane, bytes)),
+                    _ => {}
+                }
+            }
+            Ok((published, rows, unusable))
+        };
+        let after =
+            move |(_, rows, unusable): &(Vec<Published>, Vec<Row>, Vec<(Lane, u64)>)| inner.committed(rows, unusable);
+        let (published, ..) = self.inner.database.write(Durability::Synced, run, after).await?;
+        Ok(published)
+    }
+
+    async fn take(&self, queue: Queue, room: usize) -> Result<Vec<Delivery>, Error> {
+        loop {
+            let taken = self.inner.take_now(queue, room);
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            if !self.inner.refill(queue).await? {
+                let bell = self.inner.bell(queue).notified();
+                // Either way the shelf is looked at again.
+                let _ = tokio::time::timeout(self.inner.sleep_for(), bell).await;
+            }
+        }
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Found>, Error> {
+        let id = id.to_owned();
+        let found = self.inner.database.read(move |c| schema::find(c, &id)).await?;
+        Ok(found.map(|(row, standing)| Found {
+            job: row.job,
+            lane: row.lane,
+            standing,
+            tries: row.tries,
+            reason: row.reason,
+        }))
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let oldest = |lane| self.inner.database.read_now(|c| schema::oldest(c, lane)).ok().flatten();
+        let state = self.inner.state.lock();
+        let mut counts = state.tally.counts();
+        drop(state);
+        for count in &mut counts {
+            if count.standing == Standing::Ready {
+                count.oldest = oldest(count.lane);
+            }
+        }
+        counts
+    }
+
+    async fn tidy(&self) -> Result<(), Error> {
+        let now = self.inner.clock.now();
+        let before = Timestamp(now.0 - i64::try_from(self.inner.parked_for.as_millis()).unwrap_or(i64::MAX));
+        let inner = self.inner.clone();
+        let run = move |connection: &rusqlite::Connection| {
+            schema::change_turns(connection, now, SEEN_HORIZON)?;
+            schema::purge_parked(connection, before)
+        };
+        let after = move |purged: &Vec<(Lane, u64)>| {
+            let mut state = inner.state.lock();
+            purged.iter().for_each(|(lane, bytes)| state.tally.removed(*lane, Standing::Parked, *bytes));
+        };
+        self.inner.database.write(Durability::Written, run, after).await?;
+        Ok(())
+    }
+}

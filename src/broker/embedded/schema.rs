@@ -1,0 +1,297 @@
+//! The tables of the embedded queue, and what is asked of them.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, named_params};
+
+use super::shelf::Row;
+use crate::{
+    broker::{Lane, Published, Standing},
+    domain::{ids::ConversationId, job::Job, time::Timestamp},
+    store::{Error, Schema},
+};
+
+/// A message stands still (`standing` 0 ready, 1 delayed, 2 dead, 3 parked); who has it in hand is kept in memory, so
+/// a lease ends with the process that holds it. Ids once seen are kept in two tables that take turns, so that old ones
+/// are forgotten without searching for them.
+pub(super) const SCHEMA: Schema = Schema {
+    application_id: 0x7467_7175,
+    version: 1,
+    create: "
+        CREATE TABLE job (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            lane INTEGER NOT NULL,
+            standing INTEGER NOT NULL DEFAULT 0,
+            due INTEGER NOT NULL DEFAULT 0,
+            conversation TEXT NOT NULL,
+            tries INTEGER NOT NULL DEFAULT 0,
+            replay INTEGER NOT NULL DEFAULT 0,
+            first_seen INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            reason TEXT,
+            body BLOB NOT NULL
+        ) STRICT;
+        CREATE INDEX job_by_conversation ON job (lane, conversation, seq, bytes);
+        CREATE INDEX job_set_aside ON job (standing, due, lane) WHERE standing > 0;
+        CREATE TABLE seen_0 (id TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE seen_1 (id TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE turn (current INTEGER NOT NULL, since INTEGER NOT NULL) STRICT;
+        INSERT INTO turn VALUES (0, 0);
+    ",
+};
+
+/// The lane as stored.
+pub(super) fn lane_code(lane: Lane) -> i64 {
+    match lane {
+        Lane::Chat => 0,
+        Lane::Events => 1,
+    }
+}
+
+fn lane_of(code: i64) -> Lane {
+    if code == 0 { Lane::Chat } else { Lane::Events }
+}
+
+/// The standing as stored; a message in hand lies there as ready.
+pub(super) fn standing_code(standing: Standing) -> i64 {
+    match standing {
+        Standing::Ready | Standing::InHand => 0,
+        Standing::Delayed => 1,
+        Standing::Dead => 2,
+        Standing::Parked => 3,
+    }
+}
+
+pub(super) fn standing_of(code: i64) -> Standing {
+    match code {
+        1 => Standing::Delayed,
+        2 => Standing::Dead,
+        3 => Standing::Parked,
+        _ => Standing::Ready,
+    }
+}
+
+/// A message to be inserted.
+pub(super) struct Insert {
+    pub lane: Lane,
+    pub job: Arc<Job>,
+    pub body: Vec<u8>,
+    pub unusable: Option<&'static str>,
+}
+
+impl Insert {
+    /// The ids by which a second copy of the same thing is known. Replies to an event and to a message share one
+    /// space with a prefix each, because the two kinds of id may be equal.
+    fn ids(&self) -> [String; 2] {
+        [format!("e:{}", self.job.id), format!("m:{}", self.job.message)]
+    }
+}
+
+/// Which of the two tables of seen ids is written to now.
+pub(super) fn turn(connection: &Connection) -> Result<(i64, Timestamp), Error> {
+    let mut statement = connection.prepare_cached("SELECT current, since FROM turn")?;
+    Ok(statement.query_row([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?)
+}
+
+fn seen(connection: &Connection, id: &str) -> Result<Option<i64>, Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq FROM seen_0 WHERE id = ?1 UNION ALL SELECT seq FROM seen_1 WHERE id = ?1 LIMIT 1",
+    )?;
+    Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+}
+
+/// Inserts a message unless its event or its message is known; the row number of a new one.
+pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result<(Published, i64), Error> {
+    let [event, message] = new.ids();
+    if seen(connection, &event)?.is_some() {
+        return Ok((Published::DuplicateEvent, 0));
+    }
+    if seen(connection, &message)?.is_some() {
+        return Ok((Published::DuplicateMessage, 0));
+    }
+    let standing = standing_code(if new.unusable.is_some() { Standing::Parked } else { Standing::Ready });
+    let due = if new.unusable.is_some() { new.job.first_seen.0 } else { 0 };
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO job (lane, standing, due, conversation, first_seen, bytes, reason, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    let seq = statement.insert((
+        lane_code(new.lane),
+        standing,
+        due,
+        new.job.conversation.as_str(),
+        new.job.first_seen.0,
+        new.body.len() as i64,
+        new.unusable,
+        &new.body,
+    ))?;
+    let remember = match turn {
+        0 => "INSERT OR IGNORE INTO seen_0 (id, seq) VALUES (?1, ?2)",
+        _ => "INSERT OR IGNORE INTO seen_1 (id, seq) VALUES (?1, ?2)",
+    };
+    let mut statement = connection.prepare_cached(remember)?;
+    statement.execute((&event, seq))?;
+    statement.execute((&message, seq))?;
+    Ok((Published::Stored, seq))
+}
+
+const COLUMNS: &str = "seq, lane, tries, replay, bytes, reason, body, standing";
+
+fn row(sql: &SqlRow<'_>) -> rusqlite::Result<Option<Row>> {
+    let body = sql.get_ref(6)?.as_blob()?;
+    // A body that cannot be read was damaged or written by a newer version; it stays where it is.
+    let Ok(job) = serde_json::from_slice::<Job>(body) else {
+        tracing::error!(queue.seq = sql.get::<_, i64>(0)?, "a stored message cannot be read; it was left in place");
+        return Ok(None);
+    };
+    Ok(Some(Row {
+        seq: sql.get(0)?,
+        lane: lane_of(sql.get(1)?),
+        job: Arc::new(job),
+        tries: sql.get(2)?,
+        replay: sql.get(3)?,
+        bytes: sql.get::<_, i64>(4)?.unsigned_abs(),
+        redelivered: true,
+        reason: sql.get(5)?,
+    }))
+}
+
+fn rows(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Row>, Error> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params, row)?;
+    Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The next ready rows of a lane.
+pub(super) fn backlog(connection: &Connection, lane: Lane, after: i64, limit: usize) -> Result<Vec<Row>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM job WHERE seq > ?1 AND lane = ?2 AND standing = 0 ORDER BY seq LIMIT ?3");
+    rows(connection, &sql, (after, lane_code(lane), limit as i64))
+}
+
+/// The next ready rows of one conversation.
+pub(super) fn of_conversation(
+    connection: &Connection,
+    lane: Lane,
+    conversation: &ConversationId,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Row>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM job INDEXED BY job_by_conversation
+         WHERE lane = ?1 AND conversation = ?2 AND seq > ?3 AND standing = 0 ORDER BY seq LIMIT ?4"
+    );
+    rows(connection, &sql, (lane_code(lane), conversation.as_str(), after, limit as i64))
+}
+
+/// The dead letters, oldest first.
+pub(super) fn dead(connection: &Connection, limit: usize) -> Result<Vec<Row>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM job WHERE standing = 2 ORDER BY due LIMIT ?1");
+    rows(connection, &sql, [limit as i64])
+}
+
+/// Makes the delayed rows whose time has come ready, and returns them.
+pub(super) fn wake(connection: &Connection, now: Timestamp, limit: usize) -> Result<Vec<Row>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM job WHERE standing = 1 AND due <= ?1 ORDER BY due LIMIT ?2");
+    let due = rows(connection, &sql, (now.0, limit as i64))?;
+    let mut statement = connection.prepare_cached("UPDATE job SET standing = 0, due = 0 WHERE seq = ?1")?;
+    for row in &due {
+        statement.execute([row.seq])?;
+    }
+    Ok(due)
+}
+
+/// When the next delayed row is due.
+pub(super) fn next_due(connection: &Connection) -> Result<Option<Timestamp>, Error> {
+    let mut statement = connection.prepare_cached("SELECT min(due) FROM job WHERE standing = 1")?;
+    Ok(statement.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Timestamp))
+}
+
+/// Removes a row.
+pub(super) fn delete(connection: &Connection, seq: i64) -> Result<(), Error> {
+    connection.prepare_cached("DELETE FROM job WHERE seq = ?1")?.execute([seq])?;
+    Ok(())
+}
+
+/// Puts a row aside.
+pub(super) fn set_aside(
+    connection: &Connection,
+    seq: i64,
+    standing: Standing,
+    due: Timestamp,
+    tries: u32,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE job SET standing = :standing, due = :due, tries = :tries, reason = coalesce(:reason, reason)
+         WHERE seq = :seq",
+    )?;
+    statement.execute(named_params! {
+        ":standing": standing_code(standing), ":due": due.0, ":tries": tries, ":reason": reason, ":seq": seq,
+    })?;
+    Ok(())
+}
+
+/// A message by event id or message id.
+pub(super) fn find(connection: &Connection, id: &str) -> Result<Option<(Row, Standing)>, Error> {
+    for key in [format!("e:{id}"), format!("m:{id}")] {
+        let Some(seq) = seen(connection, &key)? else { continue };
+        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM job WHERE seq = ?1"))?;
+        let found = statement.query_row([seq], |sql| Ok((row(sql)?, standing_of(sql.get(7)?)))).optional()?;
+        if let Some((Some(row), standing)) = found {
+            return Ok(Some((row, standing)));
+        }
+    }
+    Ok(None)
+}
+
+/// Messages and bytes by lane, and messages by lane and standing for those set aside.
+pub(super) struct Census {
+    pub lanes: Vec<(Lane, u64, u64)>,
+    pub aside: Vec<(Lane, Standing, u64)>,
+    pub newest: i64,
+}
+
+/// Counts what lies there; reads indexes only.
+pub(super) fn census(connection: &Connection) -> Result<Census, Error> {
+    let unsigned = |n: i64| n.unsigned_abs();
+    let mut statement = connection.prepare("SELECT lane, count(*), sum(bytes) FROM job GROUP BY lane")?;
+    let lanes = statement
+        .query_map([], |row| Ok((lane_of(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?))))?
+        .collect::<Result<_, _>>()?;
+    let mut statement =
+        connection.prepare("SELECT lane, standing, count(*) FROM job WHERE standing > 0 GROUP BY standing, lane")?;
+    let aside = statement
+        .query_map([], |row| Ok((lane_of(row.get(0)?), standing_of(row.get(1)?), unsigned(row.get(2)?))))?
+        .collect::<Result<_, _>>()?;
+    let newest = connection.query_row("SELECT coalesce(max(seq), 0) FROM job", [], |row| row.get(0))?;
+    Ok(Census { lanes, aside, newest })
+}
+
+/// When the oldest ready row of a lane was taken in.
+pub(super) fn oldest(connection: &Connection, lane: Lane) -> Result<Option<Timestamp>, Error> {
+    let mut statement = connection
+        .prepare_cached("SELECT first_seen FROM job WHERE lane = ?1 AND standing = 0 ORDER BY seq LIMIT 1")?;
+    Ok(statement.query_row([lane_code(lane)], |row| row.get(0)).optional()?.map(Timestamp))
+}
+
+/// Lets the tables of seen ids change turns when the current one is older than `horizon`.
+pub(super) fn change_turns(connection: &Connection, now: Timestamp, horizon: std::time::Duration) -> Result<(), Error> {
+    let (current, since) = turn(connection)?;
+    if since == Timestamp(0) {
+        connection.execute("UPDATE turn SET since = ?1", [now.0])?;
+    } else if now.since(since) > horizon {
+        let next = 1 - current;
+        connection.execute(&format!("DELETE FROM seen_{next}"), [])?;
+        connection.execute("UPDATE turn SET current = ?1, since = ?2", [next, now.0])?;
+    }
+    Ok(())
+}
+
+/// Removes parked rows older than `before`; the lanes of those removed.
+pub(super) fn purge_parked(connection: &Connection, before: Timestamp) -> Result<Vec<(Lane, u64)>, Error> {
+    let mut statement =
+        connection.prepare_cached("DELETE FROM job WHERE standing = 3 AND due < ?1 RETURNING lane, bytes")?;
+    let purged =
+        statement.query_map([before.0], |row| Ok((lane_of(row.get(0)?), row.get::<_, i64>(1)?.unsigned_abs())))?;
+    Ok(purged.collect::<Result<_, _>>()?)
+}

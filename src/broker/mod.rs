@@ -1,0 +1,271 @@
+//! Where messages are safe: the queue between the webhook and the answer.
+//!
+//! A publish returns when its messages are durable. A [`Delivery`] is owned by whoever works on it and is settled once;
+//! one that is dropped comes back. Whatever [`contract`] does not say, callers may not assume.
+
+mod config;
+mod embedded;
+mod metrics;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{job::Job, time::Timestamp},
+    store,
+};
+
+pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
+pub use embedded::{Embedded, WINDOW};
+pub use metrics::Metrics;
+
+/// Partitions of the chat lane; the embedded queue needs no more than one.
+pub const PARTITIONS: u32 = 1;
+
+/// What a message belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// Answered in, or changing the state of, a conversation: in that conversation's order.
+    Chat,
+    /// All else.
+    Events,
+}
+
+/// Where deliveries are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// One partition of the chat lane.
+    Chat(u32),
+    /// The events lane.
+    Events,
+    /// The dead letters that have not been judged yet, of all lanes.
+    Dead,
+}
+
+/// A message to be made durable.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The lane.
+    pub lane: Lane,
+    /// The message.
+    pub job: Arc<Job>,
+    /// Set for an event that cannot be understood: it goes straight to the parked letters, for this reason.
+    pub unusable: Option<&'static str>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// Stored durably.
+    Stored,
+    /// The same event was stored before.
+    DuplicateEvent,
+    /// The same message was stored before under another event id.
+    DuplicateMessage,
+}
+
+/// Why the broker could not do it. None of these is final: the sender tries again.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// `max_messages` or `max_bytes` is reached.
+    #[error("the queue is full: {0} is reached")]
+    Full(&'static str),
+    /// The disk is full.
+    #[error("the disk under the queue is full")]
+    DiskFull,
+    /// The delivery is no longer ours; whoever holds it now settles it.
+    #[error("the delivery belongs to somebody else now")]
+    Lost,
+    /// Anything else.
+    #[error("queue: {0}")]
+    Store(String),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Full => Self::DiskFull,
+            other => Self::Store(other.to_string()),
+        }
+    }
+}
+
+/// The queue. Two implementations pass one contract: the embedded one and RabbitMQ.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Makes messages durable and answers for each, in order, once they are. A message whose event id or message id
+    /// was stored before is not stored again.
+    async fn publish(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error>;
+
+    /// Waits for deliveries and takes at most `room` of them, in the order of publication; of one conversation at
+    /// most its share of the window. Dropping the future loses nothing.
+    async fn take(&self, queue: Queue, room: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Where a message is, by event id or message id, as long as it is kept.
+    async fn find(&self, id: &str) -> Result<Option<Found>, Error>;
+
+    /// How much lies where. Costs no I/O.
+    fn counts(&self) -> Vec<Count>;
+
+    /// Throws away what has outlived its retention, and memories of ids older than Zendesk's retries.
+    async fn tidy(&self) -> Result<(), Error>;
+}
+
+/// The states a message can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Waits to be taken.
+    Ready,
+    /// In somebody's hand.
+    InHand,
+    /// Waits for its time.
+    Delayed,
+    /// Failed; not judged yet.
+    Dead,
+    /// Failed for good, until somebody replays or discards it.
+    Parked,
+}
+
+impl Standing {
+    /// The standing as label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::InHand => "in_hand",
+            Self::Delayed => "delayed",
+            Self::Dead => "dead",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+impl Lane {
+    /// The lane as label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Events => "events",
+        }
+    }
+}
+
+/// A number of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// The lane.
+    pub lane: Lane,
+    /// The standing.
+    pub standing: Standing,
+    /// How many.
+    pub messages: u64,
+    /// When the oldest of the lane's ready messages was taken in, if known.
+    pub oldest: Option<Timestamp>,
+}
+
+/// A message found in the queue.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The message.
+    pub job: Arc<Job>,
+    /// Its lane.
+    pub lane: Lane,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Tries spent.
+    pub tries: u32,
+    /// Why it failed, if it did.
+    pub reason: Option<String>,
+}
+
+/// What happens to a delivery in the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done with.
+    Ack,
+    /// It comes again after a pause; no try is counted.
+    Retry(Duration),
+    /// It failed: to the dead letters, a try is counted.
+    Bury(String),
+    /// It failed for good.
+    Park(String),
+}
+
+/// What a broker does to settle one delivery.
+#[async_trait]
+pub trait Settle: Send + Sync {
+    /// Settles it.
+    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), Error>;
+
+    /// Puts it back at once, as if it had not been taken. Called when a delivery is dropped.
+    fn give_back(self: Box<Self>);
+}
+
+/// A message in hand. Settled once; one that is dropped comes back.
+#[must_use = "a delivery that is not settled comes back"]
+pub struct Delivery {
+    /// The message.
+    pub job: Arc<Job>,
+    /// The lane it belongs to.
+    pub lane: Lane,
+    /// Tries spent on it so far.
+    pub tries: u32,
+    /// Which life it lives: 0, and one more with each replay.
+    pub replay: u32,
+    /// Whether somebody may have worked on it before.
+    pub redelivered: bool,
+    /// Why it failed last.
+    pub reason: Option<String>,
+    settle: Option<Box<dyn Settle>>,
+}
+
+impl Delivery {
+    /// Puts a delivery together; for brokers.
+    pub fn new(job: Arc<Job>, lane: Lane, settle: Box<dyn Settle>) -> Self {
+        Self { job, lane, tries: 0, replay: 0, redelivered: false, reason: None, settle: Some(settle) }
+    }
+
+    /// Ends it: whatever was to be done has been done.
+    pub async fn ack(self) -> Result<(), Error> {
+        self.settle(Settlement::Ack).await
+    }
+
+    /// Lets it come again after a pause; no try is counted.
+    pub async fn retry(self, after: Duration) -> Result<(), Error> {
+        self.settle(Settlement::Retry(after)).await
+    }
+
+    /// Sends it to the dead letters; a try is counted. `why` holds no text of a customer.
+    pub async fn bury(self, why: &str) -> Result<(), Error> {
+        self.settle(Settlement::Bury(why.to_owned())).await
+    }
+
+    /// Gives it up for good.
+    pub async fn park(self, why: &str) -> Result<(), Error> {
+        self.settle(Settlement::Park(why.to_owned())).await
+    }
+
+    async fn settle(mut self, how: Settlement) -> Result<(), Error> {
+        match self.settle.take() {
+            Some(settle) => settle.settle(how).await,
+            None => Err(Error::Lost),
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.give_back();
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("id", &self.job.id).field("tries", &self.tries).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+//! `tidegate check`: validates the configuration and asks every dependency.
+
+use std::{process::ExitCode, time::Duration};
+
+use super::{Source, failed, runtime};
+use crate::{
+    client::{self, Sunshine},
+    config::{Config, Loaded, Origin},
+    domain::ids::ConversationId,
+    store::FolderLock,
+};
+
+/// How long a dependency may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Options of `tidegate check`.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    source: Source,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found out about one thing.
+#[derive(serde::Serialize)]
+struct Finding {
+    what: String,
+    ok: bool,
+    detail: String,
+    remedy: String,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { what: what.into(), ok: true, detail: detail.into(), remedy: String::new() }
+    }
+
+    fn bad(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), ok: false, detail: detail.into(), remedy: remedy.into() }
+    }
+}
+
+pub(super) fn check(options: &Options) -> ExitCode {
+    let loaded = match options.source.load(toml::Table::new()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let findings = match runtime(0) {
+        Ok(runtime) => runtime.block_on(findings(&loaded)),
+        Err(error) => return failed(&error.into()),
+    };
+    let all_good = findings.iter().all(|finding| finding.ok);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain data"));
+    } else {
+        print(&loaded, &findings);
+    }
+    if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(loaded: &Loaded, findings: &[Finding]) {
+    for finding in findings {
+        println!("{:<4} {:<24} {}", if finding.ok { "ok" } else { "FAIL" }, finding.what, finding.detail);
+        if !finding.remedy.is_empty() {
+            println!("     {:<24} -> {}", "", finding.remedy);
+        }
+    }
+    let set: Vec<_> = loaded.origins.iter().filter(|(_, origin)| **origin != Origin::Default).collect();
+    if !set.is_empty() {
+        println!("\nset by you:");
+        set.iter().for_each(|(key, origin)| println!("  {key} ({origin})"));
+    }
+    loaded.notices.iter().for_each(|notice| println!("note: {notice}"));
+}
+
+async fn findings(loaded: &Loaded) -> Vec<Finding> {
+    let config = &loaded.config;
+    let mut findings: Vec<Finding> = loaded
+        .warnings
+        .iter()
+        .map(|warning| Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY"))
+        .collect();
+    findings.push(folder(config));
+    findings.push(zendesk(config).await);
+    for service in &config.ai.services {
+        findings.push(ai(&service.name, &service.base_url).await);
+    }
+    findings
+}
+
+fn folder(config: &Config) -> Finding {
+    let path = &config.broker.embedded.path;
+    match FolderLock::take(std::path::Path::new(path)) {
+        Ok(_) => Finding::good("queue folder", path),
+        Err(error) => Finding::bad("queue folder", error.to_string(), "check broker.embedded.path and its permissions"),
+    }
+}
+
+async fn zendesk(config: &Config) -> Finding {
+    const WHAT: &str = "zendesk";
+    let client = match Sunshine::new(&config.zendesk) {
+        Ok(client) => client,
+        Err(error) => return Finding::bad(WHAT, error.to_string(), "check zendesk.api_url"),
+    };
+    let nobody = ConversationId::new("000000000000000000000000").expect("the id is sound");
+    match tokio::time::timeout(ANSWER_WITHIN, client.active(None, &nobody)).await {
+        Ok(Ok(_) | Err(client::Error::Refused(404))) => Finding::good(WHAT, &config.zendesk.api_url),
+        Ok(Err(client::Error::Unauthorized)) => {
+            Finding::bad(WHAT, "the key is not accepted", "check zendesk.key_id, zendesk.key_secret and zendesk.app_id")
+        }
+        Ok(Err(error)) => Finding::bad(WHAT, error.to_string(), "check zendesk.api_url and the way there"),
+        Err(_) => Finding::bad(WHAT, "no answer in 5 s", "check zendesk.api_url and the way there"),
+    }
+}
+
+async fn ai(name: &str, base_url: &str) -> Finding {
+    let what = format!("ai/{name}");
+    client::tls();
+    let url = format!("{}/models", base_url.trim_end_matches('/'));
+    let asked = tokio::time::timeout(ANSWER_WITHIN, reqwest::get(&url)).await;
+    match asked {
+        // Any answer shows that it is there; whether the key is right, the first question tells.
+        Ok(Ok(response)) => Finding::good(what, format!("{base_url} answers {}", response.status().as_u16())),
+        Ok(Err(_)) => Finding::bad(what, format!("no connection to `{base_url}`"), "check base_url of this service"),
+        Err(_) => Finding::bad(what, "no answer in 5 s", "check base_url of this service"),
+    }
+}

@@ -1,0 +1,97 @@
+//! The command line: one file for each subcommand.
+
+mod check;
+mod demo;
+mod run;
+mod simulate;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Loaded};
+
+/// The configuration is wrong (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+/// The node gave up (`EX_SOFTWARE`).
+const EXIT_GAVE_UP: u8 = 70;
+
+/// Keeps an AI support chat answering while the AI service rate-limits, slows down or fails.
+#[derive(Parser)]
+#[command(name = "tidegate", version, about)]
+struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Shows the whole system on this machine, without any set-up.
+    Demo(demo::Options),
+    /// Runs the daemon.
+    Run(run::Options),
+    /// Checks the configuration and every dependency.
+    Check(check::Options),
+    /// Runs a simulator by itself.
+    Simulate(simulate::Options),
+}
+
+/// Where the configuration comes from.
+#[derive(Args)]
+struct Source {
+    /// The configuration file; without one, defaults and environment.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    /// Loads it; what is wrong is printed, all at once.
+    fn load(&self, flags: toml::Table) -> Result<Loaded, ExitCode> {
+        let file = self.config.as_deref().map(config::File::read).transpose().map_err(|error| {
+            let path = self.config.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+            eprintln!("tidegate: cannot read {}: {error}", path.display());
+            ExitCode::from(EXIT_USAGE)
+        })?;
+        config::load(file, std::env::vars_os(), flags).map_err(|refused| {
+            eprintln!("tidegate: the configuration cannot be used:");
+            for problem in &refused.0 {
+                eprintln!("  {problem}");
+            }
+            ExitCode::from(EXIT_USAGE)
+        })
+    }
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    match Command::parse().action {
+        Action::Demo(options) => demo::demo(&options),
+        Action::Run(options) => run::run(&options),
+        Action::Check(options) => check::check(&options),
+        Action::Simulate(options) => simulate::simulate(&options),
+    }
+}
+
+/// Makes the runtime that everything but the watchdog and the admin listener runs on.
+fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(worker_threads);
+    }
+    builder.enable_all().build()
+}
+
+/// Prints why it did not work, and fails.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("tidegate: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Waits for SIGTERM or ctrl-C.
+async fn asked_to_stop() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
+}

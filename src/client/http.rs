@@ -1,0 +1,54 @@
+//! What both clients need: a TLS set-up, and bodies read within bounds.
+
+use std::{sync::Once, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+
+/// The longest body read from a service.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Idle connections kept to each host. A pool smaller than the calls at once opens a new connection for the surplus
+/// of every call.
+const IDLE_MAX: usize = 256;
+
+/// Chooses `ring` for TLS; does nothing the second time. Called before the first client is made.
+pub fn tls() {
+    static ONCE: Once = Once::new();
+    // An error means that somebody has chosen already, which is as good.
+    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+/// Makes a client whose calls end within `timeout`.
+pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    tls();
+    reqwest::Client::builder()
+        .timeout(timeout)
+        .connect_timeout(timeout.min(Duration::from_secs(5)))
+        .pool_max_idle_per_host(IDLE_MAX)
+        .tcp_nodelay(true)
+        // A redirect would repeat a post elsewhere.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// Why a body could not be read.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The connection broke or ran out of time.
+    Network(reqwest::Error),
+    /// It is longer than anything we ask for.
+    TooLong,
+}
+
+/// Reads a body to its end.
+pub(super) async fn body(mut response: reqwest::Response) -> Result<Bytes, Broken> {
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(Broken::Network)? {
+        if whole.len() + chunk.len() > BODY_BYTES_MAX {
+            return Err(Broken::TooLong);
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}

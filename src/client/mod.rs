@@ -1,0 +1,13 @@
+//! The two services outside: the AI services and Zendesk's messaging API.
+
+mod ai;
+mod ai_config;
+mod http;
+mod sunshine;
+mod sunshine_config;
+
+pub use ai::Ai;
+pub use ai_config::{AiConfig, AiService};
+pub use http::tls;
+pub use sunshine::{Error, Found, Message, Sunshine};
+pub use sunshine_config::SunshineConfig;

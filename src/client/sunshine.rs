@@ -1,0 +1,371 @@
+//! Zendesk's messaging API (Sunshine Conversations v2): posts, looks, typing, control.
+
+use std::time::Duration;
+
+use reqwest::{
+    Method,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{SunshineConfig, http};
+use crate::domain::{
+    control::Integration, ids::ConversationId, reply::Mark, retry_after, secret::Secret, time::Timestamp,
+};
+
+/// Pages of messages searched for a mark: 5 x 100 messages, more than a conversation gains in minutes.
+const PAGES_MAX: usize = 5;
+
+/// How a call failed, by what may be done about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It never left: no connection.
+    #[error("zendesk: no connection")]
+    Unreachable,
+    /// It may or may not have had its effect: time ran out, the connection broke, or a 5xx.
+    #[error("zendesk: outcome unknown ({0})")]
+    Unknown(&'static str),
+    /// 429; how long to wait, if told.
+    #[error("zendesk: 429")]
+    Throttled(Option<Duration>),
+    /// 401: our key is wrong or was revoked. Nothing is the message's fault.
+    #[error("zendesk: 401, the key is not accepted")]
+    Unauthorized,
+    /// 423: the conversation is full (30,000 messages).
+    #[error("zendesk: 423, the conversation is full")]
+    Locked,
+    /// Any other 4xx: this call will never work.
+    #[error("zendesk: status {0}")]
+    Refused(u16),
+}
+
+/// A message as Zendesk gives it back.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Its id.
+    pub id: String,
+    /// When Zendesk received it.
+    pub received: Option<Timestamp>,
+    /// Whether a customer wrote it.
+    pub from_customer: bool,
+    /// Its text, if it has one.
+    pub text: Option<String>,
+    /// The customer who wrote it.
+    pub user: Option<String>,
+    /// Our mark, if it carries one.
+    pub mark: Option<Found>,
+}
+
+/// A mark found in a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The ledger's name for the reply.
+    pub key: String,
+    /// The part, as `1/3`.
+    pub part: String,
+    /// The messages answered, comma separated.
+    pub ids: String,
+}
+
+/// A client of one Zendesk installation.
+pub struct Sunshine {
+    base: String,
+    app: String,
+    client: reqwest::Client,
+    headers: HeaderMap,
+}
+
+#[derive(Serialize)]
+struct Post<'a> {
+    author: Author,
+    content: Text<'a>,
+    metadata: &'a Mark,
+}
+
+#[derive(Serialize)]
+struct Author {
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    r#type: &'static str,
+    text: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    messages: Vec<RawMessage>,
+    #[serde(default)]
+    meta: Meta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    has_more: bool,
+    before_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    #[serde(default)]
+    id: String,
+    received: Option<String>,
+    author: Option<RawAuthor>,
+    content: Option<RawContent>,
+    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawAuthor {
+    r#type: Option<String>,
+    user_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawContent {
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Conversation {
+    conversation: RawConversation,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawConversation {
+    active_switchboard_integration: Option<RawIntegration>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawIntegration {
+    id: Option<String>,
+    name: Option<String>,
+    integration_id: Option<String>,
+    integration_type: Option<String>,
+}
+
+impl Sunshine {
+    /// Makes a client. `api_url` may have a path, such as `https://example.zendesk.com/sc`.
+    pub fn new(config: &SunshineConfig) -> Result<Self, reqwest::Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Ok(mut basic) = HeaderValue::from_str(&basic(&config.key_id, &config.key_secret)) {
+            basic.set_sensitive(true);
+            headers.insert(AUTHORIZATION, basic);
+        }
+        Ok(Self {
+            base: config.api_url.trim_end_matches('/').to_owned(),
+            app: config.app_id.clone(),
+            client: http::client(config.timeout)?,
+            headers,
+        })
+    }
+
+    /// Posts one part of a reply. There is no idempotency key, so an unknown outcome has to be looked for.
+    pub async fn post(&self, app: Option<&str>, to: &ConversationId, text: &str, mark: &Mark) -> Result<(), Error> {
+        let post =
+            Post { author: Author { r#type: "business" }, content: Text { r#type: "text", text }, metadata: mark };
+        let body = serde_json::to_vec(&post).expect("a post is plain data");
+        self.call(Method::POST, &self.path(app, to, "/messages"), Some(body)).await.map(drop)
+    }
+
+    /// The newest messages, newest last, back to the first one received before `since`.
+    pub async fn messages(
+        &self,
+        app: Option<&str>,
+        of: &ConversationId,
+        since: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        let mut found: Vec<Message> = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..PAGES_MAX {
+            let path = format!("{}{cursor}", self.path(app, of, "/messages"));
+            let page: Page = self.read(&path).await?;
+            let mut older: Vec<Message> = page.messages.into_iter().map(Message::from).collect();
+            older.sort_by_key(|message| message.received);
+            let reached = older.first().and_then(|message| message.received).is_some_and(|received| received < since);
+            older.append(&mut found);
+            found = older;
+            match page.meta.before_cursor {
+                Some(before) if page.meta.has_more && !reached => cursor = format!("?page[before]={before}"),
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// The marks of ours that name the message `id`, among what was posted since `since`.
+    pub async fn look(
+        &self,
+        app: Option<&str>,
+        of: &ConversationId,
+        id: &str,
+        since: Timestamp,
+    ) -> Result<Vec<Found>, Error> {
+        let messages = self.messages(app, of, since).await?;
+        let marks = messages.into_iter().filter_map(|message| message.mark);
+        Ok(marks.filter(|mark| mark.ids.split(',').any(|covered| covered == id)).collect())
+    }
+
+    /// Who is active in the switchboard.
+    pub async fn active(&self, app: Option<&str>, of: &ConversationId) -> Result<Option<Integration>, Error> {
+        let conversation: Conversation = self.read(&self.path(app, of, "")).await?;
+        Ok(conversation.conversation.active_switchboard_integration.map(|raw| Integration {
+            id: raw.id,
+            name: raw.name,
+            integration_id: raw.integration_id,
+            integration_type: raw.integration_type,
+        }))
+    }
+
+    /// Shows the customer that an answer is being written.
+    pub async fn typing(&self, app: Option<&str>, to: &ConversationId) -> Result<(), Error> {
+        let body = br#"{"author":{"type":"business"},"type":"typing:start"}"#.to_vec();
+        self.call(Method::POST, &self.path(app, to, "/activity"), Some(body)).await.map(drop)
+    }
+
+    /// Hands the conversation to `target` (id, name or type of a switchboard integration). Idempotent for a target
+    /// given so, and therefore safe to repeat. `first_message` begins the ticket; without it an agent sees ten messages.
+    pub async fn pass_control(
+        &self,
+        app: Option<&str>,
+        of: &ConversationId,
+        target: &str,
+        first_message: &str,
+        summary: &str,
+    ) -> Result<(), Error> {
+        let body = json!({
+            "switchboardIntegration": target,
+            "metadata": {
+                "first_message_id": first_message,
+                "dataCapture.systemField.tags": "tidegate_handoff",
+                "tidegate_summary": summary,
+            },
+        });
+        self.call(Method::POST, &self.path(app, of, "/passControl"), Some(body.to_string().into_bytes()))
+            .await
+            .map(drop)
+    }
+
+    fn path(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> String {
+        let app = if self.app.is_empty() { app.unwrap_or_default() } else { &self.app };
+        format!("{}/v2/apps/{}/conversations/{}{end}", self.base, segment(app), segment(conversation.as_str()))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let body = self.call(Method::GET, path, None).await?;
+        serde_json::from_slice(&body).map_err(|_| Error::Unknown("answer"))
+    }
+
+    async fn call(&self, method: Method, url: &str, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
+        let request = self.client.request(method, url).headers(self.headers.clone());
+        let request = match body {
+            Some(body) => request.body(body),
+            None => request,
+        };
+        let response = request.send().await.map_err(|error| network(&error))?;
+        let status = response.status().as_u16();
+        let advice = retry_after::parse(|name| response.headers().get(name).and_then(|v| v.to_str().ok()), 0);
+        let failed = of_status(status, advice.retry_after);
+        let body = http::body(response).await;
+        match (failed, body) {
+            // The status decides; a 2xx whose body broke off has had its effect.
+            (Some(error), _) => Err(error),
+            (None, Ok(body)) => Ok(body),
+            (None, Err(_)) => Err(Error::Unknown("body")),
+        }
+    }
+}
+
+fn basic(id: &str, secret: &Secret) -> String {
+    use base64::Engine as _;
+    let pair = format!("{id}:{}", secret.expose());
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+}
+
+/// Ids come from outside; nothing in them may change the path.
+fn segment(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(byte).to_string(),
+            // A dot by itself would climb; encoded it means the same and stays.
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn network(error: &reqwest::Error) -> Error {
+    if error.is_connect() {
+        Error::Unreachable
+    } else if error.is_timeout() {
+        Error::Unknown("timeout")
+    } else {
+        Error::Unknown("connection")
+    }
+}
+
+fn of_status(status: u16, retry_after: Option<Duration>) -> Option<Error> {
+    match status {
+        200..=299 => None,
+        401 => Some(Error::Unauthorized),
+        423 => Some(Error::Locked),
+        429 => Some(Error::Throttled(retry_after)),
+        408 => Some(Error::Unknown("timeout")),
+        400..=499 => Some(Error::Refused(status)),
+        _ => Some(Error::Unknown("5xx")),
+    }
+}
+
+impl From<RawMessage> for Message {
+    fn from(raw: RawMessage) -> Self {
+        let field = |name: &str| {
+            let value = raw.metadata.as_ref()?.get(name)?;
+            value.as_str().map(str::to_owned)
+        };
+        let mark = field("tidegate_key").map(|key| Found {
+            key,
+            part: field("tidegate_part").unwrap_or_default(),
+            ids: field("tidegate_ids").unwrap_or_default(),
+        });
+        let author = raw.author.as_ref();
+        Self {
+            received: raw.received.as_deref().and_then(Timestamp::parse),
+            from_customer: author.and_then(|author| author.r#type.as_deref()) == Some("user"),
+            user: author.and_then(|author| author.user_id.clone()),
+            text: raw.content.and_then(|content| content.text),
+            id: raw.id,
+            mark,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_never_work_is_refused() {
+        for status in [500, 502, 503, 504, 302, 408] {
+            assert!(matches!(of_status(status, None), Some(Error::Unknown(_))), "{status}");
+        }
+        for status in [400, 403, 404, 413] {
+            assert_eq!(of_status(status, None), Some(Error::Refused(status)));
+        }
+        assert_eq!(of_status(423, None), Some(Error::Locked));
+        assert_eq!(of_status(401, None), Some(Error::Unauthorized));
+        assert_eq!(of_status(201, None), None);
+    }
+
+    #[test]
+    fn an_id_cannot_leave_its_place_in_the_path() {
+        assert_eq!(segment("../x?y#z"), "%2E%2E%2Fx%3Fy%23z");
+        assert_eq!(segment("66f0a1"), "66f0a1");
+    }
+}

@@ -1,0 +1,49 @@
+//! `[node]`: the process as a whole.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::units;
+
+/// What this node is called, what it does and how it ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name among the nodes; empty: the host's.
+    pub name: String,
+    /// What this node does.
+    pub roles: Vec<Role>,
+    /// Time from SIGTERM to the end of the process, more than 5 s.
+    #[serde(with = "units::duration")]
+    pub shutdown_grace: Duration,
+    /// Worker threads; 0 = one per core.
+    pub worker_threads: usize,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            roles: vec![Role::Ingress, Role::Api, Role::Chat, Role::Events, Role::Retry],
+            shutdown_grace: Duration::from_secs(30),
+            worker_threads: 0,
+        }
+    }
+}
+
+/// Names a part of the work that a node may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes webhooks.
+    Ingress,
+    /// Serves `/v1`.
+    Api,
+    /// Answers conversations.
+    Chat,
+    /// Works off what belongs to no conversation.
+    Events,
+    /// Brings failed messages back or parks them.
+    Retry,
+}

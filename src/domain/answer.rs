@@ -1,0 +1,30 @@
+//! What a model answered.
+
+/// An answer of an AI service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The text; may be empty when the model asks for a human.
+    pub text: String,
+    /// Whether the model asks for a human.
+    pub handoff: bool,
+    /// Tokens of the question and the answer, as the service counts them; 0 when it does not.
+    pub tokens: Tokens,
+    /// The service's own limit of requests a minute, if its headers tell it.
+    pub limit_requests: Option<u64>,
+}
+
+/// Tokens used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// By the question.
+    pub input: u64,
+    /// By the answer.
+    pub output: u64,
+}
+
+impl Tokens {
+    /// Both together.
+    pub fn total(self) -> u64 {
+        self.input + self.output
+    }
+}

@@ -1,0 +1,131 @@
+//! What is kept for each accepted event until it is settled.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    control::Holder,
+    ids::{ConversationId, EventId, MessageId, UserId},
+    time::Timestamp,
+};
+
+/// One accepted event, as it lies in the queue. The JSON form is versioned by `v`; a newer node reads older forms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Version of the stored form.
+    pub v: u8,
+    /// The event's id; the message's id where the event came without one. Names the task (`/v1/tasks/{id}`).
+    pub id: EventId,
+    /// The message's id; the event's id for events that carry no message. Replies are marked with it.
+    pub message: MessageId,
+    /// The conversation whose order this belongs to; for `user:*` events the user's id stands here.
+    pub conversation: ConversationId,
+    /// The Zendesk app the event came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The brand, as far as the event named one (the cache's tenant).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brand: Option<String>,
+    /// What happened.
+    pub kind: Kind,
+    /// `message.received`, else `createdAt`, else the time of arrival: the first part of the order.
+    pub received: Timestamp,
+    /// Position in the delivery: the second part of the order.
+    pub position: u32,
+    /// When this node took the event.
+    pub first_seen: Timestamp,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Kind {
+    /// A customer wrote.
+    Message {
+        /// The text, or the line that stands for an image, file, location or form.
+        text: String,
+        /// The customer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+        /// Where an image lies, for models that take images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+    },
+    /// A customer pressed a button.
+    Postback {
+        /// What the button stands for, with its title if known.
+        text: String,
+        /// The customer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+    },
+    /// The switchboard gave the conversation to somebody.
+    Control {
+        /// The new holder.
+        holder: Holder,
+        /// Whether a hand-over failed (`switchboard:*:failure`).
+        failed: bool,
+    },
+    /// Two users, and with them two conversations, became one. Travels in the surviving conversation.
+    Merge {
+        /// The conversation that ceased.
+        discarded: Option<ConversationId>,
+        /// The user that ceased.
+        discarded_user: Option<UserId>,
+        /// The user that stays.
+        surviving_user: Option<UserId>,
+    },
+    /// A conversation was removed.
+    ConversationRemoved,
+    /// A customer was removed: whatever is kept of them is forgotten.
+    UserRemoved {
+        /// The customer.
+        user: UserId,
+    },
+    /// A message of ours reached, or failed to reach, its channel.
+    DeliveryReport {
+        /// Whether it failed.
+        failed: bool,
+        /// Zendesk's code of the failure.
+        code: Option<String>,
+    },
+    /// An event of Zendesk Support, kept as received.
+    Support {
+        /// The event's type, such as `zen:event-type:ticket.status_changed`.
+        event_type: String,
+    },
+    /// An event that could not be understood; its bytes, as far as UTF-8, are kept for the dead letters.
+    Unusable {
+        /// The raw event.
+        raw: String,
+    },
+}
+
+impl Kind {
+    /// The customer this event is about, where it names one.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Message { user, .. } | Self::Postback { user, .. } => user.as_ref(),
+            Self::UserRemoved { user } => Some(user),
+            Self::Merge { surviving_user, .. } => surviving_user.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The customer's words, where there are any to answer.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Message { text, .. } | Self::Postback { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl Job {
+    /// The version this build writes.
+    pub const VERSION: u8 = 1;
+
+    /// What replies of one conversation are ordered by (G3).
+    pub fn order(&self) -> (Timestamp, u32) {
+        (self.received, self.position)
+    }
+}

@@ -1,0 +1,191 @@
+//! The story of one message: each stage and each wait, with its cause (G10).
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Timestamp;
+
+/// The most entries kept for one message; later ones replace the last, so that a message that waits for a day
+/// does not grow without bound.
+pub const ENTRIES_MAX: usize = 64;
+
+/// What a message waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// More fragments of the same customer.
+    Merge,
+    /// An earlier message of the conversation that is being tried again.
+    Head,
+    /// A free slot.
+    Slot,
+    /// The rate limiter.
+    Limiter,
+    /// An open breaker.
+    Breaker,
+    /// The pause after a failure of the AI service.
+    Backoff,
+    /// Zendesk's API.
+    Zendesk,
+    /// Its turn to run alone, after it was in hand when the process died.
+    Alone,
+    /// An operator, who paused the pool.
+    Paused,
+}
+
+/// One thing that happened to a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "snake_case")]
+pub enum Stage {
+    /// Stored durably; the webhook was answered.
+    Accepted,
+    /// Taken into a conversation's inbox.
+    Taken,
+    /// Became part of a burst answered by one reply.
+    Merged {
+        /// How many fragments the burst has.
+        fragments: usize,
+    },
+    /// A newer message of the customer arrived before the reply was posted.
+    Superseded,
+    /// Waited.
+    Waited {
+        /// For what.
+        on: Wait,
+        /// How long, in milliseconds.
+        ms: u64,
+    },
+    /// The AI service was asked.
+    Asked {
+        /// The service.
+        service: String,
+        /// How long it took, in milliseconds.
+        ms: u64,
+        /// `ok`, or the kind of failure.
+        outcome: String,
+    },
+    /// The reply was written into the ledger.
+    Intended,
+    /// The reply was posted.
+    Posted {
+        /// In how many parts.
+        parts: usize,
+        /// How long it took, in milliseconds.
+        ms: u64,
+    },
+    /// Zendesk was searched for our mark, because an earlier post's outcome was not known.
+    LookedFor {
+        /// How many parts were found there.
+        found: usize,
+    },
+    /// Failed; goes to the dead letters.
+    Failed {
+        /// The cause, without any text of the customer.
+        cause: String,
+    },
+    /// Handed to a human.
+    HandedOver,
+    /// Answered after a later message of its conversation had been answered (G3).
+    Late,
+    /// Ended.
+    Ended {
+        /// How (`outcome` of `messages_total`).
+        outcome: String,
+    },
+}
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub stage: Stage,
+}
+
+/// The entries of one message, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timeline(Vec<Entry>);
+
+impl Timeline {
+    /// Adds an entry.
+    pub fn note(&mut self, at: Timestamp, stage: Stage) {
+        if self.0.len() >= ENTRIES_MAX {
+            self.0.pop();
+        }
+        self.0.push(Entry { at, stage });
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+}
+
+/// How a message ended (G1): exactly one of these is recorded for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Answered by a reply of its own or as the head of a burst.
+    Replied,
+    /// Answered by the reply of the burst it was merged into.
+    Merged,
+    /// A human holds the conversation, or it was removed.
+    Ignored,
+    /// Handed to a human.
+    HandedOver,
+    /// Could not be answered; lies among the parked dead letters.
+    Parked,
+    /// A state change, applied.
+    Applied,
+    /// The same message had been answered already.
+    Duplicate,
+    /// Removed by an operator or with its customer.
+    Discarded,
+}
+
+impl Outcome {
+    /// Every outcome, for metrics that start at zero.
+    pub const ALL: [Self; 8] = [
+        Self::Replied,
+        Self::Merged,
+        Self::Ignored,
+        Self::HandedOver,
+        Self::Parked,
+        Self::Applied,
+        Self::Duplicate,
+        Self::Discarded,
+    ];
+
+    /// The outcome as label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replied => "replied",
+            Self::Merged => "merged",
+            Self::Ignored => "ignored",
+            Self::HandedOver => "handed_over",
+            Self::Parked => "parked",
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_is_bounded_and_keeps_its_beginning_and_its_end() {
+        let mut timeline = Timeline::default();
+        for n in 0..500 {
+            timeline.note(Timestamp(n), Stage::Taken);
+        }
+        timeline.note(Timestamp(500), Stage::HandedOver);
+        assert_eq!(timeline.entries().len(), ENTRIES_MAX);
+        assert_eq!(timeline.entries()[0].at, Timestamp(0));
+        assert_eq!(timeline.entries().last().unwrap().stage, Stage::HandedOver);
+    }
+}

@@ -1,0 +1,113 @@
+//! What the guards show of themselves.
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+
+use crate::{
+    domain::{answer::Answer, verdict::Failure},
+    telemetry::series::{Counters, Gauges, Histograms, seconds, zero},
+};
+
+/// The guards' metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    requests: Counters<2>,
+    durations: Histograms<1>,
+    errors: Counters<2>,
+    tokens: Counters<2>,
+    limiter_waits: Histograms<1>,
+    cache: Counters<2>,
+    state: Gauges<2>,
+    transitions: Counters<2>,
+}
+
+impl Metrics {
+    /// Registers them, with every known series at zero.
+    pub fn register(registry: &mut Registry, services: &[&'static str]) -> Self {
+        let metrics = Self {
+            requests: Counters::default(),
+            durations: seconds(),
+            errors: Counters::default(),
+            tokens: Counters::default(),
+            limiter_waits: seconds(),
+            cache: Counters::default(),
+            state: Gauges::default(),
+            transitions: Counters::default(),
+        };
+        registry.register("ai_service_errors", "Failed calls by kind", metrics.errors.clone());
+        registry.register("tidegate_ai_requests", "Calls to AI services", metrics.requests.clone());
+        registry.register(
+            "tidegate_ai_request_duration_seconds",
+            "Duration of calls to AI services",
+            metrics.durations.clone(),
+        );
+        registry.register("tidegate_ai_tokens", "Tokens used", metrics.tokens.clone());
+        registry.register(
+            "tidegate_limiter_wait_seconds",
+            "Waits for a permit of the limiter",
+            metrics.limiter_waits.clone(),
+        );
+        registry.register(
+            "tidegate_cache_requests",
+            "Questions that may be answered from the cache",
+            metrics.cache.clone(),
+        );
+        registry.register("tidegate_breaker_state", "1 for the breaker's present state", metrics.state.clone());
+        registry.register("tidegate_breaker_transitions", "Transitions of the breaker", metrics.transitions.clone());
+        metrics.begin(services);
+        metrics
+    }
+
+    fn begin(&self, services: &[&'static str]) {
+        for service in services {
+            for kind in Failure::KINDS {
+                zero(&self.errors, [("error_type", kind), ("service", service)]);
+                zero(&self.requests, [("service", service), ("outcome", kind)]);
+            }
+            zero(&self.requests, [("service", service), ("outcome", "ok")]);
+            zero(&self.durations, [("service", service)]);
+            zero(&self.limiter_waits, [("service", service)]);
+            for state in ["closed", "open", "half_open"] {
+                self.state.get_or_create(&[("service", service), ("state", state)]).set(i64::from(state == "closed"));
+                zero(&self.transitions, [("service", service), ("to", state)]);
+            }
+            for kind in ["input", "output"] {
+                zero(&self.tokens, [("service", service), ("type", kind)]);
+            }
+        }
+        for result in ["hit", "miss"] {
+            zero(&self.cache, [("tier", "local"), ("result", result)]);
+        }
+    }
+
+    pub(super) fn asked(&self, service: &'static str, took: Duration, outcome: &Result<Answer, Failure>) {
+        let kind = outcome.as_ref().map_or_else(Failure::kind, |_| "ok");
+        self.requests.get_or_create(&[("service", service), ("outcome", kind)]).inc();
+        self.durations.get_or_create(&[("service", service)]).observe(took.as_secs_f64());
+        match outcome {
+            Ok(answer) => {
+                self.tokens.get_or_create(&[("service", service), ("type", "input")]).inc_by(answer.tokens.input);
+                self.tokens.get_or_create(&[("service", service), ("type", "output")]).inc_by(answer.tokens.output);
+            }
+            Err(_) => drop(self.errors.get_or_create(&[("error_type", kind), ("service", service)]).inc()),
+        }
+    }
+
+    pub(super) fn limiter_waited(&self, service: &'static str, waited: Duration) {
+        self.limiter_waits.get_or_create(&[("service", service)]).observe(waited.as_secs_f64());
+    }
+
+    pub(super) fn cache(&self, kept: bool) {
+        let result = if kept { "hit" } else { "miss" };
+        self.cache.get_or_create(&[("tier", "local"), ("result", result)]).inc();
+    }
+
+    /// The breaker of a service has changed; for its actor.
+    pub fn breaker_changed(&self, service: &'static str, to: &'static str) {
+        self.transitions.get_or_create(&[("service", service), ("to", to)]).inc();
+        for state in ["closed", "open", "half_open"] {
+            self.state.get_or_create(&[("service", service), ("state", state)]).set(i64::from(state == to));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! What stands between a question and an AI service.
+//!
+//! ```text
+//! cache > single flight > look at the breaker > slot > permit of the limiter > pass of the breaker > the call
+//! ```
+//!
+//! The order has reasons. An open breaker is looked at before anything is taken, so that those who wait for it hold
+//! nothing. A slot comes before a permit, because a permit is good for 300 ms only and a wait for a slot may be long.
+//! The breaker's pass comes last: a probe's lease must not wait for anything else.
+
+pub mod bell;
+pub mod breaker;
+pub mod bulkhead;
+mod cache;
+mod config;
+mod gate;
+pub mod limiter;
+mod metrics;
+mod permits;
+
+use std::{sync::Arc, time::Duration};
+
+use self::{
+    breaker::{Caller, FailureKind, Outcome},
+    bulkhead::Bulkhead,
+};
+use crate::{
+    domain::{
+        answer::Answer,
+        time::Timestamp,
+        timeline::Wait,
+        verdict::{Blame, Failure, blame},
+    },
+    telemetry::Clock,
+};
+
+pub use cache::{Cache, Key};
+pub use config::CacheConfig;
+pub use gate::Gate;
+pub use metrics::Metrics;
+pub use permits::Permits;
+
+/// A service that cannot be used as it is set up is asked again after so long; somebody has to mend it.
+const SETUP_PAUSE: Duration = Duration::from_secs(10);
+
+/// With another service left in the chain, the limiter is waited for no longer than this.
+const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
+
+/// The guards of one service.
+pub struct Service {
+    /// The service's name, as label value.
+    pub name: &'static str,
+    /// The breaker.
+    pub gate: Gate,
+    /// The limiter.
+    pub permits: Arc<Permits>,
+    /// The slots.
+    pub bulkhead: Bulkhead,
+}
+
+/// The guards of all services, in the order of the fallback chain.
+pub struct Stack {
+    services: Vec<Service>,
+    cache: Cache,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// Told what a question is doing, so that it can be seen and its waits attributed (G10).
+pub trait Progress: Send + Sync {
+    /// It waits, at the longest until then (monotonic) before it looks again.
+    fn waiting(&self, on: Wait, until: Option<Duration>);
+    /// The service is being asked.
+    fn asking(&self, service: &'static str);
+    /// The service has answered, or failed.
+    fn answered(&self, service: &'static str, took: Duration, outcome: &'static str);
+}
+
+/// A question as the guards see it.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Who asks; evidence counts conversations.
+    pub caller: Caller<'a>,
+    /// When the customer wrote, for the order in which slots are given.
+    pub received: Timestamp,
+    /// An estimate of the tokens it will use.
+    pub tokens: u64,
+    /// Under which name its answer is kept, if at all.
+    pub key: Option<Key>,
+}
+
+/// How a question failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The service asked last.
+    pub service: &'static str,
+    /// Why.
+    pub failure: Failure,
+    /// Whether that service was answering others: its breaker was closed and somebody had success lately.
+    pub answers_others: bool,
+}
+
+impl Stack {
+    /// Puts the guards together.
+    pub fn new(services: Vec<Service>, cache: Cache, clock: Clock, metrics: Metrics) -> Self {
+        Self { services, cache, clock, metrics }
+    }
+
+    /// The services, in the order of the chain.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// Asks the first service of the chain that can be asked, and the next if it fails. Waits as long as it takes for
+    /// one that can; whoever cannot wait for ever drops the future, which leaves no trace.
+    pub async fn ask<F>(
+        &self,
+        question: Question<'_>,
+        progress: &dyn Progress,
+        call: impl Fn(usize) -> F + Send + Sync,
+    ) -> Result<Answer, Failed>
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send,
+    {
+        let asked = self.cache.get_or(question.key, self.ask_chain(question, progress, call)).await;
+        let (answer, kept) = asked?;
+        if question.key.is_some() {
+            self.metrics.cache(kept);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_chain<F>(
+        &self,
+        question: Question<'_>,
+        progress: &dyn Progress,
+        call: impl Fn(usize) -> F + Send + Sync,
+    ) -> Result<Answer, Failed>
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send,
+    {
+        loop {
+            let mut last_failure = None;
+            let mut retry_at = Duration::MAX;
+            for (index, service) in self.services.iter().enumerate() {
+                let more = index + 1 < self.services.len();
+                match self.ask_one(service, question, progress, more, || call(index)).await {
+                    Tried::Answered(answer) => return Ok(answer),
+                    Tried::Busy(at) => retry_at = retry_at.min(at),
+                    Tried::Failed(failed) => match blame(&failed.failure) {
+                        // Another service would fail on it as well.
+                        Blame::Message | Blame::Hopeless => return Err(failed),
+                        Blame::Service | Blame::Setup => last_failure = Some(failed),
+                    },
+                }
+            }
+            match last_failure {
+                Some(failed) => return Err(failed),
+                None => self.wait_for_breaker(retry_at, progress).await,
+            }
+        }
+    }
+
+    async fn wait_for_breaker(&self, retry_at: Duration, progress: &dyn Progress) {
+        progress.waiting(Wait::Breaker, Some(retry_at));
+        let waits = self.services.iter().map(|service| Box::pin(service.gate.wait(retry_at)));
+        futures_util::future::select_all(waits).await;
+    }
+
+    async fn ask_one<F>(
+        &self,
+        service: &Service,
+        question: Question<'_>,
+        progress: &dyn Progress,
+        more: bool,
+        call: impl FnOnce() -> F + Send,
+    ) -> Tried
+    where
+        F: Future<Output = Result<Answer, Failure>> + Send,
+    {
+        if let Err(retry_at) = service.gate.look(question.caller) {
+            return Tried::Busy(retry_at);
+        }
+        progress.waiting(Wait::Slot, None);
+        let slot = service.bulkhead.enter(question.received.0).await;
+        let (pass, permit) = loop {
+            if let Err(retry_at) = service.gate.look(question.caller) {
+                return Tried::Busy(retry_at);
+            }
+            let Some(permit) = self.permit(service, question.tokens, progress, more).await else {
+                return Tried::Busy(self.clock.monotonic() + FALL_BACK_AFTER);
+            };
+            let pass = match service.gate.admit(question.caller) {
+                Ok(pass) => pass,
+                Err(retry_at) => return Tried::Busy(retry_at),
+            };
+            if let Some(permit) = permit.used_now() {
+                break (pass, permit);
+            }
+        };
+        progress.asking(service.name);
+        let began = self.clock.monotonic();
+        let outcome = call().await;
+        let took = self.clock.monotonic().saturating_sub(began);
+        self.learn(service, pass, permit, took, &outcome);
+        drop(slot);
+        progress.answered(service.name, took, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
+        match outcome {
+            Ok(answer) => Tried::Answered(answer),
+            Err(failure) => {
+                if matches!(failure, Failure::Unusable(_)) {
+                    tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up; its messages wait");
+                    progress.waiting(Wait::Backoff, Some(self.clock.monotonic() + SETUP_PAUSE));
+                    tokio::time::sleep(if more { Duration::ZERO } else { SETUP_PAUSE }).await;
+                }
+                let answers_others = service.gate.is_closed() && service.gate.answered_lately();
+                Tried::Failed(Failed { service: service.name, failure, answers_others })
+            }
+        }
+    }
+
+    async fn permit(
+        &self,
+        service: &Service,
+        tokens: u64,
+        progress: &dyn Progress,
+        more: bool,
+    ) -> Option<permits::Permit> {
+        if let Some(permit) = service.permits.at_once(tokens) {
+            self.metrics.limiter_waited(service.name, Duration::ZERO);
+            return Some(permit);
+        }
+        progress.waiting(Wait::Limiter, None);
+        let began = self.clock.monotonic();
+        let permit = if more {
+            tokio::time::timeout(FALL_BACK_AFTER, service.permits.acquire(tokens)).await.ok()
+        } else {
+            Some(service.permits.acquire(tokens).await)
+        };
+        self.metrics.limiter_waited(service.name, self.clock.monotonic().saturating_sub(began));
+        permit
+    }
+
+    /// Tells all guards how a call ended.
+    fn learn(
+        &self,
+        service: &Service,
+        pass: gate::Pass<'_>,
+        permit: u64,
+        took: Duration,
+        outcome: &Result<Answer, Failure>,
+    ) {
+        self.metrics.asked(service.name, took, outcome);
+        match outcome {
+            Ok(answer) => {
+                service.permits.succeeded(answer.limit_requests);
+                if answer.tokens.total() > 0 {
+                    service.permits.settle(permit, answer.tokens.total());
+                }
+                pass.report(Outcome::Success { took });
+                service.bulkhead.succeeded();
+            }
+            Err(Failure::Throttled(retry_after)) => {
+                service.permits.throttled(*retry_after);
+                pass.report(Outcome::Neutral);
+            }
+            Err(failure) => {
+                let kind = match failure {
+                    Failure::Connect => Some(FailureKind::Connect),
+                    Failure::Timeout => Some(FailureKind::Timeout),
+                    Failure::Unavailable(_) => Some(FailureKind::ServerError),
+                    _ => None,
+                };
+                match kind {
+                    Some(kind) => {
+                        pass.report(Outcome::Failure { kind });
+                        service.bulkhead.failed();
+                    }
+                    // It answered, if only to refuse.
+                    None => pass.report(Outcome::Success { took }),
+                }
+            }
+        }
+    }
+}
+
+enum Tried {
+    Answered(Answer),
+    /// Cannot be asked before then (monotonic).
+    Busy(Duration),
+    Failed(Failed),
+}

@@ -1,0 +1,178 @@
+//! The limiter of one service as callers meet it: they queue, and are handed permits in order.
+//!
+//! The bookkeeping lies in a pure machine ([`super::limiter`]); the queue is served by the limiter's actor
+//! (`actors/limiter.rs`), which sleeps until the next permit is due. A permit that nobody uses goes back.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    bell::Bell,
+    limiter::{Limiter, Limits, Reservation, WindowUse},
+};
+use crate::telemetry::Clock;
+
+/// How long a permit may be used after it was given: the windows are longer by this, so the limit holds at the
+/// service and not only in our books. Covers scheduling and the way there.
+pub const VALIDITY: Duration = Duration::from_millis(300);
+
+/// The limiter of one service.
+pub struct Permits {
+    clock: Clock,
+    machine: Mutex<Limiter>,
+    queue: Mutex<VecDeque<Asking>>,
+    waiting: AtomicUsize,
+    /// Rings for the actor.
+    pub bell: Bell,
+}
+
+struct Asking {
+    tokens: u64,
+    answer: oneshot::Sender<Permit>,
+}
+
+/// Leave to make one call within [`VALIDITY`]; given back when dropped unused.
+#[must_use = "a permit that is dropped goes back"]
+pub struct Permit {
+    permits: Arc<Permits>,
+    until: Duration,
+    seq: u64,
+    epoch: u64,
+    used: bool,
+}
+
+impl Permits {
+    /// Makes a limiter.
+    pub fn new(limits: Limits, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            machine: Mutex::new(Limiter::new(limits, VALIDITY)),
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            bell: Bell::default(),
+        })
+    }
+
+    /// Gives a permit if one is free and nobody waits before us.
+    pub fn at_once(self: &Arc<Self>, tokens: u64) -> Option<Permit> {
+        let queue = self.queue.lock();
+        if queue.is_empty() { self.reserve(tokens).ok() } else { None }
+    }
+
+    /// Waits in line for a permit. Dropping the future leaves the line.
+    pub async fn acquire(self: &Arc<Self>, tokens: u64) -> Permit {
+        if let Some(permit) = self.at_once(tokens) {
+            return permit;
+        }
+        loop {
+            let (answer, answered) = oneshot::channel();
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let _waiting = Count(&self.waiting);
+            self.queue.lock().push_back(Asking { tokens, answer });
+            self.bell.ring();
+            if let Ok(permit) = answered.await {
+                return permit;
+            }
+        }
+    }
+
+    /// Hands out what can be handed out; returns when (monotonic) the next permit is due if anybody waits. For the
+    /// actor.
+    pub fn serve(self: &Arc<Self>) -> Option<Duration> {
+        loop {
+            let mut queue = self.queue.lock();
+            let gone = |asking: &Asking| asking.answer.is_closed();
+            while queue.front().is_some_and(gone) {
+                queue.pop_front();
+            }
+            let tokens = queue.front()?.tokens;
+            match self.reserve(tokens) {
+                Ok(permit) => {
+                    let asking = queue.pop_front()?;
+                    drop(queue);
+                    // One who has left meanwhile drops the permit, which gives it back.
+                    let _ = asking.answer.send(permit);
+                }
+                Err(at) => return Some(at),
+            }
+        }
+    }
+
+    fn reserve(self: &Arc<Self>, tokens: u64) -> Result<Permit, Duration> {
+        let now = self.clock.monotonic();
+        match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
+            Reservation::Granted { until, seq, epoch, .. } => {
+                Ok(Permit { permits: self.clone(), until, seq, epoch, used: false })
+            }
+            Reservation::Refused { at } => Err(at.max(now + Duration::from_millis(1))),
+        }
+    }
+
+    /// The service answered 429.
+    pub fn throttled(&self, retry_after: Option<Duration>) {
+        self.machine.lock().throttled(self.clock.monotonic(), retry_after, rand::random());
+    }
+
+    /// The service answered; `limit` is what its headers say of its own limit of requests a minute.
+    pub fn succeeded(&self, limit: Option<u64>) {
+        let mut machine = self.machine.lock();
+        let now = self.clock.monotonic();
+        machine.succeeded(now);
+        // A limit told without a unit can only be compared with one of ours per minute.
+        if let Some(limit) = limit.filter(|_| machine.limits().per_minute > 0) {
+            machine.limit_header(now, limit);
+        }
+    }
+
+    /// The call used so many tokens; `seq` is the permit's.
+    pub fn settle(&self, seq: u64, tokens: u64) {
+        self.machine.lock().settle(seq, tokens);
+    }
+
+    /// How full each window is.
+    pub fn used(&self) -> Vec<WindowUse> {
+        self.machine.lock().used(self.clock.monotonic())
+    }
+
+    /// How many wait in line.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl Permit {
+    /// Uses the permit for a call that begins now, and says under which number; `None` when it has become invalid:
+    /// too late, or the service has asked for a pause since. Then it goes back, and another has to be asked for.
+    pub fn used_now(mut self) -> Option<u64> {
+        let now = self.permits.clock.monotonic();
+        let valid = now <= self.until && self.permits.machine.lock().is_valid(self.epoch);
+        self.used = valid;
+        valid.then_some(self.seq)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.used {
+            self.permits.machine.lock().void(self.seq);
+            self.permits.bell.ring();
+        }
+    }
+}
+
+struct Count<'a>(&'a AtomicUsize);
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,181 @@
+//! `/livez` and `/readyz`. A node stays ready while its dependencies are away, and says *degraded* (G7): it is unready
+//! only while it can store nothing, starts or drains.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
+use serde::Serialize;
+
+use super::{Admin, Public};
+use crate::{
+    actors::{Desk, Parts},
+    guard::breaker,
+    telemetry::series::{Labels, label},
+};
+
+/// A dependency that does not answer in this time is taken for down.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The stage of a node's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Not everything runs yet.
+    Starting,
+    /// Runs.
+    Running,
+    /// Takes nothing new any more.
+    Draining,
+}
+
+/// The health of a node.
+pub struct Health {
+    parts: Arc<Parts>,
+    desks: Arc<[Arc<Desk>]>,
+    stage: AtomicU8,
+}
+
+/// One dependency.
+#[derive(Debug, Clone, Serialize)]
+pub struct Dependency {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_ms: Option<f64>,
+}
+
+/// The whole report.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    status: &'static str,
+    reason: Option<&'static str>,
+    dependencies: BTreeMap<String, Dependency>,
+}
+
+impl Health {
+    /// Begins as starting.
+    pub fn new(parts: Arc<Parts>, desks: Arc<[Arc<Desk>]>) -> Self {
+        Self { parts, desks, stage: AtomicU8::new(Stage::Starting as u8) }
+    }
+
+    /// The node enters a stage.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Asks all dependencies.
+    pub async fn report(&self) -> Report {
+        let mut dependencies = BTreeMap::new();
+        let (broker, state) = tokio::join!(
+            self.probe(async { self.parts.broker.find("readyz").await.is_ok() }),
+            self.probe(async { self.parts.state.record("readyz").await.is_ok() }),
+        );
+        let can_store = self.can_store();
+        dependencies
+            .insert("broker".to_owned(), if can_store { broker } else { Dependency { state: "down", ..broker } });
+        dependencies.insert("state".to_owned(), state);
+        for (name, up) in self.outside() {
+            dependencies
+                .insert(name.to_owned(), Dependency { state: if up { "up" } else { "down" }, latency_ms: None });
+        }
+        let reason = match self.stage.load(Ordering::Relaxed) {
+            stage if stage == Stage::Starting as u8 => Some("starting"),
+            stage if stage == Stage::Draining as u8 => Some("draining"),
+            _ if !can_store => Some("nothing can be stored"),
+            _ => None,
+        };
+        let all_up = dependencies.values().all(|dependency| dependency.state == "up");
+        let status = match (reason, all_up) {
+            (Some(_), _) => "unready",
+            (None, true) => "ready",
+            (None, false) => "degraded",
+        };
+        Report { status, reason, dependencies }
+    }
+
+    async fn probe(&self, works: impl Future<Output = bool>) -> Dependency {
+        let began = self.parts.clock.monotonic();
+        let up = tokio::time::timeout(PROBE_WITHIN, works).await.unwrap_or(false);
+        let took = self.parts.clock.monotonic().saturating_sub(began);
+        Dependency { state: if up { "up" } else { "down" }, latency_ms: Some(took.as_secs_f64() * 1e3) }
+    }
+
+    fn can_store(&self) -> bool {
+        self.desks.iter().all(|desk| desk.can_store(self.parts.clock.monotonic()))
+    }
+
+    /// The services outside, as far as our own calls tell.
+    fn outside(&self) -> Vec<(&'static str, bool)> {
+        let services = self.parts.stack.services().iter().map(|service| {
+            let up = service.gate.snapshot().state == breaker::State::Closed;
+            (label(&format!("ai/{}", service.name)), up)
+        });
+        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).collect()
+    }
+}
+
+/// `GET /livez`: the process answers.
+pub async fn live() -> &'static str {
+    "alive\n"
+}
+
+/// `GET /readyz` on the public listener.
+pub async fn ready_public(State(public): State<Public>) -> Response {
+    ready(&public.health).await
+}
+
+/// `GET /readyz` on the admin listener.
+pub async fn ready_admin(State(admin): State<Admin>) -> Response {
+    ready(&admin.health).await
+}
+
+async fn ready(health: &Health) -> Response {
+    let report = health.report().await;
+    let status = if report.status == "unready" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(report)).into_response()
+}
+
+/// `tidegate_dependency_up{dependency}`, read when scraped.
+pub struct DependencyUp(Arc<Health>);
+
+impl std::fmt::Debug for DependencyUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("http::DependencyUp")
+    }
+}
+
+impl DependencyUp {
+    /// Registers it.
+    pub fn register(registry: &mut Registry, health: &Arc<Health>) {
+        registry.register_collector(Box::new(Self(health.clone())));
+    }
+}
+
+impl Collector for DependencyUp {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut family =
+            encoder.encode_descriptor("tidegate_dependency_up", "1 if a dependency works", None, MetricType::Gauge)?;
+        let inside = [("broker", self.0.can_store()), ("state", true)];
+        for (dependency, up) in self.0.outside().into_iter().chain(inside) {
+            let labels: Labels<1> = [("dependency", dependency)];
+            ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! `GET /metrics`, and what the listeners count themselves.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+
+use super::{Admin, webhook::Counts};
+use crate::{
+    domain::event::{Ignore, Reject},
+    telemetry::{
+        Clock,
+        series::{Counters, Histograms, label, seconds, zero},
+    },
+};
+
+/// The listeners' metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    clock: Clock,
+    requests: Counters<3>,
+    durations: Histograms<2>,
+    webhooks: Counters<1>,
+    ignored: Counters<1>,
+    rejected: Counters<1>,
+}
+
+const ENDPOINTS: [(&str, &str); 2] = [("POST", "/webhooks/sunshine"), ("POST", "/webhooks/zendesk")];
+
+const OUTCOMES: [&str; 9] =
+    ["accepted", "duplicate", "ignored", "rejected", "control", "unauthorized", "unusable", "too_large", "unavailable"];
+
+impl Metrics {
+    /// Registers them, with every known series at zero.
+    pub fn register(registry: &mut Registry, clock: Clock) -> Self {
+        let metrics = Self {
+            clock,
+            requests: Counters::default(),
+            durations: seconds(),
+            webhooks: Counters::default(),
+            ignored: Counters::default(),
+            rejected: Counters::default(),
+        };
+        registry.register("http_requests", "Requests", metrics.requests.clone());
+        registry.register("http_request_duration_seconds", "Duration of requests", metrics.durations.clone());
+        registry.register("tidegate_webhooks", "Events and deliveries of webhooks", metrics.webhooks.clone());
+        registry.register("tidegate_events_ignored", "Events left alone", metrics.ignored.clone());
+        registry.register("tidegate_events_rejected", "Events that could not be understood", metrics.rejected.clone());
+        metrics.begin();
+        metrics
+    }
+
+    fn begin(&self) {
+        for (method, endpoint) in ENDPOINTS {
+            for status in ["200", "400", "401", "413", "503"] {
+                zero(&self.requests, [("method", method), ("endpoint", endpoint), ("status", status)]);
+            }
+            zero(&self.durations, [("method", method), ("endpoint", endpoint)]);
+        }
+        for outcome in OUTCOMES {
+            zero(&self.webhooks, [("outcome", outcome)]);
+        }
+        use Ignore as I;
+        for reason in [
+            I::Activity,
+            I::BusinessAuthor,
+            I::Deleted,
+            I::Delivery,
+            I::EmptyText,
+            I::Lifecycle,
+            I::NotInControl,
+            I::UnknownType,
+            I::UnsupportedContent,
+        ] {
+            zero(&self.ignored, [("reason", reason.as_str())]);
+        }
+        use Reject as R;
+        for reason in [
+            R::Malformed,
+            R::MissingAuthor,
+            R::MissingContent,
+            R::MissingConversation,
+            R::MissingMessage,
+            R::MissingPayload,
+            R::MissingType,
+            R::NoIdentity,
+            R::WrongType,
+        ] {
+            zero(&self.rejected, [("reason", reason.as_str())]);
+        }
+    }
+
+    pub(super) fn webhook(&self, outcome: &'static str, count: u64) {
+        self.webhooks.get_or_create(&[("outcome", outcome)]).inc_by(count);
+    }
+
+    pub(super) fn webhook_counts(&self, counts: &Counts) {
+        let outcomes = [counts.accepted, counts.duplicate, counts.ignored, counts.rejected, counts.control];
+        for (outcome, count) in OUTCOMES.into_iter().zip(outcomes) {
+            if count > 0 {
+                self.webhook(outcome, count);
+            }
+        }
+    }
+
+    pub(super) fn ignored(&self, reason: &'static str) {
+        self.ignored.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(super) fn rejected(&self, reason: &'static str) {
+        self.rejected.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    fn request(&self, method: &Method, endpoint: &str, status: StatusCode, took: Duration) {
+        let (method, endpoint) = (method_label(method), label(endpoint));
+        let labels = [("method", method), ("endpoint", endpoint), ("status", status_label(status))];
+        self.requests.get_or_create(&labels).inc();
+        self.durations.get_or_create(&[("method", method), ("endpoint", endpoint)]).observe(took.as_secs_f64());
+    }
+}
+
+/// Measures each request by its route, never by its raw path.
+pub async fn measure(State(metrics): State<Metrics>, path: MatchedPath, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let began = metrics.clock.monotonic();
+    let response = next.run(request).await;
+    metrics.request(&method, path.as_str(), response.status(), metrics.clock.monotonic().saturating_sub(began));
+    response
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        _ => "OTHER",
+    }
+}
+
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        400 => "400",
+        401 => "401",
+        404 => "404",
+        405 => "405",
+        413 => "413",
+        503 => "503",
+        // Statuses are three digits, so there are at most a few hundred.
+        _ => label(status.as_str()),
+    }
+}
+
+/// `GET /metrics`: OpenMetrics text.
+pub async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut text = String::new();
+    if encode(&mut text, &admin.registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}

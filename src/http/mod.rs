@@ -1,0 +1,111 @@
+//! The two listeners. All routes stand here.
+//!
+//! | public (`http.listen`) | |
+//! |---|---|
+//! | `POST /webhooks/sunshine` | [`webhook`] |
+//! | `POST /webhooks/zendesk` | [`webhook`], [`signature`] |
+//! | `GET /v1/tasks/{id}` | [`tasks`] |
+//! | `GET /livez`, `GET /readyz` | [`health`], on both |
+//!
+//! | admin (`admin.listen`) | |
+//! |---|---|
+//! | `GET /metrics` | [`metrics`] |
+//! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | [`admin`] |
+//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters` | [`admin`] |
+
+mod admin;
+mod config;
+mod guard;
+pub mod health;
+mod metrics;
+mod problem;
+mod signature;
+mod tasks;
+mod webhook;
+
+use std::sync::Arc;
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+use prometheus_client::registry::Registry;
+
+use crate::{
+    actors::{Desk, Inspector, Parts},
+    domain::secret::Secret,
+};
+
+pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config};
+pub use health::Health;
+pub use metrics::Metrics;
+
+/// What the public routes work with.
+#[derive(Clone)]
+pub struct Public {
+    /// What the actors share.
+    pub parts: Arc<Parts>,
+    /// Where deliveries are stored; webhooks take turns.
+    pub desks: Arc<[Arc<Desk>]>,
+    /// Whether webhooks are taken at all.
+    pub ingress: bool,
+    /// `zendesk.webhook_secrets`.
+    pub webhook_secrets: Arc<[Secret]>,
+    /// `zendesk.support_webhook_secrets`.
+    pub support_secrets: Arc<[Secret]>,
+    /// The listener's limits.
+    pub config: Config,
+    /// Who may use `/v1`.
+    pub api: ApiConfig,
+    /// The node's health.
+    pub health: Arc<Health>,
+    /// Looks at messages.
+    pub inspector: Inspector,
+    /// What requests count.
+    pub metrics: Metrics,
+}
+
+/// What the admin routes work with.
+#[derive(Clone)]
+pub struct Admin {
+    /// What the actors share.
+    pub parts: Arc<Parts>,
+    /// Looks at actors and messages.
+    pub inspector: Inspector,
+    /// Who may look and act.
+    pub config: AdminConfig,
+    /// The node's health.
+    pub health: Arc<Health>,
+    /// Everything that is counted.
+    pub registry: Arc<Registry>,
+}
+
+/// The public routes.
+pub fn public(public: Public) -> Router {
+    let mut router = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready_public))
+        .route("/v1/tasks/{id}", get(tasks::task));
+    if public.ingress {
+        router = router
+            .route("/webhooks/sunshine", post(webhook::sunshine))
+            .route("/webhooks/zendesk", post(webhook::support));
+    }
+    let metrics = public.metrics.clone();
+    router.route_layer(middleware::from_fn_with_state(metrics, metrics::measure)).with_state(public)
+}
+
+/// The admin routes.
+pub fn admin(admin: Admin) -> Router {
+    let health = Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready_admin));
+    let guarded = Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .route("/admin/actors", get(admin::actors))
+        .route("/admin/actors/{*path}", get(admin::actor).post(admin::act))
+        .route("/admin/messages/{id}", get(admin::message))
+        .route("/admin/queues", get(admin::queues))
+        .route("/admin/breakers", get(admin::breakers))
+        .route("/admin/limiters", get(admin::limiters))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
+    health.merge(guarded).with_state(admin)
+}

@@ -1,0 +1,176 @@
+//! A node: everything put together, started in order and ended in order.
+
+mod apart;
+mod build;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use self::{apart::Apart, build::Stores};
+use crate::{
+    actors::{Branches, Desk, Inspector, Parts, Tree, grow},
+    config::{Config, Role},
+    http::{
+        self, Health,
+        health::{DependencyUp, Stage},
+    },
+    telemetry::Clock,
+};
+
+/// Actors that store deliveries. While one waits for its sync, the other gathers the next batch.
+const DESKS: usize = 2;
+
+/// AI calls without an intent are given up this long before the grace is over (design rule 17).
+const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
+
+/// How often the end of the work in hand is looked for while draining.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// A running node.
+pub struct Node {
+    parts: Arc<Parts>,
+    stores: Stores,
+    tree: Option<Tree>,
+    health: Arc<Health>,
+    listening: CancellationToken,
+    public: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+    admin: SocketAddr,
+    grace: Duration,
+    _apart: Apart,
+}
+
+/// Why a node ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the supervisor above all gave up; too many actors failed (the log names them)")]
+pub struct GaveUp;
+
+impl Node {
+    /// Starts a node. Nothing is served before everything runs.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let mut registry = Registry::default();
+        let has = |role| config.node.roles.contains(&role);
+        let (parts, stores, guards) = build::build(config, &clock, &mut registry)?;
+        let desks: Arc<[Arc<Desk>]> = (0..DESKS).map(|_| Arc::new(Desk::default())).collect();
+        let public_listener = if has(Role::Ingress) || has(Role::Api) {
+            Some(bind(config.http.listen, "http.listen").await?)
+        } else {
+            None
+        };
+        let admin_listener = bind(config.admin.listen, "admin.listen").await?;
+        let apart = Apart::start()?;
+        let health = Arc::new(Health::new(parts.clone(), desks.clone()));
+        DependencyUp::register(&mut registry, &health);
+        let branches = Branches {
+            ingress: has(Role::Ingress),
+            chat: has(Role::Chat),
+            events: has(Role::Events),
+            retry: has(Role::Retry),
+        };
+        let metrics = http::Metrics::register(&mut registry, clock.clone());
+        let tree = grow(&parts, &desks, branches, &guards, apart.handle(), &mut registry).await?;
+        let inspector = Inspector::new(parts.clone());
+        let listening = CancellationToken::new();
+        let public = public_listener.map(|listener| {
+            let public = http::Public {
+                parts: parts.clone(),
+                desks,
+                ingress: has(Role::Ingress),
+                webhook_secrets: config.zendesk.webhook_secrets.clone().into(),
+                support_secrets: config.zendesk.support_webhook_secrets.clone().into(),
+                config: config.http.clone(),
+                api: config.api.clone(),
+                health: health.clone(),
+                inspector: inspector.clone(),
+                metrics,
+            };
+            serve(listener, http::public(public), listening.clone())
+        });
+        let admin = http::Admin {
+            parts: parts.clone(),
+            inspector,
+            config: config.admin.clone(),
+            health: health.clone(),
+            registry: Arc::new(registry),
+        };
+        let admin = apart.serve(admin_listener, http::admin(admin))?;
+        health.enter(Stage::Running);
+        let grace = config.node.shutdown_grace;
+        Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, grace, _apart: apart })
+    }
+
+    /// Where the public listener listens, if the node has one.
+    pub fn public_address(&self) -> Option<SocketAddr> {
+        self.public.as_ref().map(|(address, _)| *address)
+    }
+
+    /// Where the admin listener listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until the node ends by itself, which it does only when it gives up.
+    pub async fn given_up(&mut self) -> GaveUp {
+        match &mut self.tree {
+            Some(tree) => drop((&mut tree.ended).await),
+            None => std::future::pending().await,
+        }
+        GaveUp
+    }
+
+    /// Ends the node within its grace: takes nothing new, finishes what is in hand, hands the rest back unspent (G8).
+    pub async fn stop(mut self) {
+        let deadline = self.parts.clock.monotonic() + self.grace;
+        self.health.enter(Stage::Draining);
+        self.listening.cancel();
+        if let Some((_, mut serving)) = self.public.take()
+            && tokio::time::timeout(self.grace / 2, &mut serving).await.is_err()
+        {
+            serving.abort();
+        }
+        self.parts.draining.cancel();
+        self.drain(deadline.saturating_sub(GIVE_UP_BEFORE)).await;
+        self.parts.giving_up.cancel();
+        self.drain(deadline).await;
+        if let Some(tree) = self.tree.take() {
+            tree.stop();
+            // Those who do not stop in time are ended with the process.
+            let _ = tokio::time::timeout(Duration::from_secs(5), tree.ended).await;
+        }
+        let given_back = self.parts.directory.give_back();
+        self.stores.close();
+        tracing::info!(given_back, "the node has stopped");
+    }
+
+    /// Waits until nothing is in hand, or until the deadline (monotonic).
+    async fn drain(&self, deadline: Duration) {
+        let busy = || self.parts.directory.all().iter().any(|cell| cell.lock().hand.is_some());
+        while busy() && self.parts.clock.monotonic() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
+}
+
+fn serve(
+    listener: TcpListener,
+    router: axum::Router,
+    until: CancellationToken,
+) -> (SocketAddr, JoinHandle<std::io::Result<()>>) {
+    let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        // Answers are small; waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+    });
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { until.cancelled().await });
+    (address, tokio::spawn(async move { serving.await }))
+}

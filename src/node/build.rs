@@ -1,0 +1,130 @@
+//! Builds what the actors work with out of the configuration.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+use prometheus_client::{
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Roster},
+    broker::{self, Broker, Embedded},
+    client::{Ai, Sunshine},
+    config::Config,
+    domain::control::Ours,
+    guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
+    state::{self, Local},
+    store::{FolderLock, in_hand::InHand},
+    telemetry::{Clock, series::label},
+};
+
+/// What has to be closed in the end, and the lock on the folder.
+pub(super) struct Stores {
+    broker: Arc<Embedded>,
+    state: Arc<Local>,
+    _lock: FolderLock,
+}
+
+impl Stores {
+    /// Writes what is outstanding.
+    pub fn close(&self) {
+        self.broker.close();
+        self.state.close();
+    }
+}
+
+pub(super) fn build(
+    config: &Config,
+    clock: &Clock,
+    registry: &mut Registry,
+) -> anyhow::Result<(Arc<Parts>, Stores, guard::Metrics)> {
+    if config.broker.kind != broker::Kind::Embedded {
+        bail!("broker.kind = \"rabbitmq\" is not in this version yet; write \"embedded\"");
+    }
+    if config.state.kind != state::Kind::Local {
+        bail!("state.kind = \"redis\" is not in this version yet; write \"local\"");
+    }
+    let folder = Path::new(&config.broker.embedded.path);
+    let lock = FolderLock::take(folder)?;
+    let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
+    let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
+    let in_hand = InHand::open(&folder.join("in-hand"))?;
+    broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
+    let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
+    let guards = guard::Metrics::register(registry, &names);
+    build_info(registry);
+    crate::telemetry::process::register(registry);
+    let parts = Parts {
+        broker: broker.clone(),
+        state: state.clone(),
+        stack: stack(config, clock, guards.clone()),
+        ai: ai(config)?,
+        sunshine: Sunshine::new(&config.zendesk).context("the client of Zendesk")?,
+        zendesk_up: true.into(),
+        posts: Permits::new(post_limits(config), clock.clone()),
+        posting: Bulkhead::new(concurrency(config)),
+        ours: Ours { integration: config.zendesk.integration.clone() },
+        handoff_to: config.zendesk.handoff_to.clone(),
+        post_timeout: config.zendesk.timeout,
+        typing: config.zendesk.typing,
+        chat: config.chat.clone(),
+        retry: config.retry.clone(),
+        directory: Directory::new(clock.clone()),
+        conversations: actors::ConversationStarter::default(),
+        handoffs: Handoffs::default(),
+        in_hand,
+        suspects: tokio::sync::Semaphore::new(1),
+        courtesies: Courtesies::default(),
+        faults: Faults::new(config.faults.clone()),
+        roster: Arc::new(Roster::new(clock.clone())),
+        clock: clock.clone(),
+        metrics: actors::Metrics::register(registry),
+        draining: CancellationToken::new(),
+        giving_up: CancellationToken::new(),
+    };
+    Ok((Arc::new(parts), Stores { broker, state, _lock: lock }, guards))
+}
+
+/// As many conversations as can be asked at once can be posted at once.
+fn concurrency(config: &Config) -> usize {
+    config.ai.services.iter().map(|service| service.concurrency).sum()
+}
+
+fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics) -> Stack {
+    let services = config.ai.services.iter().map(|service| Service {
+        name: label(&service.name),
+        gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
+        permits: Permits::new(service.limits.clone(), clock.clone()),
+        bulkhead: Bulkhead::new(service.concurrency),
+    });
+    Stack::new(services.collect(), Cache::new(&config.cache), clock.clone(), metrics)
+}
+
+fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {
+    let client = |service| -> anyhow::Result<(Ai, String)> {
+        let service: &actors::Service = service;
+        let client = Ai::new(service, &config.chat.handoff_tool).context("the client of an AI service")?;
+        Ok((client, service.model.clone()))
+    };
+    config.ai.services.iter().map(client).collect()
+}
+
+/// Posts per second, and as many at once; 0 means no limit of ours.
+fn post_limits(config: &Config) -> Limits {
+    let per_second = config.zendesk.posts_per_second;
+    let windows = (per_second > 0).then(|| guard::limiter::WindowLimit {
+        requests: u64::from(per_second),
+        per: std::time::Duration::from_secs(1),
+    });
+    Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: windows.into_iter().collect() }
+}
+
+fn build_info(registry: &mut Registry) {
+    let info: Family<[(&'static str, &'static str); 2], Gauge> = Family::default();
+    let revision = option_env!("TIDEGATE_REVISION").unwrap_or("unknown");
+    info.get_or_create(&[("version", env!("CARGO_PKG_VERSION")), ("revision", revision)]).set(1);
+    registry.register("tidegate_build_info", "The version that runs", info);
+}

@@ -1,0 +1,182 @@
+//! What nodes must agree on beside the queue: which replies were meant and made, who holds a conversation, what was
+//! said in it.
+//!
+//! Nothing here is the only copy of a message. The traits are narrow, so that a node on its own keeps this in a local
+//! file and a fleet in Redis; both pass the same contract.
+
+mod config;
+mod local;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{
+        control::Control,
+        ids::{ConversationId, EventId, MessageId, UserId},
+        prompt::History,
+        reply::Reply,
+        time::Timestamp,
+        timeline::{Outcome, Timeline},
+    },
+    store,
+};
+
+pub use config::{Config, Kind, OnLoss, RedisConfig, RedisMode, RetentionConfig};
+pub use local::Local;
+
+/// Why the state could not be asked or changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("state: {0}")]
+pub struct Error(String);
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What the ledger knows of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recall {
+    /// Nothing. Of a message older than the ledger this proves nothing.
+    Unknown,
+    /// A reply was meant; whether it was posted is not known.
+    Intended(Reply),
+    /// It has ended.
+    Ended(Outcome),
+}
+
+/// Whether an intent was entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It was; we may post.
+    Ours,
+    /// One of the messages is covered by another reply, or has ended.
+    Taken(MessageId),
+}
+
+/// How one message ended, and its story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The event.
+    pub id: EventId,
+    /// The message.
+    pub message: MessageId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When.
+    pub at: Timestamp,
+    /// Why, for messages that were parked, ignored or handed over.
+    pub cause: Option<String>,
+    /// Its story.
+    pub timeline: Timeline,
+    /// The ledger's name of the reply, if there was one.
+    pub reply: Option<String>,
+    /// The reply's text, as long as results are kept.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+/// The reply ledger (design rule 5): an intent before a post, the outcome after it.
+#[async_trait]
+pub trait Ledger {
+    /// What is known of a message in its life number `replay`.
+    async fn recall(&self, message: &MessageId, replay: u32) -> Result<Recall, Error>;
+
+    /// Enters that `reply` is about to be posted; durable when it returns. What is no answer (a farewell, say) covers
+    /// nothing: it is *taken* when it was entered before.
+    async fn intend(&self, reply: &Reply) -> Result<Claim, Error>;
+
+    /// Takes an intent back that was never posted.
+    async fn revoke(&self, reply: &Reply) -> Result<(), Error>;
+
+    /// Enters how messages ended, and what the conversation's record says now; written when it returns.
+    async fn conclude(&self, records: Vec<Record>, said: Option<History>) -> Result<(), Error>;
+
+    /// When the ledger began: of messages received before, absence means *unknown*.
+    fn born(&self) -> Timestamp;
+}
+
+/// A conversation's message that is being tried again while its followers wait (design rule 9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// The message.
+    pub head: MessageId,
+    /// When it is expected back.
+    pub until: Timestamp,
+}
+
+/// What is remembered of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Who holds it.
+    pub control: Option<Control>,
+    /// What was said; `None`: not known.
+    pub history: Option<History>,
+    /// Its head, if that is away.
+    pub away: Option<Away>,
+    /// The conversation it was merged into.
+    pub alias: Option<ConversationId>,
+}
+
+/// What is remembered of conversations.
+#[async_trait]
+pub trait Memory {
+    /// All that is remembered of one.
+    async fn remembered(&self, conversation: &ConversationId) -> Result<Remembered, Error>;
+
+    /// Who holds it; cheap, asked right before each post.
+    async fn control(&self, conversation: &ConversationId) -> Result<Option<Control>, Error>;
+
+    /// Notes who holds it, unless something newer is known. `true` when the holder changed; then what is known of the
+    /// words is out of date, because the other has spoken.
+    async fn note_control(&self, conversation: &ConversationId, control: Control) -> Result<bool, Error>;
+
+    /// Notes that its head is away, or back.
+    async fn note_away(&self, conversation: &ConversationId, away: Option<Away>) -> Result<(), Error>;
+}
+
+/// What is kept about whom.
+#[async_trait]
+pub trait Keeping {
+    /// How a message ended, by event id or message id.
+    async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
+
+    /// Notes that a conversation belongs to a customer, so that it can be forgotten with them.
+    async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error>;
+
+    /// Moves what is remembered under `from` to `into`.
+    async fn merge(&self, from: &ConversationId, into: &ConversationId) -> Result<(), Error>;
+
+    /// Forgets a conversation's words and holder.
+    async fn forget_conversation(&self, conversation: &ConversationId) -> Result<(), Error>;
+
+    /// Forgets whatever is kept of a customer; the conversations concerned.
+    async fn forget_user(&self, user: &UserId) -> Result<Vec<ConversationId>, Error>;
+
+    /// Throws away what has outlived its retention.
+    async fn tidy(&self, now: Timestamp) -> Result<(), Error>;
+}
+
+/// When this node was last alive, and what was open then (design rule 18).
+#[async_trait]
+pub trait Presence {
+    /// Notes that the node is alive; returns when it last was.
+    async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error>;
+
+    /// Conversations that we held and in which something was said since `since`, newest first, at most `limit`.
+    async fn open_since(&self, since: Timestamp, limit: usize) -> Result<Vec<ConversationId>, Error>;
+}
+
+/// Everything that nodes share.
+pub trait SharedState: Ledger + Memory + Keeping + Presence + Send + Sync {}
+
+impl<T: Ledger + Memory + Keeping + Presence + Send + Sync> SharedState for T {}
+
+/// The state as it is handed around.
+pub type Shared = Arc<dyn SharedState>;

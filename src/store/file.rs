@@ -1,0 +1,139 @@
+//! Opens a database file, and refuses one that is damaged, newer than this build or not ours, without touching it.
+
+use std::{fs, io::Read, path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, ffi::ErrorCode};
+
+/// Files up to this size are checked from beginning to end when opened; the time for that stays under a second.
+/// In larger ones damage shows when the damaged page is read.
+const CHECKED_BYTES_MAX: u64 = 256 << 20;
+
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// What went wrong with a database.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The file is not what this build wrote.
+    #[error("{path} is damaged ({detail}); it was left untouched: restore a backup or move it away")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        detail: String,
+    },
+    /// The file was written by a newer version.
+    #[error("{path} has format {found}, this build knows up to {known}; it was left untouched: use the newer version")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: i64,
+        /// The newest format known.
+        known: i64,
+    },
+    /// Another process uses the folder.
+    #[error("{0} is in use by another process; give each node a folder of its own")]
+    InUse(String),
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else the disk or SQLite reports.
+    #[error("store: {0}")]
+    Other(String),
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            // SQLite reports a file-size limit and a quota as an I/O error.
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::StorageFull { Self::Full } else { Self::Other(error.to_string()) }
+    }
+}
+
+/// What a file of one kind looks like.
+#[derive(Debug, Clone, Copy)]
+pub struct Schema {
+    /// Tells our kinds of file apart (`PRAGMA application_id`).
+    pub application_id: i64,
+    /// The format this build writes (`PRAGMA user_version`).
+    pub version: i64,
+    /// Creates the tables of that format.
+    pub create: &'static str,
+}
+
+/// Opens the file for writing, creating it if there is none.
+pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, Error> {
+    let exists = fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
+    if exists {
+        examine(path, schema)?;
+    }
+    let connection = Connection::open(path)?;
+    configure(&connection)?;
+    if !exists {
+        connection.execute_batch(&format!(
+            "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {} COMMIT;",
+            schema.application_id, schema.version, schema.create
+        ))?;
+    }
+    Ok(connection)
+}
+
+/// Opens the file for reading beside the writer.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> Result<(), Error> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // 16 MiB of pages: the hot part of the queue and of the dedupe index.
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    // A checkpoint each 16 MiB keeps the log short and the checkpoints rare.
+    connection.pragma_update(None, "wal_autocheckpoint", 4_096)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Looks at an existing file through a read-only connection.
+fn examine(path: &Path, schema: &Schema) -> Result<(), Error> {
+    let damaged = |detail: String| Error::Damaged { path: path.display().to_string(), detail };
+    let mut magic = [0; 16];
+    fs::File::open(path)?.read_exact(&mut magic).map_err(|_| damaged("the file is too short".into()))?;
+    if &magic != SQLITE_MAGIC {
+        return Err(damaged("the file is no SQLite database".into()));
+    }
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application_id = pragma("application_id").map_err(|error| damaged(error.to_string()))?;
+    if application_id != schema.application_id {
+        return Err(damaged("it is another kind of file".into()));
+    }
+    let found = pragma("user_version").map_err(|error| damaged(error.to_string()))?;
+    if found > schema.version {
+        return Err(Error::Newer { path: path.display().to_string(), found, known: schema.version });
+    }
+    if fs::metadata(path)?.len() <= CHECKED_BYTES_MAX {
+        let verdict: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|error| damaged(error.to_string()))?;
+        if verdict != "ok" {
+            return Err(damaged(verdict));
+        }
+    }
+    Ok(())
+}
