@@ -25,6 +25,9 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 /// The pause between attempts to hand over.
 const PASS_PAUSE: Duration = Duration::from_secs(2);
 
+/// The customer's words in a summary; metadata has 4 kB in all.
+const SUMMARY_CHARS_MAX: usize = 500;
+
 /// The most hand-offs remembered at once.
 const PENDING_MAX: usize = 10_000;
 
@@ -116,12 +119,11 @@ pub(super) async fn pass_control(
         return true;
     }
     let target = alias.unwrap_or_else(|| job.conversation.clone());
-    let summary = format!("Handed over by Tidegate: {cause}.");
+    let first_message = first_message(parts, job, &target).await;
+    let summary = summary(job, cause);
     loop {
-        let passed = parts
-            .sunshine
-            .pass_control(job.app.as_deref(), &target, &parts.handoff_to, job.message.as_str(), &summary)
-            .await;
+        let app = job.app.as_deref();
+        let passed = parts.sunshine.pass_control(app, &target, &parts.handoff_to, &first_message, &summary).await;
         match passed {
             Ok(()) => {
                 parts.metrics.handed_off("asked");
@@ -144,4 +146,17 @@ pub(super) async fn pass_control(
             },
         }
     }
+}
+
+/// Where the ticket begins: at the oldest of the last hundred messages. Without it an agent sees the last ten only.
+async fn first_message(parts: &Parts, job: &Job, target: &ConversationId) -> String {
+    let messages = parts.sunshine.messages(job.app.as_deref(), target, Timestamp(i64::MAX)).await;
+    let oldest = messages.ok().and_then(|messages| messages.into_iter().next());
+    oldest.map_or_else(|| job.message.to_string(), |message| message.id)
+}
+
+/// What the agent reads first: why, and what the customer said last.
+fn summary(job: &Job, cause: &str) -> String {
+    let said: String = job.kind.text().unwrap_or_default().chars().take(SUMMARY_CHARS_MAX).collect();
+    format!("Handed over by Tidegate: {cause}. The customer's last message: {said}")
 }

@@ -68,6 +68,8 @@ pub enum Message {
         /// The incarnation to be started; another has been ordered since if it is not the latest.
         generation: u64,
     },
+    /// Look whether a failure was ordered.
+    Bell,
 }
 
 /// What a supervisor knows.
@@ -194,6 +196,8 @@ impl Actor for Supervisor {
 
     async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.plan.card.started(self.roster.clock.now());
+        let bell = myself.clone();
+        state.plan.card.bell.connect(move || drop(bell.cast(Message::Bell)));
         for index in 0..state.plan.children.len() {
             self.start(state, &myself, index).await?;
         }
@@ -211,6 +215,7 @@ impl Actor for Supervisor {
                 self.start(state, &myself, index).await
             }
             Message::Start { .. } => Ok(()),
+            Message::Bell => Ok(state.plan.card.meet_fault().await?),
         }
     }
 

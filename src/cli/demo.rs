@@ -3,14 +3,11 @@
 //!
 //! What was lost, doubled or disordered is counted by the simulators.
 
-use std::{
-    net::SocketAddr,
-    process::ExitCode,
-    time::{Duration, Instant as StdInstant},
-};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{failed, runtime};
 use crate::{
@@ -149,7 +146,7 @@ fn configuration(options: &Options, folder: &Folder, zendesk: &Zendesk, ai: &Ai)
 
 /// Plays the script; `false` when not everything was answered in time.
 async fn perform(options: &Options, zendesk: &Zendesk, ai: &Ai) -> bool {
-    let began = StdInstant::now();
+    let began = Instant::now();
     let usual = ai::Behaviour {
         latency_ms: 150,
         latency_jitter_ms: 100,

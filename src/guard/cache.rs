@@ -3,7 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
-    time::{Duration, Instant as StdInstant},
+    time::Duration,
 };
 
 use moka::{Expiry, future::Cache as Moka};
@@ -58,7 +58,8 @@ pub struct Cache {
 struct Lifetime(Duration);
 
 impl Expiry<Key, Arc<Answer>> for Lifetime {
-    fn expire_after_create(&self, key: &Key, _: &Arc<Answer>, _: StdInstant) -> Option<Duration> {
+    #[expect(clippy::disallowed_types, reason = "the trait's own signature")]
+    fn expire_after_create(&self, key: &Key, _: &Arc<Answer>, _: std::time::Instant) -> Option<Duration> {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let unit = (hasher.finish() % 1_000) as f64 / 1_000.0;

@@ -118,11 +118,7 @@ fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
 /// How a message ended, and the name of the reply that covers it.
 type Covering = (Option<String>, Option<String>);
 
-fn covering(
-    connection: &Connection,
-    message: &str,
-    replay: u32,
-) -> Result<Option<Covering>, store::Error> {
+fn covering(connection: &Connection, message: &str, replay: u32) -> Result<Option<Covering>, store::Error> {
     let mut statement =
         connection.prepare_cached("SELECT outcome, reply FROM record WHERE message = ?1 AND replay = ?2")?;
     Ok(statement.query_row((message, replay), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)

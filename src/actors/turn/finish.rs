@@ -10,14 +10,14 @@ use crate::{
         KillPoint, Parts,
         conversation::State,
         farewell,
-        inbox::{Hand, Item},
+        inbox::{Hand, Item, Phase},
         roster::LastFailure,
     },
     domain::{
         ids::MessageId,
         prompt::Role,
         reply::{PARTS_MAX, Purpose, Reply, split},
-        timeline::{Outcome, Stage},
+        timeline::{Outcome, Stage, Wait},
     },
     state::{Away, Record},
 };
@@ -129,7 +129,11 @@ async fn conclude(
         parts.metrics.ended(item.delivery.lane, outcome, now.since(job.first_seen));
         parts.in_hand.forget(job.message.as_str());
         settled(parts, &job, 1, None);
+        let was_away = item.delivery.tries > 0;
         item.delivery.ack().await?;
+        if was_away {
+            parts.state.note_away(&job.conversation, None).await?;
+        }
     }
     Ok(())
 }
@@ -205,6 +209,7 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     let words = text.unwrap_or(&parts.chat.failure_message);
+    super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, words).await;
     let passed = farewell::pass_control(parts, &head, state.alias.clone(), cause).await;
     if !passed && parts.draining.is_cancelled() {
@@ -244,7 +249,7 @@ pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> R
 /// The head is given up at once: told, handed over, parked.
 pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
-    super::set_phase(state, parts, crate::actors::inbox::Phase::Waiting(crate::domain::timeline::Wait::Zendesk, None));
+    super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     farewell::farewell(parts, &head, state.alias.clone(), cause).await;
     let Some(item) = take_head(state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();

@@ -160,7 +160,11 @@ pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration
     set_phase(state, parts, Phase::Waiting(on, Some(until)));
     tokio::select! {
         () = parts.draining.cancelled() => None,
-        () = tokio::time::sleep_until(parts.clock.instant(until)) => Some(()),
+        () = tokio::time::sleep_until(parts.clock.instant(until)) => {
+            // What follows is no wait; a wake-up that is over would be taken for a missed one.
+            set_phase(state, parts, Phase::Preparing);
+            Some(())
+        }
     }
 }
 

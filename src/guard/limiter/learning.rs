@@ -36,6 +36,12 @@ impl Default for Learning {
 }
 
 impl Learning {
+    /// Takes in a 429 that names its time: the limits are too high all the same.
+    pub fn told_to_wait(&mut self, now: Duration) {
+        self.factor = (self.factor * DECREASE).max(FACTOR_MIN);
+        self.changed_at = now;
+    }
+
     /// Takes in a 429 that names no time; returns how long to pause.
     pub fn throttled(&mut self, now: Duration, unit_random: f64) -> Duration {
         let pause = PAUSE_MIN.saturating_mul(1 << self.unexplained.min(16)).min(PAUSE_MAX);

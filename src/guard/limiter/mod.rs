@@ -139,13 +139,18 @@ impl Limiter {
         self.learning.factor
     }
 
-    /// Takes in a 429: pauses for the time it names, else for a growing one and with lowered limits.
+    /// Takes in a 429: pauses for the time it names, else for a growing one, and lowers the limits: they were too high.
     ///
-    /// Those without a time that arrive during a pause belong to the incident that caused it and change nothing.
+    /// Those that arrive during a pause belong to the incident that caused it and lower nothing further.
     pub fn throttled(&mut self, now: Duration, retry_after: Option<Duration>, unit_random: f64) {
         let now = self.advance(now);
         // "At once" after a refusal is no advice.
         if let Some(asked) = retry_after.filter(|asked| !asked.is_zero()) {
+            let new_incident = now >= self.paused_until;
+            if new_incident {
+                self.learning.told_to_wait(now);
+                self.obey_lessons();
+            }
             self.pause(now, now.saturating_add(asked.min(PAUSE_MAX)));
             return;
         }

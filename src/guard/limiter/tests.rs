@@ -146,7 +146,7 @@ fn a_429_pauses_for_the_time_it_names_up_to_ten_minutes() {
         let mut limiter = Limiter::new(Limits::default(), VALIDITY);
         limiter.throttled(secs(5), retry_after.map(secs), 0.5);
         assert_eq!(limiter.paused_until(secs(5)), Some(secs(5) + pause), "{retry_after:?}");
-        assert_eq!(limiter.factor() < 1.0, pause == millis(1100), "only an unexplained 429 lowers the limits");
+        assert!(limiter.factor() < 1.0, "a limit that meets a 429 is too high, whatever time it names");
     }
 }
 
