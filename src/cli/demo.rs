@@ -23,16 +23,20 @@ use crate::{
 };
 
 /// Messages the customers write in a second.
-const PER_SECOND: f64 = 20.0;
+const PER_SECOND: f64 = 18.0;
 const CONVERSATIONS: usize = 40;
 
 /// The AI service allows this many calls in the window; the node is told a higher number and has to learn.
-const QUOTA: u32 = 60;
-const CONFIGURED: u64 = 90;
+const QUOTA: u32 = 140;
+const CONFIGURED: u64 = 200;
 const QUOTA_WINDOW: Duration = Duration::from_secs(4);
 
-/// Parts of the time in which customers write at which the outage begins and ends.
-const OUTAGE: (f64, f64) = (0.4, 0.6);
+/// In the storm it allows this many only.
+const STORM_QUOTA: u32 = 12;
+
+/// Parts of the time in which customers write at which the storm of 429 and the outage begin and end.
+const STORM: (f64, f64) = (0.15, 0.3);
+const OUTAGE: (f64, f64) = (0.5, 0.65);
 
 /// The customers stop after this part of the time; the rest is for the answers.
 const WRITING: f64 = 0.75;
@@ -147,13 +151,6 @@ fn configuration(options: &Options, folder: &Folder, zendesk: &Zendesk, ai: &Ai)
 /// Plays the script; `false` when not everything was answered in time.
 async fn perform(options: &Options, zendesk: &Zendesk, ai: &Ai) -> bool {
     let began = Instant::now();
-    let usual = ai::Behaviour {
-        latency_ms: 150,
-        latency_jitter_ms: 100,
-        quota: vec![quota::Quota { requests: QUOTA, per_ms: QUOTA_WINDOW.as_millis() as u64 }],
-        ..ai::Behaviour::default()
-    };
-    ai.behave(usual.clone());
     let writing = options.span.mul_f64(WRITING);
     let total = (PER_SECOND * writing.as_secs_f64()) as u64;
     let plan = customers::Plan {
@@ -164,17 +161,17 @@ async fn perform(options: &Options, zendesk: &Zendesk, ai: &Ai) -> bool {
         ..customers::Plan::default()
     };
     let customers = Customers::start(zendesk, plan);
-    let (from, to) = (writing.mul_f64(OUTAGE.0), writing.mul_f64(OUTAGE.1));
-    let mut down = false;
+    let mut weather = Weather::Fair;
+    ai.behave(weather.behaviour());
     let mut ticks = tokio::time::interval(Duration::from_millis(250));
     for tick in 0_u64.. {
         ticks.tick().await;
         let now = began.elapsed();
-        let outage = (from..to).contains(&now);
-        if outage != down {
-            down = outage;
-            ai.behave(ai::Behaviour { status: if outage { 503 } else { 0 }, ..usual.clone() });
-            say(options, if outage { "-- the AI service fails" } else { "-- the AI service works again" });
+        let next = Weather::at(now.as_secs_f64() / writing.as_secs_f64());
+        if next != weather {
+            weather = next;
+            ai.behave(weather.behaviour());
+            say(options, weather.announcement());
         }
         if tick % 4 == 0 {
             let (stats, asked) = (zendesk.stats(), ai.stats());
@@ -199,6 +196,46 @@ async fn perform(options: &Options, zendesk: &Zendesk, ai: &Ai) -> bool {
     let settled = customers.settled(left + SETTLE_WITHIN).await;
     tokio::time::sleep(options.span.saturating_sub(began.elapsed())).await;
     settled
+}
+
+/// What the AI service is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    Fair,
+    Storm,
+    Outage,
+}
+
+impl Weather {
+    /// By the script; `part` of the time in which customers write.
+    fn at(part: f64) -> Self {
+        if (STORM.0..STORM.1).contains(&part) {
+            Self::Storm
+        } else if (OUTAGE.0..OUTAGE.1).contains(&part) {
+            Self::Outage
+        } else {
+            Self::Fair
+        }
+    }
+
+    fn behaviour(self) -> ai::Behaviour {
+        let requests = if self == Self::Storm { STORM_QUOTA } else { QUOTA };
+        ai::Behaviour {
+            latency_ms: 150,
+            latency_jitter_ms: 100,
+            status: if self == Self::Outage { 503 } else { 0 },
+            quota: vec![quota::Quota { requests, per_ms: QUOTA_WINDOW.as_millis() as u64 }],
+            ..ai::Behaviour::default()
+        }
+    }
+
+    fn announcement(self) -> &'static str {
+        match self {
+            Self::Fair => "-- the AI service works as usual",
+            Self::Storm => "-- a storm: the AI service refuses most calls with 429",
+            Self::Outage => "-- an outage: the AI service fails",
+        }
+    }
 }
 
 async fn outcome(node: &Node, zendesk: &Stats, ai: &ai::Stats) -> anyhow::Result<Outcome> {

@@ -10,8 +10,9 @@ pub const PAUSE_MIN: Duration = Duration::from_secs(1);
 const JITTER: f64 = 0.2;
 /// What is left of the limits after an unexplained 429.
 const DECREASE: f64 = 0.7;
-/// Regained with each minute of successes, as a share of the configured limits.
+/// Regained with each step of successes, as a share of the configured limits.
 const INCREASE: f64 = 0.05;
+/// A step is a minute, or the shortest window where that is shorter: by then the service has shown what it allows.
 const INCREASE_EVERY: Duration = Duration::from_secs(60);
 /// The limits never fall below this share; from there a full recovery takes 19 minutes.
 const FACTOR_MIN: f64 = 0.05;
@@ -51,14 +52,15 @@ impl Learning {
         pause.mul_f64(1.0 + JITTER * unit_random.clamp(0.0, 1.0)).min(PAUSE_MAX)
     }
 
-    /// Takes in a success; returns whether the factor rose.
-    pub fn succeeded(&mut self, now: Duration) -> bool {
+    /// Takes in a success under limits whose shortest window is `window`; returns whether the factor rose.
+    pub fn succeeded(&mut self, now: Duration, window: Option<Duration>) -> bool {
         self.unexplained = 0;
-        let minutes = now.saturating_sub(self.changed_at).as_secs() / INCREASE_EVERY.as_secs();
-        if self.factor >= 1.0 || minutes == 0 {
+        let every = window.unwrap_or(INCREASE_EVERY).clamp(Duration::from_secs(1), INCREASE_EVERY);
+        let steps = now.saturating_sub(self.changed_at).as_millis() / every.as_millis();
+        if self.factor >= 1.0 || steps == 0 {
             return false;
         }
-        self.factor = (self.factor + INCREASE * minutes as f64).min(1.0);
+        self.factor = (self.factor + INCREASE * steps as f64).min(1.0);
         self.changed_at = now;
         true
     }
@@ -77,7 +79,7 @@ mod tests {
         assert_eq!(pauses(4, 0.0), [1000, 2000, 4000, 8000]);
         assert_eq!(pauses(2, 0.5), [17_600, 35_200]);
         assert_eq!(pauses(20, 0.9).last(), Some(&600_000));
-        learning.succeeded(Duration::ZERO);
+        learning.succeeded(Duration::ZERO, None);
         assert_eq!(learning.throttled(Duration::ZERO, 0.0), PAUSE_MIN);
     }
 
@@ -87,11 +89,11 @@ mod tests {
         let seconds = Duration::from_secs;
         learning.throttled(seconds(0), 0.0);
         assert_eq!(learning.factor, 0.7);
-        assert!(!learning.succeeded(seconds(59)));
-        assert!(learning.succeeded(seconds(60)));
-        assert!(!learning.succeeded(seconds(61)));
+        assert!(!learning.succeeded(seconds(59), None));
+        assert!(learning.succeeded(seconds(60), None));
+        assert!(!learning.succeeded(seconds(61), None));
         assert!((learning.factor - 0.75).abs() < 1e-9);
-        assert!(learning.succeeded(seconds(100_000)));
+        assert!(learning.succeeded(seconds(100_000), None));
         assert_eq!(learning.factor, 1.0);
         for _ in 0..100 {
             learning.throttled(seconds(100_000), 0.0);

@@ -164,7 +164,8 @@ impl Limiter {
     /// Takes in a success: the next unexplained pause is short again, lowered limits rise by 5 % a minute.
     pub fn succeeded(&mut self, now: Duration) {
         let now = self.advance(now);
-        if self.learning.succeeded(now) {
+        let shortest = self.log.rules.windows.iter().map(|rule| rule.span).min();
+        if self.learning.succeeded(now, shortest) {
             self.obey_lessons();
         }
     }
