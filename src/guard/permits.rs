@@ -19,7 +19,10 @@ use super::{
     bell::Bell,
     limiter::{Limiter, Limits, Reservation, WindowUse},
 };
-use crate::telemetry::Clock;
+use crate::{
+    store::calls::{Call, Calls},
+    telemetry::Clock,
+};
 
 /// How long a permit may be used after it was given: the windows are longer by this, so the limit holds at the
 /// service and not only in our books. Covers scheduling and the way there.
@@ -27,7 +30,9 @@ pub const VALIDITY: Duration = Duration::from_millis(300);
 
 /// The limiter of one service.
 pub struct Permits {
+    name: &'static str,
     clock: Clock,
+    calls: Arc<Calls>,
     machine: Mutex<Limiter>,
     queue: Mutex<VecDeque<Asking>>,
     waiting: AtomicUsize,
@@ -47,15 +52,25 @@ pub struct Permit {
     until: Duration,
     seq: u64,
     epoch: u64,
+    tokens: u64,
     used: bool,
 }
 
 impl Permits {
-    /// Makes a limiter.
-    pub fn new(limits: Limits, clock: Clock) -> Arc<Self> {
+    /// Makes a limiter that takes account of the calls made `before` the start.
+    pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, before: &[Call]) -> Arc<Self> {
+        let (wall, monotonic) = (clock.now(), clock.monotonic());
+        let mut machine = Limiter::new(limits, VALIDITY);
+        for call in before.iter().filter(|call| call.limiter == name) {
+            let at = monotonic.saturating_sub(wall.since(call.at));
+            // It has been made, whether or not it finds its place.
+            let _ = machine.reserve(at, call.tokens, Duration::MAX);
+        }
         Arc::new(Self {
+            name,
             clock,
-            machine: Mutex::new(Limiter::new(limits, VALIDITY)),
+            calls,
+            machine: Mutex::new(machine),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             bell: Bell::default(),
@@ -111,7 +126,7 @@ impl Permits {
         let now = self.clock.monotonic();
         match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
             Reservation::Granted { until, seq, epoch, .. } => {
-                Ok(Permit { permits: self.clone(), until, seq, epoch, used: false })
+                Ok(Permit { permits: self.clone(), until, seq, epoch, tokens, used: false })
             }
             Reservation::Refused { at } => Err(at.max(now + Duration::from_millis(1))),
         }
@@ -154,8 +169,14 @@ impl Permit {
     /// too late, or the service has asked for a pause since. Then it goes back, and another has to be asked for.
     pub fn used_now(mut self) -> Option<u64> {
         let now = self.permits.clock.monotonic();
-        let valid = now <= self.until && self.permits.machine.lock().is_valid(self.epoch);
+        let (valid, limited) = {
+            let machine = self.permits.machine.lock();
+            (now <= self.until && machine.is_valid(self.epoch), machine.limits().limits_anything())
+        };
         self.used = valid;
+        if valid && limited {
+            self.permits.calls.note(self.permits.name, self.permits.clock.now(), self.tokens);
+        }
         valid.then_some(self.seq)
     }
 }

@@ -17,7 +17,11 @@ use crate::{
     domain::control::Ours,
     guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
     state::{self, Local},
-    store::{FolderLock, in_hand::InHand},
+    store::{
+        FolderLock,
+        calls::{Call, Calls},
+        in_hand::InHand,
+    },
     telemetry::{Clock, series::label},
 };
 
@@ -52,6 +56,8 @@ pub(super) fn build(
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
     let in_hand = InHand::open(&folder.join("in-hand"))?;
+    let (calls, before) = Calls::open(&folder.join("calls"), clock.now())?;
+    let calls = Arc::new(calls);
     broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
     let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
     let guards = guard::Metrics::register(registry, &names);
@@ -60,11 +66,11 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone()),
+        stack: stack(config, clock, guards.clone(), &calls, &before),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk).context("the client of Zendesk")?,
         zendesk_up: true.into(),
-        posts: Permits::new(post_limits(config), clock.clone()),
+        posts: Permits::new("zendesk", post_limits(config), clock.clone(), calls.clone(), &before),
         posting: Bulkhead::new(concurrency(config)),
         ours: Ours { integration: config.zendesk.integration.clone() },
         handoff_to: config.zendesk.handoff_to.clone(),
@@ -93,11 +99,11 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics) -> Stack {
+fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics, calls: &Arc<Calls>, before: &[Call]) -> Stack {
     let services = config.ai.services.iter().map(|service| Service {
         name: label(&service.name),
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
-        permits: Permits::new(service.limits.clone(), clock.clone()),
+        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), before),
         bulkhead: Bulkhead::new(service.concurrency),
     });
     Stack::new(services.collect(), Cache::new(&config.cache), clock.clone(), metrics)

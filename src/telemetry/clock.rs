@@ -12,6 +12,9 @@ use crate::domain::time::Timestamp;
 /// Above this difference between the clocks somebody has set the wall clock, and no deadline acts (design rule 16).
 const DISAGREEMENT_MAX: Duration = Duration::from_secs(30);
 
+/// The monotonic clock begins here, so that what happened before the start has a place on it.
+pub const HEAD_START: Duration = Duration::from_secs(2 * 3600);
+
 /// Tells the time.
 #[derive(Clone)]
 pub struct Clock {
@@ -39,20 +42,20 @@ impl Clock {
         (self.wall)()
     }
 
-    /// The time since this clock was made; never runs backwards.
+    /// The time since this clock was made, and [`HEAD_START`]; never runs backwards.
     pub fn monotonic(&self) -> Duration {
-        self.started.elapsed()
+        HEAD_START + self.started.elapsed()
     }
 
     /// The moment of the monotonic clock as an instant to sleep until.
     pub fn instant(&self, monotonic: Duration) -> Instant {
-        self.started + monotonic
+        self.started + monotonic.saturating_sub(HEAD_START)
     }
 
     /// Whether the clocks agree well enough for deadlines to act on the wall clock.
     pub fn agrees(&self) -> bool {
         let by_wall = self.now().0.saturating_sub(self.started_wall.0);
-        let by_monotonic = i64::try_from(self.monotonic().as_millis()).unwrap_or(i64::MAX);
+        let by_monotonic = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         by_wall.abs_diff(by_monotonic) <= DISAGREEMENT_MAX.as_millis() as u64
     }
 }

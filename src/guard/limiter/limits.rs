@@ -48,6 +48,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Whether there is any limit at all.
+    pub fn limits_anything(&self) -> bool {
+        *self != Self { burst: self.burst, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() }
+    }
+}
+
 /// What holds at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules {
