@@ -235,7 +235,7 @@ impl Chat {
 async fn bury(parts: &Parts, cell: &Cell, hand: Hand, cause: &str) {
     let mut items = hand.items.into_iter();
     let head = items.next();
-    cell.lock().put_back(items.map(|item| Item { alone: true, ..item }));
+    cell.lock().put_back(items.map(|item| Item { alone: true, ..item.touched() }));
     let Some(head) = head else { return };
     if let Err(error) = turn::bury(parts, head, cause).await {
         // It was not settled, so it comes back.

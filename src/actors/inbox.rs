@@ -62,6 +62,12 @@ impl Item {
         Self { delivery, timeline, arrived: now, alone, service_failures: 0 }
     }
 
+    /// Somebody has worked on it: from now on the ledger is asked before anything is done.
+    pub fn touched(mut self) -> Self {
+        self.delivery.redelivered = true;
+        self
+    }
+
     fn order(&self) -> (Timestamp, u32) {
         self.delivery.job.order()
     }
@@ -243,7 +249,7 @@ impl Inner {
         // Whatever the old actor still does is not taken.
         self.generation += 1;
         if let Some(hand) = self.hand.take() {
-            self.put_back(hand.items);
+            self.put_back(hand.items.into_iter().map(Item::touched));
         }
         let needed = !self.inbox.is_empty();
         self.starting = needed;

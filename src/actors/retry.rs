@@ -7,11 +7,11 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
-use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, roster::Card, turn};
+use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
-    domain::timeline::Stage,
-    state::Away,
+    domain::{ids::ConversationId, timeline::Stage},
+    state::{Away, Recall},
 };
 
 /// Dead letters judged at once; those beyond wait on the disk.
@@ -102,11 +102,29 @@ impl RetryActor {
     }
 }
 
+/// Whether an answer to it is at Zendesk.
+async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> bool {
+    let job = &letter.job;
+    let meant = matches!(parts.state.recall(&job.message, letter.replay).await, Ok(Recall::Intended(_)));
+    if !meant {
+        return false;
+    }
+    let marks = Poster::detached(parts, job, alias).find_marks(job.message.as_str(), job.received).await;
+    marks.is_ok_and(|marks| !marks.is_empty())
+}
+
 /// Tells the customer, hands the conversation over, parks the message, lets its followers go on.
 async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     let job = letter.job.clone();
     let cause = letter.reason.clone().unwrap_or_else(|| "failed".into());
     let alias = parts.state.remembered(&job.conversation).await.ok().and_then(|remembered| remembered.alias);
+    if was_posted(parts, &letter, alias.clone()).await {
+        // It failed after its answer had been posted: once more through its conversation, which finds that and ends it.
+        if let Err(error) = letter.retry(std::time::Duration::ZERO).await {
+            tracing::error!(%error, job.id = %job.id, "a message could not be brought back");
+        }
+        return;
+    }
     farewell(parts, &job, alias, &cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.

@@ -169,7 +169,7 @@ fn put_back(state: &State, change: impl FnOnce(&mut [Item])) {
     }
     if let Some(mut hand) = inner.hand.take() {
         change(&mut hand.items);
-        inner.put_back(hand.items);
+        inner.put_back(hand.items.into_iter().map(Item::touched));
     }
 }
 

@@ -104,6 +104,10 @@ mod tests {
             counts[id.partition(16) as usize] += 1;
         }
         assert!(counts.iter().all(|n| (800..1200).contains(n)), "{counts:?}");
-        assert_eq!(ConversationId::new("66f0a1b2c3d4e5f600000064").unwrap().partition(16), 6, "on every node, in every version");
+        assert_eq!(
+            ConversationId::new("66f0a1b2c3d4e5f600000064").unwrap().partition(16),
+            6,
+            "on every node, in every version"
+        );
     }
 }

@@ -150,6 +150,9 @@ fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, st
             return Ok(Claim::Taken(message.clone()));
         }
     }
+    if is_meant_otherwise(connection, reply, key)? {
+        return Ok(Claim::Taken(reply.covers[0].clone()));
+    }
     connection.prepare_cached("INSERT OR REPLACE INTO reply (key, body, at) VALUES (?1, ?2, ?3)")?.execute((
         key,
         json(reply),
@@ -163,6 +166,13 @@ fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, st
         statement.execute((message.as_str(), reply.replay, reply.conversation.as_str(), key, now.0))?;
     }
     Ok(Claim::Ours)
+}
+
+/// Whether a reply of that name was entered with other words: those may have been posted.
+fn is_meant_otherwise(connection: &Connection, reply: &Reply, key: &str) -> Result<bool, store::Error> {
+    let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
+    let meant: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
+    Ok(meant.is_some_and(|body| parsed::<Reply>(body).is_none_or(|meant| meant.parts != reply.parts)))
 }
 
 fn conclude(connection: &Connection, record: &Record, replay: u32) -> Result<(), store::Error> {
@@ -285,7 +295,7 @@ impl Memory for Local {
             return Ok(false);
         }
         let (id, text) = (conversation.clone(), json(&control));
-        self.change(move |connection| {
+        let write = move |connection: &Connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO conversation (id, control, touched) VALUES (?1, ?2, ?3)
@@ -293,8 +303,11 @@ impl Memory for Local {
                 )?
                 .execute((id.as_str(), &text, control.at.0))?;
             Ok(())
-        })
-        .await?;
+        };
+        // A holder heard of for the first time is in memory, and in the event's own queue; nobody waits for the disk.
+        if known.is_some() || !self.database.note(write.clone()) {
+            self.change(move |connection| write(connection)).await?;
+        }
         Ok(known.is_some())
     }
 

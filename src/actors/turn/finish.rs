@@ -53,7 +53,7 @@ fn take_head(state: &State) -> Option<Item> {
     }
     let mut items = inner.hand.take()?.items.into_iter();
     let head = items.next();
-    inner.put_back(items.map(|item| Item { alone: true, ..item }));
+    inner.put_back(items.map(|item| Item { alone: true, ..item.touched() }));
     head
 }
 

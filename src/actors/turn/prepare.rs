@@ -73,10 +73,6 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     set_phase(state, parts, Phase::Preparing);
     let jobs = jobs(state);
     for (job, replay, redelivered) in &jobs {
-        if parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
-            let cause = format!("the process died {CRASHES_MAX} times with it in hand");
-            return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
-        }
         match known(parts, state, job, *replay, *redelivered).await? {
             Recall::Unknown => {}
             Recall::Intended(reply) => return Ok(Prepared::Resume(reply)),
@@ -84,6 +80,10 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
                 let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
                 return Ok(Prepared::Over(ended));
             }
+        }
+        if parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
+            let cause = format!("the process died {CRASHES_MAX} times with it in hand");
+            return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
         }
     }
     let Some((head, ..)) = jobs.first() else { return Ok(Prepared::Over(Next::Done)) };
