@@ -6,16 +6,8 @@
 //!                                              ^-- reclaim -- supervisor, watchdog
 //! ```
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use dashmap::DashMap;
 use parking_lot::Mutex;
 use ractor::ActorRef;
 use tokio::sync::Notify;
@@ -35,7 +27,6 @@ use crate::{
         timeline::{Stage, Timeline, Wait},
     },
     state::Away,
-    telemetry::Clock,
 };
 
 /// One message on its way through a conversation.
@@ -166,6 +157,11 @@ pub struct Inner {
 }
 
 impl Cell {
+    /// An empty inbox.
+    pub fn new(id: ConversationId) -> Self {
+        Self { id, inner: Mutex::default(), arrived: Notify::new() }
+    }
+
     /// Gives access to what it holds. The lock is held for moments and never across an await.
     pub fn lock(&self) -> parking_lot::MutexGuard<'_, Inner> {
         self.inner.lock()
@@ -206,7 +202,8 @@ impl Cell {
 }
 
 impl Inner {
-    fn ring(&mut self) {
+    /// Lets the actor, if there is one, look at the inbox.
+    pub fn ring(&mut self) {
         if let (Some(actor), false) = (&self.actor, self.rung) {
             // A dead actor's successor looks at the inbox when it starts.
             self.rung = actor.cast(conversation::Message::Bell).is_ok();
@@ -294,116 +291,19 @@ impl Inner {
         }
     }
 
-    fn is_idle(&self, before: Duration) -> bool {
+    /// Something has happened.
+    pub fn active(&mut self, now: Duration) {
+        self.active_at = now;
+    }
+
+    /// Whether it can be put away: nothing waits, nothing is in hand, nothing has happened since `before`.
+    pub fn is_idle(&self, before: Duration) -> bool {
         self.inbox.is_empty()
             && self.hand.is_none()
             && self.away.is_none()
             && !self.starting
             && !self.rung
             && self.active_at < before
-    }
-}
-
-/// All conversations that are alive.
-pub struct Directory {
-    cells: DashMap<ConversationId, Arc<Cell>>,
-    held: AtomicUsize,
-    clock: Clock,
-    /// Rung when something has been settled, for consumers that wait for room.
-    pub freed: Notify,
-}
-
-impl Directory {
-    /// Begins empty.
-    pub fn new(clock: Clock) -> Self {
-        Self { cells: DashMap::new(), held: AtomicUsize::new(0), clock, freed: Notify::new() }
-    }
-
-    /// Puts a delivery into its conversation's inbox, at its place; returns the cell if it needs an actor.
-    pub fn deliver(&self, delivery: Delivery) -> Option<Arc<Cell>> {
-        let id = delivery.job.conversation.clone();
-        let item = Item::new(delivery, self.clock.now());
-        let entry = self
-            .cells
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Cell { id, inner: Mutex::default(), arrived: Notify::new() }));
-        let cell = entry.value().clone();
-        let mut inner = cell.inner.lock();
-        // The entry is held until the item is inside, so that the cell is not taken for idle meanwhile.
-        drop(entry);
-        let known = inner.inbox.iter().position(|waiting| waiting.delivery.job.id == item.delivery.job.id);
-        match known {
-            // Delivered again: the newer tag is the one that can be settled.
-            Some(place) => inner.inbox[place] = item,
-            None => {
-                self.held.fetch_add(1, Ordering::Relaxed);
-                inner.put_back([item]);
-            }
-        }
-        inner.active_at = self.clock.monotonic();
-        let needs_actor = inner.ask_for_actor();
-        inner.ring();
-        drop(inner);
-        cell.arrived.notify_one();
-        needs_actor.then_some(cell)
-    }
-
-    /// So many messages have left their inboxes for good.
-    pub fn settled(&self, count: usize) {
-        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(count)));
-        self.freed.notify_one();
-    }
-
-    /// How many messages are held, waiting or in hand.
-    pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// The cell of a conversation, if it is alive.
-    pub fn find(&self, id: &ConversationId) -> Option<Arc<Cell>> {
-        self.cells.get(id).map(|entry| entry.value().clone())
-    }
-
-    /// All cells.
-    pub fn all(&self) -> Vec<Arc<Cell>> {
-        self.cells.iter().map(|entry| entry.value().clone()).collect()
-    }
-
-    /// How many conversations are alive.
-    pub fn len(&self) -> usize {
-        self.cells.len()
-    }
-
-    /// Whether none is alive.
-    pub fn is_empty(&self) -> bool {
-        self.cells.is_empty()
-    }
-
-    /// Ends conversations that have been idle since `before` (monotonic); returns their actors, to be stopped.
-    pub fn passivate(&self, before: Duration) -> Vec<ActorRef<conversation::Message>> {
-        let mut ended = Vec::new();
-        self.cells.retain(|_, cell| {
-            let mut inner = cell.inner.lock();
-            let idle = inner.is_idle(before);
-            if idle {
-                ended.extend(inner.actor.take());
-            }
-            !idle
-        });
-        ended
-    }
-
-    /// Drops everything that waits or is in hand, which gives it back to the broker; for the end of the process.
-    pub fn give_back(&self) -> usize {
-        let mut given_back = 0;
-        for cell in self.all() {
-            let mut inner = cell.inner.lock();
-            let waiting = std::mem::take(&mut inner.inbox);
-            let hand = inner.hand.take();
-            drop(inner);
-            given_back += waiting.len() + hand.map_or(0, |hand| hand.items.len());
-        }
-        given_back
     }
 }
 

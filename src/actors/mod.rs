@@ -23,6 +23,7 @@ mod config;
 mod consumer;
 mod conversation;
 mod courtesies;
+mod directory;
 mod events;
 mod farewell;
 mod faults;
@@ -63,10 +64,10 @@ pub use self::{
     chat::Sender as ConversationStarter,
     config::{Ai, ChatConfig, RetryConfig, Service},
     courtesies::Courtesies,
+    directory::Directory,
     farewell::Handoffs,
     faults::Faults,
     faults_config::{FaultsConfig, KillPoint},
-    inbox::Directory,
     ingress::{Admitted, Desk, Refusal},
     inspector::{Inspector, MessageView},
     metrics::Metrics,

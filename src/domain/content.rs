@@ -1,8 +1,8 @@
 //! A message's content as one text that a language model can read.
 
 use super::{
-    event::Reject,
     fields::{Raw, lenient, raw_object, strict},
+    reason::Reject,
 };
 
 /// What a message says.

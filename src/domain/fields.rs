@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::event::Reject;
+use super::reason::Reject;
 
 /// A field as it stands in the body; absent and `null` are the same.
 pub type Raw<'a> = Option<&'a RawValue>;

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod ids;
 pub mod job;
 pub mod prompt;
+pub mod reason;
 pub mod reply;
 pub mod restart;
 pub mod retry;

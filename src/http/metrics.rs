@@ -12,7 +12,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use super::{Admin, webhook::Counts};
 use crate::{
-    domain::event::{Ignore, Reject},
+    domain::reason::{Ignore, Reject},
     telemetry::{
         Clock,
         series::{Counters, Histograms, label, seconds, zero},

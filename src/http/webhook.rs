@@ -21,9 +21,10 @@ use crate::{
     actors::Refusal,
     broker::{Lane, Publication, Published},
     domain::{
-        event::{self, Circumstances, Reject, Verdict},
+        event::{self, Circumstances, Verdict},
         ids::{ConversationId, EventId, MessageId},
         job::{Job, Kind},
+        reason::Reject,
         secret::Secret,
         support,
         time::Timestamp,

@@ -1,0 +1,119 @@
+//! The conversations that are alive, by id. Owns their inboxes, so that these outlive the actors.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use ractor::ActorRef;
+use tokio::sync::Notify;
+
+use super::{
+    conversation,
+    inbox::{Cell, Item},
+};
+use crate::{broker::Delivery, domain::ids::ConversationId, telemetry::Clock};
+
+/// All conversations that are alive.
+pub struct Directory {
+    cells: DashMap<ConversationId, Arc<Cell>>,
+    held: AtomicUsize,
+    clock: Clock,
+    /// Rung when something has been settled, for consumers that wait for room.
+    pub freed: Notify,
+}
+
+impl Directory {
+    /// Begins empty.
+    pub fn new(clock: Clock) -> Self {
+        Self { cells: DashMap::new(), held: AtomicUsize::new(0), clock, freed: Notify::new() }
+    }
+
+    /// Puts a delivery into its conversation's inbox, at its place; returns the cell if it needs an actor.
+    pub fn deliver(&self, delivery: Delivery) -> Option<Arc<Cell>> {
+        let id = delivery.job.conversation.clone();
+        let item = Item::new(delivery, self.clock.now());
+        let entry = self.cells.entry(id.clone()).or_insert_with(|| Arc::new(Cell::new(id)));
+        let cell = entry.value().clone();
+        let mut inner = cell.lock();
+        // The entry is held until the item is inside, so that the cell is not taken for idle meanwhile.
+        drop(entry);
+        let known = inner.inbox.iter().position(|waiting| waiting.delivery.job.id == item.delivery.job.id);
+        match known {
+            // Delivered again: the newer tag is the one that can be settled.
+            Some(place) => inner.inbox[place] = item,
+            None => {
+                self.held.fetch_add(1, Ordering::Relaxed);
+                inner.put_back([item]);
+            }
+        }
+        inner.active(self.clock.monotonic());
+        let needs_actor = inner.ask_for_actor();
+        inner.ring();
+        drop(inner);
+        cell.arrived.notify_one();
+        needs_actor.then_some(cell)
+    }
+
+    /// So many messages have left their inboxes for good.
+    pub fn settled(&self, count: usize) {
+        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(count)));
+        self.freed.notify_one();
+    }
+
+    /// How many messages are held, waiting or in hand.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The cell of a conversation, if it is alive.
+    pub fn find(&self, id: &ConversationId) -> Option<Arc<Cell>> {
+        self.cells.get(id).map(|entry| entry.value().clone())
+    }
+
+    /// All cells.
+    pub fn all(&self) -> Vec<Arc<Cell>> {
+        self.cells.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// How many conversations are alive.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Whether none is alive.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// Ends conversations that have been idle since `before` (monotonic); returns their actors, to be stopped.
+    pub fn passivate(&self, before: Duration) -> Vec<ActorRef<conversation::Message>> {
+        let mut ended = Vec::new();
+        self.cells.retain(|_, cell| {
+            let mut inner = cell.lock();
+            let idle = inner.is_idle(before);
+            if idle {
+                ended.extend(inner.actor.take());
+            }
+            !idle
+        });
+        ended
+    }
+
+    /// Drops everything that waits or is in hand, which gives it back to the broker; for the end of the process.
+    pub fn give_back(&self) -> usize {
+        let mut given_back = 0;
+        for cell in self.all() {
+            let mut inner = cell.lock();
+            let waiting = std::mem::take(&mut inner.inbox);
+            let hand = inner.hand.take();
+            drop(inner);
+            given_back += waiting.len() + hand.map_or(0, |hand| hand.items.len());
+        }
+        given_back
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a delivery or an event is not taken.
+
+/// Why a body is unusable as a whole: Zendesk gets 400 and does not repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Not JSON, or not a JSON object.
+    #[error("the body is not a JSON object")]
+    NotAnObject,
+    /// Made by a webhook of API v1 or v1.1.
+    #[error("this webhook has schema v1; create it with API v2, whose body has an `events` array")]
+    OldSchema,
+    /// No `events` array.
+    #[error("the body has no `events` array")]
+    NoEvents,
+}
+
+/// Why an event is left alone; nothing is queued for it and it is no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The label values say it.
+pub enum Ignore {
+    Activity,
+    BusinessAuthor,
+    Deleted,
+    Delivery,
+    EmptyText,
+    Lifecycle,
+    NotInControl,
+    UnknownType,
+    UnsupportedContent,
+}
+
+/// Why an event is unusable; its bytes go to the dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The label values say it.
+pub enum Reject {
+    Malformed,
+    MissingAuthor,
+    MissingContent,
+    MissingConversation,
+    MissingMessage,
+    MissingPayload,
+    MissingType,
+    NoIdentity,
+    WrongType,
+}
+
+impl Ignore {
+    /// The reason as label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Activity => "activity",
+            Self::BusinessAuthor => "business_author",
+            Self::Deleted => "deleted",
+            Self::Delivery => "delivery",
+            Self::EmptyText => "empty_text",
+            Self::Lifecycle => "lifecycle",
+            Self::NotInControl => "not_in_control",
+            Self::UnknownType => "unknown_type",
+            Self::UnsupportedContent => "unsupported_content",
+        }
+    }
+}
+
+impl Reject {
+    /// The reason as label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::MissingAuthor => "missing_author",
+            Self::MissingContent => "missing_content",
+            Self::MissingConversation => "missing_conversation",
+            Self::MissingMessage => "missing_message",
+            Self::MissingPayload => "missing_payload",
+            Self::MissingType => "missing_type",
+            Self::NoIdentity => "no_identity",
+            Self::WrongType => "wrong_type",
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The tables of the local state, and what is asked of them.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{
+    domain::{
+        reply::{Purpose, Reply},
+        time::Timestamp,
+        timeline::Outcome,
+    },
+    state::{Claim, Recall, Record},
+    store::{self, Schema},
+};
+
+pub(super) const SCHEMA: Schema = Schema {
+    application_id: 0x7467_7374,
+    version: 1,
+    create: "
+        CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE reply (
+            key TEXT PRIMARY KEY, body TEXT, done INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX reply_with_text ON reply (at) WHERE done = 1 AND body IS NOT NULL;
+        CREATE TABLE record (
+            row INTEGER PRIMARY KEY,
+            message TEXT NOT NULL,
+            replay INTEGER NOT NULL,
+            event TEXT,
+            conversation TEXT NOT NULL,
+            outcome TEXT,
+            reply TEXT,
+            at INTEGER NOT NULL,
+            body TEXT,
+            UNIQUE (message, replay)
+        ) STRICT;
+        CREATE INDEX record_by_event ON record (event) WHERE event IS NOT NULL AND event != message;
+        CREATE TABLE conversation (
+            id TEXT PRIMARY KEY,
+            user TEXT,
+            control TEXT,
+            history TEXT,
+            away TEXT,
+            alias TEXT,
+            touched INTEGER NOT NULL DEFAULT 0
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX conversation_by_user ON conversation (user) WHERE user IS NOT NULL;
+        CREATE INDEX conversation_touched ON conversation (touched);
+    ",
+};
+
+pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Timestamp>, store::Error> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    Ok(statement.query_row([key], |row| row.get(0)).optional()?.map(Timestamp))
+}
+
+pub(super) fn set_meta(connection: &Connection, key: &str, value: Timestamp) -> Result<(), store::Error> {
+    connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute((key, value.0))?;
+    Ok(())
+}
+
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the state's types are plain data")
+}
+
+/// What cannot be read any more counts as not known.
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
+    text.and_then(|text| serde_json::from_str(&text).ok())
+}
+
+/// How a message ended, and the name of the reply that covers it.
+pub(super) type Covering = (Option<String>, Option<String>);
+
+pub(super) fn covering(connection: &Connection, message: &str, replay: u32) -> Result<Option<Covering>, store::Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT outcome, reply FROM record WHERE message = ?1 AND replay = ?2")?;
+    Ok(statement.query_row((message, replay), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Result<Recall, store::Error> {
+    let Some((outcome, reply)) = covering(connection, message, replay)? else { return Ok(Recall::Unknown) };
+    if let Some(outcome) = parsed::<Outcome>(outcome) {
+        return Ok(Recall::Ended(outcome));
+    }
+    let Some(key) = reply else { return Ok(Recall::Unknown) };
+    let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
+    let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
+    Ok(parsed::<Reply>(body.flatten()).map_or(Recall::Unknown, Recall::Intended))
+}
+
+pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, store::Error> {
+    let now = reply.at;
+    if reply.purpose != Purpose::Answer {
+        let mut statement =
+            connection.prepare_cached("INSERT OR IGNORE INTO reply (key, body, at, done) VALUES (?1, ?2, ?3, 1)")?;
+        let fresh = statement.execute((key, json(reply), now.0))? > 0;
+        return Ok(if fresh { Claim::Ours } else { Claim::Taken(reply.covers[0].clone()) });
+    }
+    for message in &reply.covers {
+        let known = covering(connection, message.as_str(), reply.replay)?;
+        let taken = known.is_some_and(|(outcome, of)| outcome.is_some() || of.is_some_and(|of| of != key));
+        if taken {
+            return Ok(Claim::Taken(message.clone()));
+        }
+    }
+    if is_meant_otherwise(connection, reply, key)? {
+        return Ok(Claim::Taken(reply.covers[0].clone()));
+    }
+    connection.prepare_cached("INSERT OR REPLACE INTO reply (key, body, at) VALUES (?1, ?2, ?3)")?.execute((
+        key,
+        json(reply),
+        now.0,
+    ))?;
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO record (message, replay, conversation, reply, at) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (message, replay) DO UPDATE SET reply = excluded.reply",
+    )?;
+    for message in &reply.covers {
+        statement.execute((message.as_str(), reply.replay, reply.conversation.as_str(), key, now.0))?;
+    }
+    Ok(Claim::Ours)
+}
+
+/// Whether a reply of that name was entered with other words: those may have been posted.
+pub(super) fn is_meant_otherwise(connection: &Connection, reply: &Reply, key: &str) -> Result<bool, store::Error> {
+    let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
+    let meant: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
+    Ok(meant.is_some_and(|body| parsed::<Reply>(body).is_none_or(|meant| meant.parts != reply.parts)))
+}
+
+pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) -> Result<(), store::Error> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO record (message, replay, event, conversation, outcome, reply, at, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (message, replay) DO UPDATE
+         SET event = excluded.event, outcome = excluded.outcome, at = excluded.at, body = excluded.body,
+             reply = coalesce(excluded.reply, reply)",
+    )?;
+    statement.execute((
+        record.message.as_str(),
+        replay,
+        record.id.as_str(),
+        record.conversation.as_str(),
+        json(&record.outcome),
+        record.reply.as_deref(),
+        record.at.0,
+        json(record),
+    ))?;
+    if let Some(reply) = &record.reply {
+        connection.prepare_cached("UPDATE reply SET done = 1 WHERE key = ?1 AND done = 0")?.execute([reply])?;
+    }
+    Ok(())
+}
+
+/// Removes the words of a conversation; that its messages have ended stays known, without their story.
+pub(super) fn forget(connection: &Connection, id: &str) -> Result<(), store::Error> {
+    connection.execute("DELETE FROM conversation WHERE id = ?1", [id])?;
+    connection.execute(
+        "UPDATE reply SET body = NULL WHERE key IN (SELECT reply FROM record WHERE conversation = ?1)",
+        [id],
+    )?;
+    connection.execute("UPDATE record SET body = NULL WHERE conversation = ?1 AND outcome IS NOT NULL", [id])?;
+    Ok(())
+}
