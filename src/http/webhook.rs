@@ -2,10 +2,12 @@
 
 use axum::{
     Json,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
 };
+use bytes::BytesMut;
+use futures_util::TryStreamExt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -34,6 +36,9 @@ use crate::{
 /// When Zendesk Support may try again: only below 60 s does it try at all.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// What is read of a body beyond its limit, so that its sender hears the answer.
+const THROWN_AWAY_MAX: usize = 16 << 20;
+
 /// What became of a delivery's events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -56,7 +61,7 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
         public.metrics.webhook("unauthorized", 1);
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "X-API-Key is missing or wrong"));
     }
-    let body = read(&public, &head.headers, body).await?;
+    let body = read(&public, body).await?;
     let envelope = event::open(&body).map_err(|unusable| {
         public.metrics.webhook("unusable", 1);
         tracing::warn!(%unusable, "a webhook's body is unusable as a whole");
@@ -102,7 +107,7 @@ pub async fn support(State(public): State<Public>, request: Request) -> Result<J
         return Err(unauthorized("the timestamp is more than 5 minutes away"));
     }
     // The body is part of what is signed, so it is read first; it is parsed after.
-    let body = read(&public, &head.headers, body).await?;
+    let body = read(&public, body).await?;
     if !signature::is_valid(&public.support_secrets, timestamp, &body, signature) {
         return Err(unauthorized("the signature is wrong"));
     }
@@ -140,28 +145,43 @@ impl Counts {
 }
 
 fn knows_secret(secrets: &[Secret], headers: &HeaderMap) -> bool {
-    let given = headers.get("x-api-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut sent = headers.get_all("x-api-key").into_iter();
+    let given = sent.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if sent.next().is_some() {
+        return false;
+    }
     // All are compared, so that the time taken does not tell which one is near.
     secrets.iter().fold(false, |known, secret| known | secret.matches(given))
 }
 
-async fn read(public: &Public, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+async fn read(public: &Public, body: Body) -> Result<Bytes, Problem> {
     let limit = usize::try_from(public.config.webhook_body_limit).unwrap_or(usize::MAX);
-    let too_large = || {
-        public.metrics.webhook("too_large", 1);
-        let detail = format!("the body is longer than {limit} bytes (http.webhook_body_limit)");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
-    };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    let reading = tokio::time::timeout(public.config.request_timeout, to_bytes(body, limit));
-    match reading.await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(too_large()),
+    match tokio::time::timeout(public.config.request_timeout, collect(body, limit)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => {
+            public.metrics.webhook("too_large", 1);
+            let detail = format!("the body is longer than {limit} bytes (http.webhook_body_limit)");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
+        }
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", "the body broke off")),
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the body did not come in time")),
     }
+}
+
+/// Reads a body; `None` when it is longer than `limit`. What is too long is read on for a while and thrown away: a
+/// sender that is cut off in the middle does not hear the answer.
+async fn collect(body: Body, limit: usize) -> Result<Option<Bytes>, axum::Error> {
+    let mut chunks = body.into_data_stream();
+    let (mut whole, mut length) = (BytesMut::new(), 0);
+    while let Some(chunk) = chunks.try_next().await? {
+        length += chunk.len();
+        if length <= limit {
+            whole.extend_from_slice(&chunk);
+        } else if length > limit + THROWN_AWAY_MAX {
+            break;
+        }
+    }
+    Ok((length <= limit).then(|| whole.freeze()))
 }
 
 /// Who holds the conversation is known at once, ahead of what waits in the conversation's queue.
