@@ -27,6 +27,9 @@ const DESKS: usize = 2;
 /// AI calls without an intent are given up this long before the grace is over (design rule 17).
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
 
+/// Connections may take this long to end also when the grace is over.
+const LISTENER_WITHIN: Duration = Duration::from_millis(100);
+
 /// How often the end of the work in hand is looked for while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -126,16 +129,18 @@ impl Node {
     pub async fn stop(mut self) {
         let deadline = self.parts.clock.monotonic() + self.grace;
         self.health.enter(Stage::Draining);
+        // Deliveries under way are still stored while the conversations finish; the next start answers them.
         self.listening.cancel();
-        if let Some((_, mut serving)) = self.public.take()
-            && tokio::time::timeout(self.grace / 2, &mut serving).await.is_err()
-        {
-            serving.abort();
-        }
         self.parts.draining.cancel();
         self.drain(deadline.saturating_sub(GIVE_UP_BEFORE)).await;
         self.parts.giving_up.cancel();
         self.drain(deadline).await;
+        if let Some((_, mut serving)) = self.public.take() {
+            let left = deadline.saturating_sub(self.parts.clock.monotonic()).max(LISTENER_WITHIN);
+            if tokio::time::timeout(left, &mut serving).await.is_err() {
+                serving.abort();
+            }
+        }
         if let Some(tree) = self.tree.take() {
             tree.stop();
             // Those who do not stop in time are ended with the process.

@@ -291,6 +291,13 @@ impl Inner {
         }
     }
 
+    /// Whether a message waits that comes before what is in hand: it was delivered late, and is answered first (G3).
+    pub fn is_preceded(&self) -> bool {
+        let in_hand = self.hand.as_ref().and_then(|hand| hand.items.first()).map(Item::order);
+        let waiting = self.inbox.front().map(Item::order);
+        waiting.is_some() && waiting < in_hand
+    }
+
     /// Something has happened.
     pub fn active(&mut self, now: Duration) {
         self.active_at = now;

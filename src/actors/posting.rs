@@ -62,6 +62,9 @@ pub(super) enum Error {
     /// A human holds the conversation; nothing was posted.
     #[error("a human holds the conversation")]
     NotOurs,
+    /// A message that comes before these has arrived; nothing was posted.
+    #[error("an earlier message has arrived")]
+    Preceded,
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
@@ -178,9 +181,12 @@ impl Poster {
             if self.parts.chat.shadow {
                 return Ok(());
             }
-            let permit = tokio::select! {
-                () = self.parts.draining.cancelled() => return Err(Error::Draining),
-                permit = self.parts.posts.acquire(1) => permit,
+            let permit = match self.parts.posts.at_once(1) {
+                Some(permit) => permit,
+                None => tokio::select! {
+                    () = self.parts.draining.cancelled() => return Err(Error::Draining),
+                    permit = self.parts.posts.acquire(1) => permit,
+                },
             };
             if permit.used_now().is_none() {
                 continue;
@@ -221,7 +227,11 @@ impl Poster {
         let control = self.parts.state.control(&self.conversation).await;
         // What cannot be asked now was asked at the last look.
         let taken = control.is_ok_and(|control| control.is_some_and(|control| !control.holder.lets_us_answer()));
-        if taken { Err(Error::NotOurs) } else { Ok(()) }
+        if taken {
+            return Err(Error::NotOurs);
+        }
+        let preceded = self.watched.as_ref().is_some_and(|(cell, _)| cell.lock().is_preceded());
+        if preceded && !self.parts.draining.is_cancelled() { Err(Error::Preceded) } else { Ok(()) }
     }
 
     /// Waits after a failure that is not the message's; returns the next pause.

@@ -38,7 +38,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 enum Next {
     /// The burst is done with, one way or another.
     Done,
-    /// A newer message has come; the burst joins it.
+    /// A newer message has come, and the burst joins it; or an earlier one, which is answered first (G3).
     Superseded,
     /// The node drains: what is in hand goes back unspent.
     HandBack,
@@ -235,6 +235,10 @@ async fn post(
         Err(posting::Error::NotOurs) => {
             parts.state.revoke(&reply).await?;
             finish::ignored(parts, state, "a human holds the conversation").await
+        }
+        Err(posting::Error::Preceded) => {
+            parts.state.revoke(&reply).await?;
+            Ok(Next::Superseded)
         }
         Err(posting::Error::Draining) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,

@@ -62,6 +62,8 @@ impl Source {
     }
 }
 
+pub use crate::client::tls;
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     match Command::parse().action {

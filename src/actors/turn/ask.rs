@@ -132,6 +132,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
     tokio::pin!(asking);
     let soft_limit = state.cell.lock().hand.as_ref().map(|hand| hand.soft_limit.clone()).unwrap_or_default();
     let mut typing = parts.typing && !parts.chat.shadow;
+    let mut finishing = false;
     loop {
         let deadline = until_deadline(parts, head);
         let holding = until_holding(parts, head, *held);
@@ -139,7 +140,11 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
             asked = &mut asking => return asked.map_or_else(Attempt::Failed, Attempt::Answer),
             () = soft_limit.cancelled() => return Attempt::SoftLimit,
             () = parts.giving_up.cancelled() => return Attempt::Drain,
-            () = parts.draining.cancelled(), if !watch.is_working() => return Attempt::Drain,
+            () = parts.draining.cancelled(), if !finishing => {
+                // A call under way is finished; one that waits is handed back.
+                finishing = watch.is_working();
+                if !finishing { return Attempt::Drain }
+            }
             () = tokio::time::sleep(deadline) => {
                 if prepare::is_too_old(parts, head) { return Attempt::Deadline }
             }

@@ -236,6 +236,13 @@ pub(super) async fn last_look(
     if is_too_old(parts, head) {
         return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Some);
     }
+    // A node that drains finishes what it has; what has come since is answered after the next start.
+    if parts.draining.is_cancelled() {
+        return Ok(None);
+    }
+    if state.cell.lock().is_preceded() {
+        return Ok(Some(Next::Superseded));
+    }
     let merges = !parts.chat.merge_quiet.is_zero() && !superseded;
     Ok((merges && has_newer(state)).then_some(Next::Superseded))
 }

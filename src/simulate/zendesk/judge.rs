@@ -1,7 +1,7 @@
 //! The judge: finds lost, doubled and disordered replies from what the simulator itself sees.
 //!
 //! Method. Each customer text carries a unique token `[ref:00001a2b]`; a reply answers the tokens it contains. Every
-//! event gets a *tick* from one counter, so "before" is exact. For each reference the judge knows its place
+//! event gets a *tick*, a microsecond of its own; an acceptance counts 50 ms later, because it and a reply may cross. For each reference the judge knows its place
 //! `(received, position)`, when its webhook first got a 2xx (*accepted*), and how many business posts contained it.
 //! - duplicate: more than one post contains it.
 //! - out of order: when it is first answered, a reference with a larger place has been answered since it was accepted.

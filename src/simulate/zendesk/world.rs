@@ -22,6 +22,10 @@ use crate::simulate::latency::Histogram;
 use crate::simulate::quota::Quotas;
 use crate::simulate::reference::Reference;
 
+/// An acceptance and a reply to a later message that cross on the wire within this time have no order: the daemon that
+/// posts cannot know yet what another of its tasks has just stored.
+const CROSSING_US: u64 = 50_000;
+
 /// The state behind a running simulator. Conversations lock alone; nothing is locked for all of them.
 pub struct World {
     /// What the simulator was started with.
@@ -196,13 +200,15 @@ impl World {
         if references.is_empty() {
             return;
         }
-        let accepted = accepted.then(|| self.tick());
+        let accepted = accepted.then(|| self.tick() + CROSSING_US);
         self.with(conversation, |_, state| state.judge.delivered(references, accepted));
     }
 
-    /// The next moment of the judge's clock.
+    /// The next moment of the judge's clock: microseconds, and no two moments are the same.
     pub fn tick(&self) -> u64 {
-        self.tick.fetch_add(1, Relaxed)
+        let now = self.now_us();
+        let before = self.tick.fetch_update(Relaxed, Relaxed, |last| Some(now.max(last + 1)));
+        now.max(before.unwrap_or_default() + 1)
     }
 
     /// Microseconds since the simulator started.

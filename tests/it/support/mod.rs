@@ -1,0 +1,78 @@
+//! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
+
+mod daemon;
+
+use std::{net::SocketAddr, time::Duration};
+
+use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
+use tokio::time::Instant;
+
+pub use daemon::{Daemon, KEY, metric};
+
+/// The machine is shared and slow; a condition has this long to come true.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Any free port of loopback.
+pub const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Waits until a condition holds; fails, saying which, when it does not in time.
+pub async fn eventually(what: &str, within: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The whole scene.
+pub struct Scene {
+    /// The conversations' side.
+    pub zendesk: Zendesk,
+    /// The AI service.
+    pub ai: Ai,
+    /// The daemon.
+    pub daemon: Daemon,
+}
+
+impl Scene {
+    /// Raises the curtain; `config` is TOML laid over the harness's own.
+    pub async fn with(config: &str) -> Self {
+        Self::set(config, zendesk::Options { webhook_retry_base: Duration::from_millis(50), ..Default::default() })
+            .await
+    }
+
+    /// The same with a Zendesk of one's own.
+    pub async fn set(config: &str, options: zendesk::Options) -> Self {
+        let zendesk = Zendesk::start(ANYWHERE, options).await.expect("a port is free");
+        let ai = Ai::start(ANYWHERE, ai::Options::default()).await.expect("a port is free");
+        let daemon = Daemon::start(config, &zendesk, &ai).await;
+        zendesk.aim(Some(&daemon.url("/webhooks/sunshine"))).expect("the address is sound");
+        Self { zendesk, ai, daemon }
+    }
+
+    /// A customer writes; the text gets a reference, so that the judge knows what is answered.
+    pub async fn say(&self, conversation: &str, text: &str) -> String {
+        let reference = self.zendesk.next_reference();
+        self.zendesk.say(conversation, &format!("{text} {reference}")).await
+    }
+
+    /// Waits until every accepted message is answered or handed over.
+    pub async fn settles(&self) {
+        let settled = tidegate::simulate::customers::settled(&self.zendesk, SOON).await;
+        assert!(settled, "not everything was settled: {:?}\n{}", self.zendesk.stats(), self.daemon.log_tail());
+    }
+
+    /// Nothing lost, nothing twice, everything in order.
+    pub fn assert_sound(&self) {
+        let report = self.zendesk.report();
+        let judged = &report.stats.judged;
+        let sound = judged.lost == 0 && judged.duplicates == 0 && judged.out_of_order == 0 && judged.misdirected == 0;
+        assert!(sound, "{judged:?}\n{:?}", report.offences);
+    }
+
+    /// The texts we posted into a conversation.
+    pub fn replies(&self, conversation: &str) -> Vec<String> {
+        let messages = self.zendesk.messages(conversation);
+        messages.into_iter().filter(|message| message.author == "business").map(|message| message.text).collect()
+    }
+}
