@@ -95,7 +95,8 @@ async fn gather_burst(parts: &Parts, state: &State) -> bool {
         let arrived = state.cell.arrived.notified();
         let waiting = {
             let mut inner = state.cell.lock();
-            if !inner.is_current(state.generation) {
+            // Looked at under the lock, so that one who drains and sees no hand can rely on it.
+            if !inner.is_current(state.generation) || parts.draining.is_cancelled() {
                 return false;
             }
             let waiting = look_into(parts, &inner);

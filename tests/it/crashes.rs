@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::simulate::{Customers, ai, customers::Plan};
+use tidegate::simulate::{Customers, Zendesk, ai, customers::Plan, reference::Reference};
 
 use crate::support::{SOON, Scene, eventually};
 
@@ -102,11 +102,26 @@ async fn sigterm_under_load_ends_in_time_and_runs_nothing_finished_again() {
     let mut daemon = scene.daemon;
     eventually("the daemon ends within its grace", Duration::from_secs(9), async || daemon.ended().is_some()).await;
     assert_eq!(daemon.ended().and_then(|status| status.code()), Some(0), "{}", daemon.log_tail());
-    let asked_before = scene.ai.stats().asked_more_than_once;
+    let finished = finished(&scene.zendesk, &customers.conversations());
+    assert!(finished.len() > 30);
+    let before: Vec<u32> = finished.iter().map(|reference| scene.ai.asked(*reference)).collect();
     daemon.restart("").await;
     scene.daemon = daemon;
     customers.stop().await;
     scene.settles().await;
     scene.assert_sound();
-    assert_eq!(scene.ai.stats().asked_more_than_once, asked_before, "what was in hand was finished, not run again");
+    let after: Vec<u32> = finished.iter().map(|reference| scene.ai.asked(*reference)).collect();
+    assert_eq!(before, after, "what was finished was not run again");
+}
+
+/// The references that have been answered.
+fn finished(zendesk: &Zendesk, conversations: &[String]) -> Vec<Reference> {
+    let messages = conversations.iter().flat_map(|conversation| zendesk.messages(conversation));
+    let replies = messages.filter(|message| message.author == "business");
+    let named = |text: String| -> Vec<Reference> {
+        let numbers =
+            text.split("[ref:").skip(1).filter_map(|rest| u32::from_str_radix(rest.split(']').next()?, 16).ok());
+        numbers.map(Reference).collect()
+    };
+    replies.flat_map(|message| named(message.text)).collect()
 }
