@@ -122,6 +122,7 @@ impl Node {
             Some(tree) => drop((&mut tree.ended).await),
             None => std::future::pending().await,
         }
+        self.tree = None;
         GaveUp
     }
 

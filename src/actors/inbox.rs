@@ -39,6 +39,8 @@ pub struct Item {
     pub arrived: Timestamp,
     /// Whether it must not be merged with others.
     pub alone: bool,
+    /// Whether its answer was withheld because a newer message came.
+    pub superseded: bool,
     /// How often the service has failed on it.
     pub service_failures: u32,
 }
@@ -50,7 +52,7 @@ impl Item {
         timeline.note(delivery.job.first_seen, Stage::Accepted);
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
-        Self { delivery, timeline, arrived: now, alone, service_failures: 0 }
+        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0 }
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -262,7 +264,11 @@ impl Inner {
 
     /// The messages waiting, as far as merging is concerned.
     pub fn fragments(&self) -> Vec<Fragment> {
-        let fragment = |item: &Item| Fragment { first_seen: item.delivery.job.first_seen, alone: item.alone };
+        let fragment = |item: &Item| Fragment {
+            first_seen: item.delivery.job.first_seen,
+            alone: item.alone,
+            superseded: item.superseded,
+        };
         self.inbox.iter().take(crate::domain::burst::FRAGMENTS_MAX + 1).map(fragment).collect()
     }
 

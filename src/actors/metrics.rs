@@ -113,6 +113,7 @@ impl Metrics {
         for lane in LANES.map(Lane::as_str) {
             for outcome in Outcome::ALL.map(Outcome::as_str) {
                 zero(&self.messages, [("lane", lane), ("outcome", outcome)]);
+                zero(&self.durations, [("lane", lane), ("outcome", outcome)]);
             }
             for cause in CAUSES {
                 zero(&self.retries, [("lane", lane), ("cause", cause)]);

@@ -188,12 +188,11 @@ impl Poster {
                     permit = self.parts.posts.acquire(1) => permit,
                 },
             };
-            if permit.used_now().is_none() {
-                continue;
-            }
+            let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             let started = self.parts.clock.now();
             let sent = self.parts.sunshine.post(self.app.as_deref(), &self.target, &reply.parts[part], &mark).await;
+            drop(call);
             self.parts.metrics.posted(sent.as_ref().err());
             let works = !matches!(
                 sent,

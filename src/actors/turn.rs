@@ -77,7 +77,10 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
             Next::Superseded => {
                 superseded = true;
                 put_back(state, |items| {
-                    items.iter_mut().for_each(|item| item.timeline.note(parts.clock.now(), Stage::Superseded))
+                    for item in items {
+                        item.superseded = true;
+                        item.timeline.note(parts.clock.now(), Stage::Superseded);
+                    }
                 });
             }
             Next::HandBack => {

@@ -17,6 +17,8 @@ pub struct Fragment {
     pub first_seen: Timestamp,
     /// Whether it must run by itself: it failed before, or was in hand when the process died.
     pub alone: bool,
+    /// Whether its answer was withheld because a newer one came, which it joins whatever time lies between.
+    pub superseded: bool,
 }
 
 /// What to do now.
@@ -43,18 +45,21 @@ pub fn gather(waiting: &[Fragment], now: Timestamp, merging: Merging) -> Gather 
     if first.alone || merging.quiet.is_zero() {
         return Gather::Take(1);
     }
-    let last_start = first.first_seen.after(merging.cap);
+    // What was superseded has waited already; the time of the burst runs from the newer message on.
+    let start = waiting.iter().find(|fragment| !fragment.superseded).unwrap_or(&first).first_seen;
+    let last_start = start.after(merging.cap);
     let mut size = 1;
-    let mut last = first.first_seen;
+    let mut last = first;
     for next in waiting.iter().skip(1).take(FRAGMENTS_MAX - 1) {
-        let belongs = !next.alone && next.first_seen <= last.after(merging.quiet) && next.first_seen <= last_start;
+        let in_time = next.first_seen <= last.first_seen.after(merging.quiet) && next.first_seen <= last_start;
+        let belongs = !next.alone && (last.superseded || in_time);
         if !belongs {
             return Gather::Take(size);
         }
         size += 1;
-        last = last.max(next.first_seen);
+        last = Fragment { first_seen: last.first_seen.max(next.first_seen), ..*next };
     }
-    let closes = last.after(merging.quiet).min(last_start);
+    let closes = last.first_seen.after(merging.quiet).min(last_start);
     if size == FRAGMENTS_MAX || now >= closes { Gather::Take(size) } else { Gather::Until(closes) }
 }
 
@@ -65,7 +70,7 @@ mod tests {
     const MERGING: Merging = Merging { quiet: Duration::from_millis(800), cap: Duration::from_secs(4) };
 
     fn at(times: &[i64]) -> Vec<Fragment> {
-        times.iter().map(|ms| Fragment { first_seen: Timestamp(*ms), alone: false }).collect()
+        times.iter().map(|ms| Fragment { first_seen: Timestamp(*ms), alone: false, superseded: false }).collect()
     }
 
     #[test]
@@ -93,6 +98,15 @@ mod tests {
         assert_eq!(gather(&waiting, Timestamp(0), MERGING), Gather::Take(1));
         let off = Merging { quiet: Duration::ZERO, ..MERGING };
         assert_eq!(gather(&at(&[0, 0]), Timestamp(0), off), Gather::Take(1));
+    }
+
+    #[test]
+    fn what_was_superseded_joins_the_newer_message_whenever_that_came() {
+        let mut waiting = at(&[0, 5_000, 5_300, 9_000]);
+        assert_eq!(gather(&waiting, Timestamp(9_000), MERGING), Gather::Take(1));
+        waiting[0].superseded = true;
+        assert_eq!(gather(&waiting[..2], Timestamp(5_000), MERGING), Gather::Until(Timestamp(5_800)));
+        assert_eq!(gather(&waiting, Timestamp(9_000), MERGING), Gather::Take(3));
     }
 
     #[test]

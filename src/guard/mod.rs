@@ -202,7 +202,8 @@ impl Stack {
         let began = self.clock.monotonic();
         let outcome = call().await;
         let took = self.clock.monotonic().saturating_sub(began);
-        self.learn(service, pass, permit, took, &outcome);
+        self.learn(service, pass, &permit, took, &outcome);
+        drop(permit);
         drop(slot);
         progress.answered(service.name, took, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
         match outcome {
@@ -246,7 +247,7 @@ impl Stack {
         &self,
         service: &Service,
         pass: gate::Pass<'_>,
-        permit: u64,
+        permit: &permits::Call,
         took: Duration,
         outcome: &Result<Answer, Failure>,
     ) {
@@ -255,7 +256,7 @@ impl Stack {
             Ok(answer) => {
                 service.permits.succeeded(answer.limit_requests);
                 if answer.tokens.total() > 0 {
-                    service.permits.settle(permit, answer.tokens.total());
+                    service.permits.settle(permit.seq, answer.tokens.total());
                 }
                 pass.report(Outcome::Success { took });
                 service.bulkhead.succeeded();

@@ -20,13 +20,16 @@ use super::{
     limiter::{Limiter, Limits, Reservation, WindowUse},
 };
 use crate::{
-    store::calls::{Call, Calls},
+    store::calls::{Call as Made, Calls},
     telemetry::Clock,
 };
 
 /// How long a permit may be used after it was given: the windows are longer by this, so the limit holds at the
 /// service and not only in our books. Covers scheduling and the way there.
 pub const VALIDITY: Duration = Duration::from_millis(300);
+
+/// How soon a slow start is looked at again when no call ends.
+const SLOW_START_POLL: Duration = Duration::from_millis(500);
 
 /// The limiter of one service.
 pub struct Permits {
@@ -36,6 +39,7 @@ pub struct Permits {
     machine: Mutex<Limiter>,
     queue: Mutex<VecDeque<Asking>>,
     waiting: AtomicUsize,
+    slow_start: Mutex<SlowStart>,
     /// Rings for the actor.
     pub bell: Bell,
 }
@@ -43,6 +47,43 @@ pub struct Permits {
 struct Asking {
     tokens: u64,
     answer: oneshot::Sender<Permit>,
+}
+
+/// After a 429 one call shows whether the service answers again, then two, four and so on: those who waited out its
+/// pause must not all run into the next one.
+#[derive(Default)]
+struct SlowStart {
+    /// Calls and unused permits outstanding.
+    outstanding: u32,
+    /// How many may be; `None`: no matter.
+    limit: Option<u32>,
+}
+
+/// From so many calls at once on the start is over.
+const FULL_SPEED: u32 = 64;
+
+impl SlowStart {
+    fn has_room(&self) -> bool {
+        self.limit.is_none_or(|limit| self.outstanding < limit)
+    }
+
+    fn succeeded(&mut self) {
+        self.limit = self.limit.map(|limit| limit * 2).filter(|limit| *limit < FULL_SPEED);
+    }
+}
+
+/// A call that has begun under a permit; lives until it has ended.
+#[must_use = "the call lasts as long as this lives"]
+pub struct Call {
+    permits: Arc<Permits>,
+    /// The permit's number, for [`Permits::settle`].
+    pub seq: u64,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.permits.ended();
+    }
 }
 
 /// Leave to make one call within [`VALIDITY`]; given back when dropped unused.
@@ -58,7 +99,7 @@ pub struct Permit {
 
 impl Permits {
     /// Makes a limiter that takes account of the calls made `before` the start.
-    pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, before: &[Call]) -> Arc<Self> {
+    pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, before: &[Made]) -> Arc<Self> {
         let (wall, monotonic) = (clock.now(), clock.monotonic());
         let mut machine = Limiter::new(limits, VALIDITY);
         for call in before.iter().filter(|call| call.limiter == name) {
@@ -73,6 +114,7 @@ impl Permits {
             machine: Mutex::new(machine),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            slow_start: Mutex::default(),
             bell: Bell::default(),
         })
     }
@@ -124,8 +166,14 @@ impl Permits {
 
     fn reserve(self: &Arc<Self>, tokens: u64) -> Result<Permit, Duration> {
         let now = self.clock.monotonic();
+        let mut slow_start = self.slow_start.lock();
+        if !slow_start.has_room() {
+            // The end of a call rings; this is for one that never ends.
+            return Err(now + SLOW_START_POLL);
+        }
         match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
             Reservation::Granted { until, seq, epoch, .. } => {
+                slow_start.outstanding += 1;
                 Ok(Permit { permits: self.clone(), until, seq, epoch, tokens, used: false })
             }
             Reservation::Refused { at } => Err(at.max(now + Duration::from_millis(1))),
@@ -135,10 +183,12 @@ impl Permits {
     /// The service answered 429.
     pub fn throttled(&self, retry_after: Option<Duration>) {
         self.machine.lock().throttled(self.clock.monotonic(), retry_after, rand::random());
+        self.slow_start.lock().limit = Some(1);
     }
 
     /// The service answered; `limit` is what its headers say of its own limit of requests a minute.
     pub fn succeeded(&self, limit: Option<u64>) {
+        self.slow_start.lock().succeeded();
         let mut machine = self.machine.lock();
         let now = self.clock.monotonic();
         machine.succeeded(now);
@@ -153,6 +203,17 @@ impl Permits {
         self.machine.lock().settle(seq, tokens);
     }
 
+    /// A call has ended, or a permit has gone back.
+    fn ended(&self) {
+        let mut slow_start = self.slow_start.lock();
+        slow_start.outstanding = slow_start.outstanding.saturating_sub(1);
+        let slow = slow_start.limit.is_some();
+        drop(slow_start);
+        if slow {
+            self.bell.ring();
+        }
+    }
+
     /// How full each window is.
     pub fn used(&self) -> Vec<WindowUse> {
         self.machine.lock().used(self.clock.monotonic())
@@ -165,9 +226,9 @@ impl Permits {
 }
 
 impl Permit {
-    /// Uses the permit for a call that begins now, and says under which number; `None` when it has become invalid:
+    /// Uses the permit for a call that begins now; `None` when it has become invalid:
     /// too late, or the service has asked for a pause since. Then it goes back, and another has to be asked for.
-    pub fn used_now(mut self) -> Option<u64> {
+    pub fn used_now(mut self) -> Option<Call> {
         let now = self.permits.clock.monotonic();
         let (valid, limited) = {
             let machine = self.permits.machine.lock();
@@ -177,7 +238,7 @@ impl Permit {
         if valid && limited {
             self.permits.calls.note(self.permits.name, self.permits.clock.now(), self.tokens);
         }
-        valid.then_some(self.seq)
+        valid.then(|| Call { permits: self.permits.clone(), seq: self.seq })
     }
 }
 
@@ -185,6 +246,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.used {
             self.permits.machine.lock().void(self.seq);
+            self.permits.ended();
             self.permits.bell.ring();
         }
     }

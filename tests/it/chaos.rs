@@ -1,0 +1,148 @@
+//! G3 and G6: actors panic, fail, hang and block; only the message they held is harmed.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate::simulate::{Customers, ai, customers::Plan};
+
+use crate::support::{SOON, Scene, eventually, metric};
+
+const TIMES: &str = "[chat]\nsoft_time_limit = '600ms'\ntime_limit = '900ms'\n[[ai.services]]\ntimeout = '500ms'\n[retry]\nbase = '20ms'\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_errors_hangs_and_a_crashing_supervisor_harm_only_the_message_in_hand() {
+    let faults = "[faults]\npanic = 0.01\nerror = 0.01\nhang = 0.003\nblock = 0.0005\n";
+    let scene = Scene::with(&format!("{TIMES}{faults}")).await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 5, ..ai::Behaviour::default() });
+    let total = 1_500;
+    let plan = Plan { conversations: 75, per_second: 250.0, total: Some(total), ..Plan::default() };
+    let customers = Customers::start(&scene.zendesk, plan);
+    for answered in [200, 500, 800] {
+        eventually("the work goes on", SOON, async || scene.zendesk.stats().judged.answered >= answered).await;
+        assert_eq!(scene.daemon.crash("node/conversations", r#"{"mode":"panic"}"#).await, 202);
+    }
+    assert!(customers.finished(SOON).await);
+    scene.settles().await;
+    scene.assert_sound();
+    let metrics = scene.daemon.metrics().await;
+    for cause in ["panic", "error"] {
+        let series = format!("tidegate_dead_letters_total{{lane=\"chat\",cause=\"{cause}\"}}");
+        assert!(metric(&metrics, &series) > 0.5, "no dead letter of {cause}");
+    }
+    assert!(metric(&metrics, "tidegate_actor_restarts_total{kind=\"conversation\"") > 5.0);
+    assert!(metric(&metrics, "tidegate_actor_restarts_total{kind=\"conversations\"") > 2.5);
+    let queues = scene.daemon.admin("/admin/queues").await;
+    assert_eq!((&queues["chat"]["ready"], &queues["chat"]["in_hand"]), (&Value::from(0), &Value::from(0)), "{queues}");
+    let judged = scene.zendesk.stats().judged;
+    assert_eq!(judged.answered + judged.handed_off, total, "{judged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_hangs_is_killed_and_one_that_blocks_is_replaced() {
+    let scene = Scene::with(TIMES).await;
+    for (conversation, mode, cause) in [("hang", "hang", "took more than"), ("block", "block", "time limit")] {
+        scene.say(conversation, "first").await;
+        scene.settles().await;
+        let body = format!("{{\"mode\":\"{mode}\",\"ms\":6000}}");
+        let actor = format!("node/conversations/{conversation}");
+        let id = conversation_id(&scene, conversation);
+        let path = if id.is_empty() { actor } else { format!("node/conversations/{id}") };
+        assert_eq!(scene.daemon.crash(&path, &body).await, 202, "{path}");
+        scene.say(conversation, "second").await;
+        scene.say("neighbour", "hello").await;
+        eventually("the neighbour is answered", Duration::from_secs(20), async || {
+            !scene.replies("neighbour").is_empty()
+        })
+        .await;
+        scene.settles().await;
+        let shown = scene.daemon.admin(&format!("/admin/actors/{path}")).await;
+        let reason = shown["last_failure"]["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains(cause), "{mode}: {shown}");
+        assert!(shown["restarts"].as_u64().is_some_and(|restarts| restarts >= 1), "{shown}");
+    }
+    scene.assert_sound();
+}
+
+/// The id under which the simulator keeps a conversation of that name.
+fn conversation_id(scene: &Scene, name: &str) -> String {
+    let _ = scene;
+    name.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_actor_comes_back_and_the_work_goes_on() {
+    let scene = Scene::with("").await;
+    let actors = [
+        "node/guards",
+        "node/guards/breaker/primary",
+        "node/guards/limiter/primary",
+        "node/ingress/0",
+        "node/ingress/1",
+        "node/chat/0",
+        "node/events",
+        "node/retry",
+        "node/watchdog",
+        "node/broker-link",
+        "node/state-link",
+        "node/conversations",
+    ];
+    for (n, actor) in actors.iter().enumerate() {
+        assert_eq!(scene.daemon.crash(actor, r#"{"mode":"panic"}"#).await, 202, "{actor}");
+        scene.say(&format!("c{n}"), "still there?").await;
+        scene.settles().await;
+    }
+    scene.assert_sound();
+    let tree = scene.daemon.admin("/admin/actors").await;
+    for actor in ["node/guards/breaker/primary", "node/ingress/0", "node/watchdog", "node/conversations"] {
+        let shown = scene.daemon.admin(&format!("/admin/actors/{actor}")).await;
+        assert!(shown["restarts"].as_u64().is_some_and(|restarts| restarts >= 1), "{shown}");
+        assert!(shown["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("ordered")), "{shown}");
+    }
+    assert_eq!(tree["path"], "node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_restarts_end_the_process() {
+    let mut scene = Scene::with("").await;
+    for _ in 0..200 {
+        if scene.daemon.ended().is_some() {
+            break;
+        }
+        let url = scene.daemon.admin_url("/admin/actors/node/broker-link/crash");
+        // The listener goes with the process.
+        let _ = reqwest::Client::new().post(url).send().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut daemon = scene.daemon;
+    eventually("the process ends", SOON, async || daemon.ended().is_some()).await;
+    assert_eq!(daemon.ended().and_then(|status| status.code()), Some(70));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_conversation_does_not_delay_its_neighbours() {
+    let scene = Scene::with("").await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 20, ..ai::Behaviour::default() });
+    let neighbours = async |name: &str| {
+        let mut waits = Vec::new();
+        for n in 0..30 {
+            let conversation = format!("{name}{n}");
+            let began = tokio::time::Instant::now();
+            scene.say(&conversation, "quick one").await;
+            eventually("the neighbour is answered", SOON, async || !scene.replies(&conversation).is_empty()).await;
+            waits.push(began.elapsed());
+        }
+        waits.sort();
+        waits[27]
+    };
+    let quiet = neighbours("quiet").await;
+    for n in 0..1_000 {
+        scene.say("hot", &format!("number {n}")).await;
+    }
+    let beside_hot = neighbours("beside").await;
+    assert!(
+        beside_hot < quiet.mul_f64(1.2) + Duration::from_millis(100),
+        "{quiet:?} alone, {beside_hot:?} beside a hot one"
+    );
+    scene.settles().await;
+    scene.assert_sound();
+}
