@@ -44,9 +44,7 @@ async fn an_actor_that_hangs_is_killed_and_one_that_blocks_is_replaced() {
         scene.say(conversation, "first").await;
         scene.settles().await;
         let body = format!("{{\"mode\":\"{mode}\",\"ms\":6000}}");
-        let actor = format!("node/conversations/{conversation}");
-        let id = conversation_id(&scene, conversation);
-        let path = if id.is_empty() { actor } else { format!("node/conversations/{id}") };
+        let path = format!("node/conversations/{conversation}");
         assert_eq!(scene.daemon.crash(&path, &body).await, 202, "{path}");
         scene.say(conversation, "second").await;
         scene.say("neighbour", "hello").await;
@@ -61,12 +59,6 @@ async fn an_actor_that_hangs_is_killed_and_one_that_blocks_is_replaced() {
         assert!(shown["restarts"].as_u64().is_some_and(|restarts| restarts >= 1), "{shown}");
     }
     scene.assert_sound();
-}
-
-/// The id under which the simulator keeps a conversation of that name.
-fn conversation_id(scene: &Scene, name: &str) -> String {
-    let _ = scene;
-    name.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,112 @@
+//! A lean load generator: keep-alive connections, prepared requests, exact percentiles.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+/// The secret of the webhooks.
+pub const SECRET: &str = "bench-secret";
+
+/// What one load brought.
+pub struct Load {
+    pub per_second: f64,
+    /// Latencies in microseconds, sorted.
+    pub latencies: Vec<u32>,
+    pub failed: u64,
+}
+
+/// Makes the webhook of message `n`: a text message of one of `conversations`.
+pub fn webhook(n: u64, conversations: u64) -> Vec<u8> {
+    let at = 1_773_478_800_000 + n as i64;
+    let received = tidegate::domain::time::Timestamp(at).to_rfc3339();
+    let body = format!(
+        r#"{{"app":{{"id":"66f0a1b2c3d4e5f600000001"}},"webhook":{{"id":"66f0a1b2c3d4e5f600000002","version":"v2"}},"events":[{{"id":"66f0a1b2c3d4e5{:010x}","createdAt":"{received}","type":"conversation:message","payload":{{"conversation":{{"id":"66f0a1b2c3d4c0{:010x}","type":"personal","activeSwitchboardIntegration":{{"id":"66f0a1b2c3d4e5f60000000a","name":"tidegate","integrationId":"66f0a1b2c3d4e5f60000000b","integrationType":"custom"}}}},"message":{{"id":"66f0a1b2c3d4e6{n:010x}","received":"{received}","author":{{"type":"user","userId":"66f0a1b2c3d4c1{:010x}","displayName":"Ayla Demir","user":{{"id":"66f0a1b2c3d4e5f6000000c8","authenticated":false}}}},"content":{{"type":"text","text":"Hi, my parcel number {n} has not arrived yet. [ref:{n:08x}]"}},"source":{{"type":"web","integrationId":"66f0a1b2c3d4e5f600000014"}}}}}}}}]}}"#,
+        n,
+        n % conversations,
+        n % conversations,
+    );
+    let head = format!(
+        "POST /webhooks/sunshine HTTP/1.1\r\nhost: bench\r\nx-api-key: {SECRET}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body.into_bytes()].concat()
+}
+
+/// Sends numbered webhooks over `connections` until `total` are sent or the time is over.
+pub async fn load(
+    to: SocketAddr,
+    connections: usize,
+    conversations: u64,
+    first: u64,
+    total: u64,
+    within: Duration,
+) -> Load {
+    let next = Arc::new(AtomicU64::new(first));
+    let began = Instant::now();
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..connections {
+        let next = next.clone();
+        senders.spawn(async move {
+            let mut connection = TcpStream::connect(to).await.expect("it listens");
+            connection.set_nodelay(true).expect("it is a socket");
+            let (mut latencies, mut failed, mut buffer) = (Vec::new(), 0_u64, vec![0; 8_192]);
+            while began.elapsed() < within {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= first + total {
+                    break;
+                }
+                let request = webhook(n, conversations);
+                let sent = Instant::now();
+                connection.write_all(&request).await.expect("it takes requests");
+                failed += u64::from(answer(&mut connection, &mut buffer).await != 200);
+                latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+            }
+            (latencies, failed)
+        });
+    }
+    let (mut latencies, mut failed) = (Vec::new(), 0);
+    while let Some(done) = senders.join_next().await {
+        let (some, errors) = done.expect("a sender does not panic");
+        latencies.extend(some);
+        failed += errors;
+    }
+    let per_second = latencies.len() as f64 / began.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    Load { per_second, latencies, failed }
+}
+
+/// Reads one answer; its status.
+async fn answer(connection: &mut TcpStream, buffer: &mut [u8]) -> u16 {
+    let mut filled = 0;
+    loop {
+        let read = connection.read(&mut buffer[filled..]).await.expect("it answers");
+        assert!(read > 0, "the connection was closed");
+        filled += read;
+        let text = &buffer[..filled];
+        let Some(end) = find(text, b"\r\n\r\n") else { continue };
+        let head = std::str::from_utf8(&text[..end]).expect("a head is text");
+        let length = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok())
+            .unwrap_or(0);
+        if filled >= end + 4 + length {
+            return head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+        }
+    }
+}
+
+/// Where a sequence begins.
+pub fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
