@@ -4,6 +4,8 @@
 //! one that is dropped comes back. Whatever [`contract`] does not say, callers may not assume.
 
 mod config;
+#[cfg(test)]
+mod contract;
 mod embedded;
 mod metrics;
 

@@ -7,6 +7,8 @@ mod lease;
 mod schema;
 mod shelf;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

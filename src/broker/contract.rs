@@ -1,0 +1,94 @@
+//! What every broker owes its callers (`the trait Broker`), as functions over a [`Factory`]: each implementation runs
+//! all of them through [`contract!`]. What is not said here, callers may not assume.
+
+mod bounds;
+mod publishing;
+mod settling;
+mod taking;
+pub(super) mod tools;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::Broker;
+
+/// How a broker is set up for a test.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup {
+    /// Messages held at most.
+    pub max_messages: u64,
+    /// Bytes held at most.
+    pub max_bytes: u64,
+    /// How long parked messages are kept.
+    pub parked_for: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { max_messages: 1_000_000, max_bytes: 4 << 30, parked_for: Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+/// A place where one broker after the other keeps the same messages.
+#[async_trait]
+pub(super) trait Factory: Send + Sync {
+    /// Opens a broker on what the one before has left. That one ends first; what it had in hand is ready again.
+    async fn open(&self, setup: Setup) -> Arc<dyn Broker>;
+
+    /// Lets the wall clock jump.
+    fn pass(&self, span: Duration);
+}
+
+pub(super) use bounds::*;
+pub(super) use publishing::*;
+pub(super) use settling::*;
+pub(super) use taking::*;
+
+/// Runs the whole contract against what `$factory` makes; one fresh factory for each test.
+macro_rules! contract {
+    ($factory:expr) => {
+        contract!($factory =>
+            publications_are_answered_in_order
+            a_duplicate_is_known_across_batches_lanes_and_restarts
+            event_ids_and_message_ids_are_told_apart
+            a_batch_is_stored_whole_although_its_publisher_gives_up
+            an_unusable_event_goes_straight_to_the_parked_letters
+            a_conversation_comes_in_the_order_of_publication
+            take_gives_no_more_than_there_is_room_for
+            lanes_are_taken_from_apart
+            a_hot_conversation_leaves_room_for_its_neighbours
+            a_hot_conversation_is_delivered_completely_and_in_order
+            a_take_that_is_given_up_loses_nothing
+            a_take_of_dead_letters_that_is_given_up_loses_nothing
+            a_take_that_is_given_up_while_delayed_ones_wake_loses_nothing
+            nothing_is_lost_or_doubled_between_many_publishers_and_a_consumer
+            what_is_acknowledged_is_gone_for_good
+            what_is_to_be_retried_comes_at_its_time_and_not_before
+            what_is_buried_comes_as_a_dead_letter_with_one_more_try
+            a_dead_letter_that_is_retried_keeps_its_tries_and_its_reason
+            what_is_parked_is_found_and_never_delivered
+            what_is_dropped_comes_back_first_and_unspent
+            what_was_settled_stays_settled_over_a_restart
+            what_was_delayed_is_delivered_once_after_a_restart
+            what_was_in_hand_is_ready_after_a_restart
+            a_long_reason_is_cut_between_characters
+            a_message_is_found_in_each_standing
+            the_counts_are_true_in_each_standing
+            a_full_queue_refuses_messages_and_recovers
+            a_queue_full_of_bytes_refuses_and_recovers
+            tidy_forgets_parked_messages_by_their_age
+            what_is_kept_is_found_however_old_it_is
+            ids_are_remembered_longer_than_zendesk_repeats_itself
+        );
+    };
+    ($factory:expr => $($name:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                $crate::broker::contract::$name(&$factory).await;
+            }
+        )*
+    };
+}
+pub(super) use contract;
