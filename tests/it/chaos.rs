@@ -137,6 +137,7 @@ async fn a_hot_conversation_does_not_delay_its_neighbours() {
         scene.say("hot", &format!("number {n}")).await;
     }
     let beside_hot = neighbours("beside").await;
+    println!("{quiet:?} alone, {beside_hot:?} beside a hot one");
     assert!(
         beside_hot < quiet.mul_f64(1.2) + Duration::from_millis(100),
         "{quiet:?} alone, {beside_hot:?} beside a hot one"
