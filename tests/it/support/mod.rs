@@ -1,6 +1,7 @@
 //! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
 
 mod daemon;
+pub mod receiver;
 
 use std::{net::SocketAddr, time::Duration};
 
