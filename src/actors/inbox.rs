@@ -64,8 +64,10 @@ impl Item {
         self
     }
 
-    fn order(&self) -> (Timestamp, u32) {
-        self.delivery.job.order()
+    /// The order of G3; of messages received in the same millisecond, the order of their ids, which Zendesk counts up.
+    fn order(&self) -> (Timestamp, u32, &str) {
+        let job = &self.delivery.job;
+        (job.received, job.position, job.message.as_str())
     }
 }
 

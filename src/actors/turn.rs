@@ -130,11 +130,14 @@ fn merging(parts: &Parts) -> Merging {
 }
 
 fn look_into(parts: &Parts, inner: &Inner) -> Waiting {
-    let Some(head) = inner.inbox.front() else { return Waiting::Nothing };
+    if inner.inbox.is_empty() {
+        return Waiting::Nothing;
+    }
     let now = parts.clock.now();
     if let Some(away) = &inner.away {
         let given_up_at = away.until.after(HEAD_SLACK);
-        if away.head != head.delivery.job.message && now < given_up_at {
+        let is_back = inner.inbox.iter().any(|item| item.delivery.job.message == away.head);
+        if !is_back && now < given_up_at {
             return Waiting::Until(parts.clock.monotonic() + given_up_at.since(now));
         }
     }
