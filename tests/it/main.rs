@@ -12,6 +12,7 @@ mod inspection;
 mod oddities;
 mod official_client;
 mod samples;
+mod signatures;
 mod simulators_ai;
 mod simulators_webhooks;
 mod simulators_zendesk;
