@@ -51,6 +51,13 @@ fn sign(secret: &str, timestamp: &str, body: &[u8]) -> String {
     STANDARD.encode(mac(secret.as_bytes(), timestamp, body))
 }
 
+/// A timestamp of now and the signature of a body.
+pub fn signed(secret: &str, body: &[u8]) -> (String, String) {
+    let timestamp = now();
+    let signature = sign(secret, &timestamp, body);
+    (timestamp, signature)
+}
+
 /// The time so far from now, as Zendesk writes it.
 fn at(offset: Span) -> String {
     (OffsetDateTime::now_utc() + offset).replace_nanosecond(0).unwrap().format(&Rfc3339).unwrap()
