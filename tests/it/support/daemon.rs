@@ -128,6 +128,12 @@ impl Daemon {
         fs::write(path, toml::to_string(&table).expect("it is TOML")).expect("it can be written");
     }
 
+    /// Starts the process and does not wait for it.
+    pub fn spawn_again(&mut self) {
+        self.kill();
+        self.child = spawn(&self.folder);
+    }
+
     /// Waits until the daemon answers.
     pub async fn serves(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -159,6 +165,11 @@ impl Daemon {
     /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The folder of its queue and state.

@@ -2,6 +2,7 @@
 
 mod daemon;
 pub mod receiver;
+pub mod webhooks;
 
 use std::{net::SocketAddr, time::Duration};
 
