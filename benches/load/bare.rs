@@ -1,14 +1,6 @@
 //! The same steps without us: the measure beside which ours is set.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{Router, body::Bytes, extract::State, routing::post};
 use rusqlite::Connection;
@@ -83,34 +75,45 @@ pub async fn storer(folder: &Path) -> SocketAddr {
     serve(Router::new().route("/webhooks/sunshine", post(handler)).with_state(store(folder))).await
 }
 
-/// Parses, stores, asks, stores the intent, posts: the whole road with nothing around it. How many a second.
-pub async fn road(folder: &Path, ai: SocketAddr, zendesk: SocketAddr, concurrency: usize, messages: u64) -> f64 {
+/// Takes webhooks, parses, stores, answers; asks, stores the intent, posts: the whole road with nothing around it.
+pub async fn road(folder: &Path, ai: SocketAddr, zendesk: SocketAddr, concurrency: usize) -> SocketAddr {
     tidegate::cli::tls();
     let client = reqwest::Client::builder().pool_max_idle_per_host(concurrency).build().expect("a client can be made");
-    let (store, slots) = (store(folder), Arc::new(Semaphore::new(concurrency)));
-    let done = Arc::new(AtomicU64::new(0));
-    let began = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..messages {
-        let slot = slots.clone().acquire_owned().await.expect("it is open");
-        let (client, store, done) = (client.clone(), store.clone(), done.clone());
-        tasks.spawn(async move {
-            let body = crate::client::webhook(n, 1_000);
-            write(&store, body).await;
-            let question = format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{n}\"}}]}}");
-            let answer = client.post(format!("http://{ai}/v1/chat/completions")).body(question).send().await;
-            let answer = answer.expect("it answers").bytes().await.expect("it answers");
-            write(&store, answer.to_vec()).await;
-            let post = client.post(format!("http://{zendesk}/v2/messages")).body(answer).send().await;
-            post.expect("it answers").bytes().await.expect("it answers");
-            let _ = store.send((Vec::new(), None)).await;
-            done.fetch_add(1, Ordering::Relaxed);
-            drop(slot);
-        });
-        while tasks.try_join_next().is_some() {}
+    let road = Road { client, store: store(folder), slots: Arc::new(Semaphore::new(concurrency)), ai, zendesk };
+    let handler = |State(road): State<Road>, body: Bytes| async move {
+        let parsed = serde_json::from_slice::<serde_json::Value>(&body).is_ok();
+        write(&road.store, body.to_vec()).await;
+        // Ends with the bench.
+        tokio::spawn(road.answer(body));
+        if parsed { "1" } else { "0" }
+    };
+    serve(Router::new().route("/webhooks/sunshine", post(handler)).with_state(road)).await
+}
+
+#[derive(Clone)]
+struct Road {
+    client: reqwest::Client,
+    store: mpsc::Sender<Write>,
+    slots: Arc<Semaphore>,
+    ai: SocketAddr,
+    zendesk: SocketAddr,
+}
+
+impl Road {
+    async fn answer(self, body: Bytes) {
+        let _slot = self.slots.acquire().await.expect("it is open");
+        let question =
+            format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}", body.len());
+        let asked = self.client.post(format!("http://{}/v1/chat/completions", self.ai)).body(question).send().await;
+        let answer = asked.expect("it answers").bytes().await.expect("it answers");
+        write(&self.store, answer.to_vec()).await;
+        let posted = self.client.post(format!("http://{}/v2/messages", self.zendesk)).body(answer).send().await;
+        posted.expect("it answers").bytes().await.expect("it answers");
+        // The outcome, and the row that goes.
+        for _ in 0..2 {
+            let _ = self.store.send((Vec::new(), None)).await;
+        }
     }
-    while tasks.join_next().await.is_some() {}
-    done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
 }
 
 /// How long the disk takes to sync 4 KiB appended: p50 and p99 in milliseconds.

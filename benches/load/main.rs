@@ -7,6 +7,7 @@ mod client;
 mod daemon;
 mod e2e;
 mod ingest;
+mod memory;
 mod stubs;
 
 use std::time::Duration;
@@ -43,8 +44,9 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("ingest") => runtime.block_on(ingest::ingest(&options)),
         Some("e2e") => runtime.block_on(e2e::e2e(&options)),
+        Some("memory") => runtime.block_on(memory::memory(&options)),
         // `cargo bench` and `cargo test --benches` call it without a name.
-        _ => println!("say which: ingest, e2e"),
+        _ => println!("say which: ingest, e2e, memory"),
     }
 }
 

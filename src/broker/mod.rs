@@ -1,7 +1,7 @@
 //! Where messages are safe: the queue between the webhook and the answer.
 //!
 //! A publish returns when its messages are durable. A [`Delivery`] is owned by whoever works on it and is settled once;
-//! one that is dropped comes back. Whatever [`contract`] does not say, callers may not assume.
+//! one that is dropped comes back. Whatever `contract.rs` does not say, callers may not assume.
 
 mod config;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Who waits is served in the order of coming. After an outage the service is not met with everything at once: the
 //! limit starts at 1 and doubles with each success, and meanwhile the message received last goes first, because its
 //! customer is the one still there.
-//! A waiter may be dropped at any moment. Its place is a [`Waiter`], which gives back whatever it holds by then: the
+//! A waiter may be dropped at any moment. Its place is a `Waiter`, which gives back whatever it holds by then: the
 //! place in the queue, or a slot that it was handed and has not taken up.
 
 use std::{

@@ -2,16 +2,16 @@
 //!
 //! | public (`http.listen`) | |
 //! |---|---|
-//! | `POST /webhooks/sunshine` | [`webhook`] |
-//! | `POST /webhooks/zendesk` | [`webhook`], [`signature`] |
-//! | `GET /v1/tasks/{id}` | [`tasks`] |
-//! | `GET /livez`, `GET /readyz` | [`health`], on both |
+//! | `POST /webhooks/sunshine` | `webhook` |
+//! | `POST /webhooks/zendesk` | `webhook`, `signature` |
+//! | `GET /v1/tasks/{id}` | `tasks` |
+//! | `GET /livez`, `GET /readyz` | `health`, on both |
 //!
 //! | admin (`admin.listen`) | |
 //! |---|---|
-//! | `GET /metrics` | [`metrics`] |
-//! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | [`admin`] |
-//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters` | [`admin`] |
+//! | `GET /metrics` | `metrics` |
+//! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | `admin` |
+//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters` | `admin` |
 
 mod admin;
 mod config;

@@ -89,6 +89,13 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// Opens the file for folding the log into it beside the writer.
+pub(super) fn open_folder(path: &Path) -> Result<Connection, Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
 /// Opens the file for reading beside the writer.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -102,8 +109,9 @@ fn configure(connection: &Connection) -> Result<(), Error> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // 16 MiB of pages: the hot part of the queue and of the dedupe index.
     connection.pragma_update(None, "cache_size", -16_384)?;
-    // A checkpoint each 16 MiB keeps the log short and the checkpoints rare.
-    connection.pragma_update(None, "wal_autocheckpoint", 4_096)?;
+    // The writer folds the log into the file itself only when it has grown to 64 MiB: a checkpoint holds up whoever
+    // waits for a sync. As a rule another thread has done so by then (`writer::fold`).
+    connection.pragma_update(None, "wal_autocheckpoint", 16_384)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())

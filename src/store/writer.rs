@@ -18,6 +18,9 @@ const WAITING_MAX: usize = 8_192;
 /// Operations of one transaction; bounds the time the first one waits for the last.
 const GROUP_MAX: usize = 1_024;
 
+/// Operations after which the log is folded into the file: some megabytes.
+const FOLD_EVERY: usize = 2_000;
+
 /// Connections for reading.
 const READERS: usize = 2;
 
@@ -55,7 +58,13 @@ impl Database {
         let readers = (0..READERS).map(|_| file::open_reader(path).map(Mutex::new)).collect::<Result<Vec<_>, _>>()?;
         let (operations, waiting) = mpsc::channel(WAITING_MAX);
         let name = path.file_stem().map_or_else(|| "store".into(), |stem| stem.to_string_lossy().into_owned());
-        let writer = std::thread::Builder::new().name(format!("{name}-writer")).spawn(|| write(connection, waiting))?;
+        let (grown, folding) = std::sync::mpsc::sync_channel(1);
+        let folder = file::open_folder(path)?;
+        // Ends when the writer does, which holds the other end.
+        std::thread::Builder::new().name(format!("{name}-folder")).spawn(move || fold(&folder, &folding))?;
+        let writer = std::thread::Builder::new()
+            .name(format!("{name}-writer"))
+            .spawn(move || write(connection, waiting, &grown))?;
         Ok(Self {
             path: path.to_owned(),
             operations: Mutex::new(Some(operations)),
@@ -148,7 +157,16 @@ impl Drop for Database {
     }
 }
 
-fn write(connection: Connection, mut waiting: mpsc::Receiver<Operation>) {
+/// Folds the log into the file from time to time, on a thread of its own: the writer goes on meanwhile.
+fn fold(connection: &Connection, grown: &std::sync::mpsc::Receiver<()>) {
+    while grown.recv().is_ok() {
+        // What cannot be folded now is folded next time, or by the writer.
+        let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    }
+}
+
+fn write(connection: Connection, mut waiting: mpsc::Receiver<Operation>, grown: &std::sync::mpsc::SyncSender<()>) {
+    let mut unfolded = 0;
     let mut group = Vec::with_capacity(GROUP_MAX);
     let mut syncing = true;
     while let Some(first) = waiting.blocking_recv() {
@@ -165,7 +183,13 @@ fn write(connection: Connection, mut waiting: mpsc::Receiver<Operation>) {
         {
             syncing = sync;
         }
+        unfolded += group.len();
         commit(&connection, &mut group);
+        if unfolded >= FOLD_EVERY {
+            unfolded = 0;
+            // If it is still folding, that will do.
+            let _ = grown.try_send(());
+        }
     }
     // Fold the log into the file, so that a clean stop leaves one file; a failure costs nothing but that.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");

@@ -42,7 +42,7 @@ impl Clock {
         (self.wall)()
     }
 
-    /// The time since this clock was made, and [`HEAD_START`]; never runs backwards.
+    /// The time since this clock was made, and `HEAD_START`; never runs backwards.
     pub fn monotonic(&self) -> Duration {
         HEAD_START + self.started.elapsed()
     }

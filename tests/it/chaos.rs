@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tidegate::simulate::{Customers, ai, customers::Plan};
 
-use crate::support::{SOON, Scene, eventually, metric};
+use crate::support::{SOON, Scene, eventually, figure, metric};
 
 const TIMES: &str = "[chat]\nsoft_time_limit = '600ms'\ntime_limit = '900ms'\n[[ai.services]]\ntimeout = '500ms'\n[retry]\nbase = '20ms'\n";
 
@@ -14,8 +14,13 @@ async fn panics_errors_hangs_and_a_crashing_supervisor_harm_only_the_message_in_
     let faults = "[faults]\npanic = 0.01\nerror = 0.01\nhang = 0.003\nblock = 0.0005\n";
     let scene = Scene::with(&format!("{TIMES}{faults}")).await;
     scene.ai.behave(ai::Behaviour { latency_ms: 5, ..ai::Behaviour::default() });
-    let total = 1_500;
-    let plan = Plan { conversations: 75, per_second: 250.0, total: Some(total), ..Plan::default() };
+    let total = figure("TIDEGATE_CHAOS_MESSAGES", 1_500);
+    let plan = Plan {
+        conversations: usize::try_from(total / 20).expect("it is small"),
+        per_second: 250.0,
+        total: Some(total),
+        ..Plan::default()
+    };
     let customers = Customers::start(&scene.zendesk, plan);
     for answered in [200, 500, 800] {
         eventually("the work goes on", SOON, async || scene.zendesk.stats().judged.answered >= answered).await;
@@ -34,6 +39,7 @@ async fn panics_errors_hangs_and_a_crashing_supervisor_harm_only_the_message_in_
     let queues = scene.daemon.admin("/admin/queues").await;
     assert_eq!((&queues["chat"]["ready"], &queues["chat"]["in_hand"]), (&Value::from(0), &Value::from(0)), "{queues}");
     let judged = scene.zendesk.stats().judged;
+    println!("{judged:?}");
     assert_eq!(judged.answered + judged.handed_off, total, "{judged:?}");
 }
 
@@ -127,10 +133,11 @@ async fn a_hot_conversation_does_not_delay_its_neighbours() {
         waits[27]
     };
     let quiet = neighbours("quiet").await;
-    for n in 0..1_000 {
+    for n in 0..figure("TIDEGATE_HOT_MESSAGES", 1_000) {
         scene.say("hot", &format!("number {n}")).await;
     }
     let beside_hot = neighbours("beside").await;
+    println!("{quiet:?} alone, {beside_hot:?} beside a hot one");
     assert!(
         beside_hot < quiet.mul_f64(1.2) + Duration::from_millis(100),
         "{quiet:?} alone, {beside_hot:?} beside a hot one"

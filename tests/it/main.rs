@@ -1,5 +1,7 @@
 //! The integration tests: the real daemon as a process of its own, between the two simulators.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
 mod chaos;
 mod chat_bursts;
 mod chat_control;
@@ -8,5 +10,9 @@ mod chat_posts;
 mod chat_zendesk;
 mod crashes;
 mod inspection;
+mod official_client;
 mod recorder;
+mod simulators_ai;
+mod simulators_webhooks;
+mod simulators_zendesk;
 mod support;

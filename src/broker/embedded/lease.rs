@@ -4,28 +4,28 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{
-    Inner, schema,
-    shelf::{READY_MAX, Row},
-};
+use super::{Inner, schema, shelf::Row};
 use crate::{
     broker::{Delivery, Error, Settle, Settlement, Standing},
+    domain::time::Timestamp,
     store::Durability,
 };
 
 /// The longest cause kept, in bytes.
 const REASON_BYTES_MAX: usize = 512;
 
+/// Settled once; one that is dropped, or whose settlement fails, comes back.
 pub(super) struct Lease {
     inner: Arc<Inner>,
     row: Row,
     /// Taken from the dead letters rather than from its lane.
     dead: bool,
+    settled: bool,
 }
 
 impl Lease {
     pub fn deliver(inner: &Arc<Inner>, row: Row, dead: bool) -> Delivery {
-        let lease = Self { inner: inner.clone(), row: row.clone(), dead };
+        let lease = Self { inner: inner.clone(), row: row.clone(), dead, settled: false };
         let mut delivery = Delivery::new(row.job, row.lane, Box::new(lease));
         delivery.tries = row.tries;
         delivery.replay = row.replay;
@@ -38,26 +38,35 @@ impl Lease {
         if self.dead { Standing::Dead } else { Standing::InHand }
     }
 
-    /// Forgets that somebody has it in hand.
-    fn release(&self, state: &mut super::State) {
+    /// Nobody has it in hand any more.
+    fn release(&mut self, state: &mut super::State) {
+        self.settled = true;
         if self.dead {
-            state.dead_held.remove(&self.row.seq);
+            state.dead.released(self.row.seq);
         } else {
-            state.shelf(self.row.lane).released(&self.row.job.conversation);
+            state.shelf(self.row.lane).released(&self.row);
         }
     }
 
     async fn done(self) -> Result<(), Error> {
         let seq = self.row.seq;
-        if !self.inner.database.note(move |connection| schema::delete(connection, seq)) {
-            self.inner.database.write(Durability::Written, move |c| schema::delete(c, seq), |()| ()).await?;
+        if self.inner.database.note(move |connection| schema::delete(connection, seq)) {
+            self.deleted();
+            return Ok(());
         }
-        let mut state = self.inner.state.lock();
+        let inner = self.inner.clone();
+        let delete = move |connection: &rusqlite::Connection| schema::delete(connection, seq);
+        inner.database.write(Durability::Written, delete, |()| self.deleted()).await?;
+        Ok(())
+    }
+
+    fn deleted(mut self) {
+        let inner = self.inner.clone();
+        let mut state = inner.state.lock();
         state.tally.removed(self.row.lane, self.standing(), self.row.bytes);
         self.release(&mut state);
         drop(state);
-        self.inner.ring(self.row.lane);
-        Ok(())
+        inner.ring(self.row.lane);
     }
 
     async fn set_aside(self, standing: Standing, pause: Duration, reason: Option<String>) -> Result<(), Error> {
@@ -71,25 +80,24 @@ impl Lease {
         };
         let inner = self.inner.clone();
         // On the writer's thread, so that it happens also when the caller stops waiting.
-        let after = move |(): &()| {
-            let mut state = self.inner.state.lock();
-            state.tally.moved(self.row.lane, self.standing(), standing);
-            self.release(&mut state);
-            match standing {
-                Standing::Delayed => state.next_due = Some(state.next_due.map_or(due, |known| known.min(due))),
-                Standing::Dead if state.dead.len() < READY_MAX && !state.dead_behind => {
-                    let row = Row { tries, redelivered: true, reason, ..self.row.clone() };
-                    state.dead.push(row);
-                }
-                Standing::Dead => state.dead_behind = true,
-                _ => {}
-            }
-            drop(state);
-            self.inner.ring(self.row.lane);
-            self.inner.dead_bell.notify_one();
-        };
+        let after = move |(): &()| self.now_aside(standing, due, tries, reason);
         inner.database.write(Durability::Written, run, after).await?;
         Ok(())
+    }
+
+    fn now_aside(mut self, standing: Standing, due: Timestamp, tries: u32, reason: Option<String>) {
+        let inner = self.inner.clone();
+        let mut state = inner.state.lock();
+        state.tally.moved(self.row.lane, self.standing(), standing);
+        self.release(&mut state);
+        match standing {
+            Standing::Delayed => state.next_due = Some(state.next_due.map_or(due, |known| known.min(due))),
+            Standing::Dead => state.dead.died(Row { tries, redelivered: true, reason, ..self.row.clone() }),
+            _ => {}
+        }
+        drop(state);
+        inner.ring(self.row.lane);
+        inner.dead_bell.notify_one();
     }
 }
 
@@ -105,18 +113,28 @@ impl Settle for Lease {
     }
 
     fn give_back(self: Box<Self>) {
+        drop(self);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let inner = self.inner.clone();
         let row = Row { redelivered: true, ..self.row.clone() };
-        let mut state = self.inner.state.lock();
+        let mut state = inner.state.lock();
         self.release(&mut state);
         if self.dead {
-            state.dead.push(row);
+            state.dead.returned(row);
         } else {
-            state.tally.moved(self.row.lane, Standing::InHand, Standing::Ready);
-            state.shelf(self.row.lane).returned(row);
+            state.tally.moved(row.lane, Standing::InHand, Standing::Ready);
+            state.shelf(row.lane).returned(row);
         }
         drop(state);
-        self.inner.ring(self.row.lane);
-        self.inner.dead_bell.notify_one();
+        inner.ring(self.row.lane);
+        inner.dead_bell.notify_one();
     }
 }
 

@@ -4,6 +4,7 @@
 //! is no lease to wait out.
 
 mod lease;
+mod letters;
 mod schema;
 mod shelf;
 mod tally;
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 
 use self::{
     lease::Lease,
+    letters::Letters,
     schema::Insert,
     shelf::{Row, Shelf, Wish},
     tally::Tally,
@@ -69,11 +71,7 @@ struct Limits {
 struct State {
     chat: Shelf,
     events: Shelf,
-    dead: Vec<Row>,
-    /// Dead rows in somebody's hand, by number.
-    dead_held: std::collections::HashSet<i64>,
-    /// More dead rows lie on the disk than in `dead`.
-    dead_behind: bool,
+    dead: Letters,
     next_due: Option<Timestamp>,
     tally: Tally,
 }
@@ -98,9 +96,7 @@ impl Embedded {
         let state = State {
             chat: Shelf::new(share, census.newest),
             events: Shelf::new(share, census.newest),
-            dead: Vec::new(),
-            dead_held: std::collections::HashSet::new(),
-            dead_behind,
+            dead: Letters::new(dead_behind),
             next_due,
             tally: Tally::new(&census),
         };
@@ -172,12 +168,7 @@ impl Inner {
         let rows = match queue {
             Queue::Chat(_) => state.chat.pop(room),
             Queue::Events => state.events.pop(room),
-            Queue::Dead => {
-                let many = room.min(state.dead.len());
-                let rows: Vec<Row> = state.dead.drain(..many).collect();
-                state.dead_held.extend(rows.iter().map(|row| row.seq));
-                rows
-            }
+            Queue::Dead => state.dead.pop(room),
         };
         for row in &rows {
             state.tally.taken(row.lane, queue == Queue::Dead);
@@ -187,7 +178,7 @@ impl Inner {
     }
 
     /// Reads from the disk what memory lacks; `false` when there is nothing to read.
-    async fn refill(&self, queue: Queue) -> Result<bool, Error> {
+    async fn refill(self: &Arc<Self>, queue: Queue) -> Result<bool, Error> {
         let lane = match queue {
             Queue::Chat(_) => Lane::Chat,
             Queue::Events => Lane::Events,
@@ -212,23 +203,13 @@ impl Inner {
     }
 
     async fn refill_dead(&self) -> Result<bool, Error> {
-        if !std::mem::take(&mut self.state.lock().dead_behind) {
-            return Ok(false);
-        }
+        let Some(reading) = self.state.lock().dead.wish() else { return Ok(false) };
         let rows = self.database.read(|c| schema::dead(c, READ_MAX)).await?;
-        let mut state = self.state.lock();
-        state.dead_behind |= rows.len() == READ_MAX;
-        let fresh: Vec<Row> = rows
-            .into_iter()
-            .filter(|row| !state.dead_held.contains(&row.seq) && state.dead.iter().all(|known| known.seq != row.seq))
-            .collect();
-        let any = !fresh.is_empty();
-        state.dead.extend(fresh);
-        Ok(any)
+        Ok(self.state.lock().dead.read(rows, READ_MAX, reading))
     }
 
     /// Makes delayed rows ready whose time has come.
-    async fn wake_due(self: &Inner) -> Result<bool, Error> {
+    async fn wake_due(self: &Arc<Self>) -> Result<bool, Error> {
         let now = self.clock.now();
         if self.state.lock().next_due.is_none_or(|due| due > now) {
             return Ok(false);
@@ -237,17 +218,21 @@ impl Inner {
             let woken = schema::wake(connection, now, WAKE_MAX)?;
             Ok((woken, schema::next_due(connection)?))
         };
-        let (woken, next_due) = self.database.write(Durability::Written, wake, |_| ()).await?;
-        let mut state = self.state.lock();
-        state.next_due = next_due;
-        for row in &woken {
-            state.tally.moved(row.lane, Standing::Delayed, Standing::Ready);
-            state.shelf(row.lane).returned(row.clone());
-        }
-        drop(state);
-        // The other lane's consumer may be asleep.
-        self.ring(Lane::Chat);
-        self.ring(Lane::Events);
+        let inner = self.clone();
+        // On the writer's thread: it happens also when the caller stops waiting, and in the order of what is set aside.
+        let after = move |(woken, next_due): &(Vec<Row>, Option<Timestamp>)| {
+            let mut state = inner.state.lock();
+            state.next_due = *next_due;
+            for row in woken {
+                state.tally.moved(row.lane, Standing::Delayed, Standing::Ready);
+                state.shelf(row.lane).returned(row.clone());
+            }
+            drop(state);
+            // The other lane's consumer may be asleep.
+            inner.ring(Lane::Chat);
+            inner.ring(Lane::Events);
+        };
+        let (woken, _) = self.database.write(Durability::Written, wake, after).await?;
         Ok(!woken.is_empty())
     }
 
@@ -319,14 +304,13 @@ impl Broker for Embedded {
 
     async fn find(&self, id: &str) -> Result<Option<Found>, Error> {
         let id = id.to_owned();
-        let found = self.inner.database.read(move |c| schema::find(c, &id)).await?;
-        Ok(found.map(|(row, standing)| Found {
-            job: row.job,
-            lane: row.lane,
-            standing,
-            tries: row.tries,
-            reason: row.reason,
-        }))
+        let Some((row, standing)) = self.inner.database.read(move |c| schema::find(c, &id)).await? else {
+            return Ok(None);
+        };
+        // On the disk, what is in hand is ready.
+        let in_hand = standing == Standing::Ready && self.inner.state.lock().shelf(row.lane).holds(row.seq);
+        let standing = if in_hand { Standing::InHand } else { standing };
+        Ok(Some(Found { job: row.job, lane: row.lane, standing, tries: row.tries, reason: row.reason }))
     }
 
     fn counts(&self) -> Vec<Count> {

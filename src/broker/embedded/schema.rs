@@ -281,6 +281,14 @@ pub(super) fn change_turns(connection: &Connection, now: Timestamp, horizon: std
         connection.execute("UPDATE turn SET since = ?1", [now.0])?;
     } else if now.since(since) > horizon {
         let next = 1 - current;
+        // What still lies there stays known, however old it is.
+        for (prefix, field) in [("e:", "$.id"), ("m:", "$.message")] {
+            let remember = format!(
+                "INSERT OR IGNORE INTO seen_{current} (id, seq)
+                 SELECT ?1 || json_extract(CAST(body AS TEXT), ?2), seq FROM job WHERE json_valid(CAST(body AS TEXT))"
+            );
+            connection.execute(&remember, [prefix, field])?;
+        }
         connection.execute(&format!("DELETE FROM seen_{next}"), [])?;
         connection.execute("UPDATE turn SET current = ?1, since = ?2", [next, now.0])?;
     }

@@ -53,12 +53,16 @@ struct Saturated {
 pub(super) struct Shelf {
     share: usize,
     ready: VecDeque<Row>,
-    /// Rows that were out and have come back, or whose time has come; they go first.
+    /// Rows that were out and have come back, or whose time has come, by number; they go first.
     returned: VecDeque<Row>,
     reached: i64,
     committed: i64,
     caught_up: bool,
     held: HashMap<ConversationId, usize>,
+    in_hand: HashSet<i64>,
+    /// Rows that left somebody's hand while a reading was under way; what is read of them is out of date.
+    settled: HashSet<i64>,
+    reading: bool,
     saturated: HashMap<ConversationId, Saturated>,
     /// Conversations that were saturated: rows up to here have been given out although they still lie in `ready`.
     resumed: HashMap<ConversationId, i64>,
@@ -76,6 +80,9 @@ impl Shelf {
             committed,
             caught_up: committed == 0,
             held: HashMap::new(),
+            in_hand: HashSet::new(),
+            settled: HashSet::new(),
+            reading: false,
             saturated: HashMap::new(),
             resumed: HashMap::new(),
             wanted: HashSet::new(),
@@ -95,11 +102,22 @@ impl Shelf {
 
     /// A row has come back, or its time has come.
     pub fn returned(&mut self, row: Row) {
-        self.returned.push_back(row);
+        let place = self.returned.partition_point(|waiting| waiting.seq < row.seq);
+        self.returned.insert(place, row);
+    }
+
+    /// Whether somebody has the row in hand.
+    pub fn holds(&self, seq: i64) -> bool {
+        self.in_hand.contains(&seq)
     }
 
     /// A row that was held has been settled.
-    pub fn released(&mut self, conversation: &ConversationId) {
+    pub fn released(&mut self, row: &Row) {
+        let conversation = &row.job.conversation;
+        self.in_hand.remove(&row.seq);
+        if self.reading {
+            self.settled.insert(row.seq);
+        }
         let left = match self.held.get_mut(conversation) {
             Some(held) => {
                 *held -= 1;
@@ -121,6 +139,7 @@ impl Shelf {
         while out.len() < room {
             let Some(row) = self.returned.pop_front().or_else(|| self.next_ready()) else { break };
             *self.held.entry(row.job.conversation.clone()).or_default() += 1;
+            self.in_hand.insert(row.seq);
             out.push(row);
         }
         if self.ready.is_empty() && self.caught_up {
@@ -149,8 +168,16 @@ impl Shelf {
         None
     }
 
-    /// What has to be read before more can be given out, if anything.
-    pub fn wish(&self) -> Option<Wish> {
+    /// What has to be read before more can be given out, if anything. A reading that was wished for before and not
+    /// brought is forgotten.
+    pub fn wish(&mut self) -> Option<Wish> {
+        let wish = self.next_wish();
+        self.settled.clear();
+        self.reading = wish.is_some();
+        wish
+    }
+
+    fn next_wish(&self) -> Option<Wish> {
         if let Some(id) = self.wanted.iter().next() {
             let (after, passed_to) = self.saturated.get(id).map_or((i64::MAX, 0), |it| (it.taken_to, it.passed_to));
             let limit = self.share.saturating_sub(self.held.get(id).copied().unwrap_or(0)).max(1);
@@ -170,7 +197,16 @@ impl Shelf {
         }
         // Rows committed since the reading began were not put into `ready`; they are read in the next round.
         self.caught_up = complete && self.committed == committed_before;
-        self.ready.extend(rows);
+        let fresh = self.fresh(rows);
+        self.ready.extend(fresh);
+    }
+
+    /// What of the rows read is not out already: a row whose time has come goes out before the reading has reached it.
+    fn fresh(&mut self, rows: Vec<Row>) -> Vec<Row> {
+        self.reading = false;
+        let returned: HashSet<i64> = self.returned.iter().map(|row| row.seq).collect();
+        let known = |seq| self.in_hand.contains(&seq) || self.settled.contains(&seq) || returned.contains(&seq);
+        rows.into_iter().filter(|row| !known(row.seq)).collect()
     }
 
     /// Takes what was read for `Wish::Conversation`; `limit` and `passed_to` are those of the wish.
@@ -190,7 +226,7 @@ impl Shelf {
         } else {
             self.wanted.remove(id);
         }
-        self.returned.extend(rows);
+        self.fresh(rows).into_iter().for_each(|row| self.returned(row));
     }
 }
 
@@ -259,7 +295,7 @@ mod tests {
             }
             let row = self.held.remove(which % self.held.len());
             self.disk.retain(|on_disk| on_disk.seq != row.seq);
-            self.shelf.released(&row.job.conversation);
+            self.shelf.released(&row);
         }
 
         fn begin_reading(&mut self) {

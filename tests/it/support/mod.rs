@@ -1,6 +1,7 @@
 //! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
 
 mod daemon;
+pub mod receiver;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,8 +13,18 @@ pub use daemon::{Daemon, KEY, metric};
 /// The machine is shared and slow; a condition has this long to come true.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// How long everything may take to settle; trials have more to settle.
+pub fn settle_within() -> Duration {
+    Duration::from_secs(figure("TIDEGATE_SETTLE_SECONDS", 60))
+}
+
 /// Any free port of loopback.
 pub const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// A figure of a test that a trial makes larger (`scripts/trials/`).
+pub fn figure(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
 
 /// Waits until a condition holds; fails, saying which, when it does not in time.
 pub async fn eventually(what: &str, within: Duration, mut holds: impl AsyncFnMut() -> bool) {
@@ -58,7 +69,7 @@ impl Scene {
 
     /// Waits until every accepted message is answered or handed over.
     pub async fn settles(&self) {
-        let settled = tidegate::simulate::customers::settled(&self.zendesk, SOON).await;
+        let settled = tidegate::simulate::customers::settled(&self.zendesk, settle_within()).await;
         assert!(settled, "not everything was settled: {:?}\n{}", self.zendesk.stats(), self.daemon.log_tail());
     }
 
