@@ -51,7 +51,7 @@ impl Consumer {
         self.card.meet_fault().await?;
         let held = self.parts.directory.held();
         self.card.waiting(held);
-        let freed = self.parts.directory.freed.notified();
+        let freed = self.parts.directory.freed();
         if held >= WINDOW {
             tokio::select! {
                 () = self.parts.draining.cancelled() => {}
@@ -66,7 +66,9 @@ impl Consumer {
         };
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
-            if let Some(cell) = self.parts.directory.deliver(delivery) {
+            // One that was in hand when the process died is not merged: the next death would blame the others too.
+            let suspect = self.parts.in_hand.crashes(delivery.job.message.as_str()) > 0;
+            if let Some(cell) = self.parts.directory.deliver(delivery, suspect) {
                 self.parts.conversations.start(cell);
             }
         }

@@ -18,25 +18,50 @@ use super::{
 };
 use crate::{broker::Delivery, domain::ids::ConversationId, telemetry::Clock};
 
+/// How many messages are held.
+#[derive(Default)]
+struct Holding {
+    count: AtomicUsize,
+    freed: Notify,
+}
+
+/// Counts a message as held as long as it lives, however it ends.
+pub struct Held(Arc<Holding>);
+
+impl Held {
+    fn new(holding: &Arc<Holding>) -> Self {
+        holding.count.fetch_add(1, Ordering::Relaxed);
+        Self(holding.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
+    }
+}
+
 /// All conversations that are alive.
 pub struct Directory {
     cells: DashMap<ConversationId, Arc<Cell>>,
-    held: AtomicUsize,
+    held: Arc<Holding>,
     clock: Clock,
-    /// Rung when something has been settled, for consumers that wait for room.
-    pub freed: Notify,
 }
 
 impl Directory {
     /// Begins empty.
     pub fn new(clock: Clock) -> Self {
-        Self { cells: DashMap::new(), held: AtomicUsize::new(0), clock, freed: Notify::new() }
+        Self { cells: DashMap::new(), held: Arc::default(), clock }
     }
 
     /// Puts a delivery into its conversation's inbox, at its place; returns the cell if it needs an actor.
-    pub fn deliver(&self, delivery: Delivery) -> Option<Arc<Cell>> {
+    /// `alone`: it must not be merged with others.
+    pub fn deliver(&self, delivery: Delivery, alone: bool) -> Option<Arc<Cell>> {
         let id = delivery.job.conversation.clone();
-        let item = Item::new(delivery, self.clock.now());
+        let mut item = Item::new(delivery, self.clock.now());
+        item.alone |= alone;
+        item.held = Some(Held::new(&self.held));
         let entry = self.cells.entry(id.clone()).or_insert_with(|| Arc::new(Cell::new(id)));
         let cell = entry.value().clone();
         let mut inner = cell.lock();
@@ -46,10 +71,7 @@ impl Directory {
         match known {
             // Delivered again: the newer tag is the one that can be settled.
             Some(place) => inner.inbox[place] = item,
-            None => {
-                self.held.fetch_add(1, Ordering::Relaxed);
-                inner.put_back([item]);
-            }
+            None => inner.put_back([item]),
         }
         inner.active(self.clock.monotonic());
         let needs_actor = inner.ask_for_actor();
@@ -59,15 +81,14 @@ impl Directory {
         needs_actor.then_some(cell)
     }
 
-    /// So many messages have left their inboxes for good.
-    pub fn settled(&self, count: usize) {
-        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(count)));
-        self.freed.notify_one();
-    }
-
     /// How many messages are held, waiting or in hand.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits until one message less is held.
+    pub async fn freed(&self) {
+        self.held.freed.notified().await;
     }
 
     /// The cell of a conversation, if it is alive.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card};
+use super::{Parts, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -88,6 +88,7 @@ impl Events {
                 }
             }
             Kind::Support { event_type } => tracing::debug!(event_type, "an event of Zendesk Support"),
+            Kind::Unusable { .. } => return Ok(delivery.park(turn::UNREADABLE).await?),
             // The other kinds travel in their conversation.
             _ => {}
         }

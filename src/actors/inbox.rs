@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     conversation,
+    directory::Held,
     roster::{Fault, InHandView, LastFailure, Snapshot, State},
 };
 use crate::{
@@ -43,6 +44,8 @@ pub struct Item {
     pub superseded: bool,
     /// How often the service has failed on it.
     pub service_failures: u32,
+    /// Counts it as held by this node.
+    pub held: Option<Held>,
 }
 
 impl Item {
@@ -52,7 +55,7 @@ impl Item {
         timeline.note(delivery.job.first_seen, Stage::Accepted);
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
-        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0 }
+        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0, held: None }
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -143,6 +146,8 @@ pub struct Inner {
     pub crashes_in_a_row: usize,
     /// The conversation this one was merged into.
     pub alias: Option<ConversationId>,
+    /// How often an actor failed here.
+    pub restarts: u64,
     /// A failure ordered for the next message.
     pub fault: Option<Fault>,
     /// Why the watchdog killed the actor.
@@ -194,7 +199,7 @@ impl Cell {
             waiting: inner.inbox.len(),
             handled: inner.handled,
             failed: inner.failed,
-            restarts: inner.generation.saturating_sub(1),
+            restarts: inner.restarts,
             last_failure: inner.last_failure.clone(),
             started_at: inner.started.map(Timestamp::to_rfc3339),
             children_total: 0,
@@ -225,6 +230,10 @@ impl Inner {
     /// A new incarnation begins; the old one's results are not taken any more.
     pub fn begin_incarnation(&mut self, now: Timestamp) -> u64 {
         self.generation += 1;
+        if let Some(hand) = self.hand.take() {
+            // Left by one that was outlived.
+            self.put_back(hand.items.into_iter().map(Item::touched));
+        }
         self.starting = false;
         self.rung = false;
         self.started = Some(now);
@@ -235,6 +244,9 @@ impl Inner {
     /// asked for.
     pub fn bereave(&mut self) -> Option<Hand> {
         self.actor = None;
+        // Whatever the old actor still does is not taken.
+        self.generation += 1;
+        self.restarts += 1;
         self.starting = true;
         self.crashes_in_a_row += 1;
         self.hand.take()

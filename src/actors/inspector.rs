@@ -58,7 +58,7 @@ impl Inspector {
         let mut tree = self.parts.roster.tree()?;
         if let Some(node) = tree.children.iter_mut().find(|child| child.path == CONVERSATIONS) {
             (node.children, node.children_total) = self.conversations(after, limit);
-            node.restarts_of_children(self.parts.directory.all().iter().map(|cell| cell.lock().generation));
+            node.restarts += self.parts.directory.all().iter().map(|cell| cell.lock().restarts).sum::<u64>();
         }
         Some(tree)
     }
@@ -128,12 +128,6 @@ impl Inspector {
         }
         let waiting = inner.inbox.iter().find(is_it);
         (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(story).unwrap_or_default())
-    }
-}
-
-impl Snapshot {
-    fn restarts_of_children(&mut self, generations: impl Iterator<Item = u64>) {
-        self.restarts += generations.map(|generation| generation.saturating_sub(1)).sum::<u64>();
     }
 }
 

@@ -23,11 +23,9 @@ use crate::{
         time::Timestamp,
         timeline::Wait,
     },
+    guard::{Permit, bulkhead::Slot},
     state::Claim,
 };
-
-/// A post begins at the latest this long after its intent was entered, so that one who takes over knows how long to wait.
-const POST_WITHIN: Duration = Duration::from_secs(2);
 
 /// The first pause while Zendesk cannot be reached; doubles up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
@@ -117,10 +115,10 @@ impl Poster {
     /// Posts the parts that are missing.
     pub async fn post(&self, reply: &Reply, known: Knowledge) -> Result<Posted, Error> {
         let began = self.parts.clock.monotonic();
-        let _slot = self.parts.posting.enter(reply.at.0).await;
         let present = match known {
             Knowledge::NothingPosted => HashSet::new(),
-            Knowledge::Unknown => self.present(reply, self.settled_at(reply.at.after(POST_WITHIN))).await?,
+            // Whoever meant it may have been posting until just now.
+            Knowledge::Unknown => self.present(reply, self.settled_at(self.parts.clock.now())).await?,
         };
         for part in 0..reply.parts.len() {
             if present.contains(&reply.mark(part).part) {
@@ -181,18 +179,12 @@ impl Poster {
             if self.parts.chat.shadow {
                 return Ok(());
             }
-            let permit = match self.parts.posts.at_once(1) {
-                Some(permit) => permit,
-                None => tokio::select! {
-                    () = self.parts.draining.cancelled() => return Err(Error::Draining),
-                    permit = self.parts.posts.acquire(1) => permit,
-                },
-            };
+            let (slot, permit) = self.turn_to_post(reply).await?;
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             let started = self.parts.clock.now();
             let sent = self.parts.sunshine.post(self.app.as_deref(), &self.target, &reply.parts[part], &mark).await;
-            drop(call);
+            drop((call, slot));
             self.parts.metrics.posted(sent.as_ref().err());
             let works = !matches!(
                 sent,
@@ -215,6 +207,25 @@ impl Poster {
                 }
                 Err(error) => pause = self.wait_out(&error, pause).await?,
             }
+        }
+    }
+
+    /// Waits for a slot and for the limiter; neither is held while anything else is waited for.
+    async fn turn_to_post(&self, reply: &Reply) -> Result<(Slot, Permit), Error> {
+        self.show(Phase::Waiting(Wait::Slot, None));
+        let slot = tokio::select! {
+            biased;
+            slot = self.parts.posting.enter(reply.at.0) => slot,
+            () = self.parts.draining.cancelled() => return Err(Error::Draining),
+        };
+        if let Some(permit) = self.parts.posts.at_once(1) {
+            return Ok((slot, permit));
+        }
+        self.show(Phase::Waiting(Wait::Limiter, None));
+        tokio::select! {
+            biased;
+            permit = self.parts.posts.acquire(1) => Ok((slot, permit)),
+            () = self.parts.draining.cancelled() => Err(Error::Draining),
         }
     }
 

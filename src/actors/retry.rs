@@ -105,12 +105,13 @@ impl RetryActor {
 /// Whether an answer to it is at Zendesk.
 async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> bool {
     let job = &letter.job;
-    let meant = matches!(parts.state.recall(&job.message, letter.replay).await, Ok(Recall::Intended(_)));
-    if !meant {
+    let Ok(Recall::Intended(reply)) = parts.state.recall(&job.message, letter.replay).await else { return false };
+    // One that fails again and again after that is given up all the same.
+    if letter.tries > parts.retry.max_retries + 1 {
         return false;
     }
     let marks = Poster::detached(parts, job, alias).find_marks(job.message.as_str(), job.received).await;
-    marks.is_ok_and(|marks| !marks.is_empty())
+    marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key()))
 }
 
 /// Tells the customer, hands the conversation over, parks the message, lets its followers go on.

@@ -10,6 +10,7 @@ mod changes;
 mod finish;
 mod prepare;
 
+pub(super) use changes::UNREADABLE;
 pub(super) use finish::{bury, park};
 
 use std::{sync::Arc, time::Duration};

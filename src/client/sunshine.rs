@@ -1,6 +1,6 @@
 //! Zendesk's messaging API (Sunshine Conversations v2): posts, looks, typing, control.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use reqwest::{
     Method,
@@ -11,7 +11,12 @@ use serde_json::json;
 
 use super::{SunshineConfig, http};
 use crate::domain::{
-    control::Integration, ids::ConversationId, reply::Mark, retry_after, secret::Secret, time::Timestamp,
+    control::Integration,
+    ids::ConversationId,
+    reply::{Mark, Purpose},
+    retry_after,
+    secret::Secret,
+    time::Timestamp,
 };
 
 /// Pages of messages searched for a mark: 5 x 100 messages, more than a conversation gains in minutes.
@@ -66,6 +71,20 @@ pub struct Found {
     pub part: String,
     /// The messages answered, comma separated.
     pub ids: String,
+    /// The purpose.
+    pub kind: String,
+}
+
+impl Found {
+    /// Whether among these are all parts of an answer, rather than a word of patience or a part only.
+    pub fn is_whole_answer(marks: &[Self]) -> bool {
+        marks.iter().filter(|mark| mark.kind == Purpose::Answer.as_str()).any(|one| {
+            let parts: HashSet<&str> =
+                marks.iter().filter(|mark| mark.key == one.key).map(|mark| mark.part.as_str()).collect();
+            let total = one.part.split_once('/').and_then(|(_, total)| total.parse().ok()).unwrap_or(1);
+            parts.len() >= total
+        })
+    }
 }
 
 /// A client of one Zendesk installation.
@@ -333,6 +352,7 @@ impl From<RawMessage> for Message {
             key,
             part: field("tidegate_part").unwrap_or_default(),
             ids: field("tidegate_ids").unwrap_or_default(),
+            kind: field("tidegate_kind").unwrap_or_default(),
         });
         let author = raw.author.as_ref();
         Self {

@@ -38,10 +38,7 @@ pub use cache::{Cache, Key};
 pub use config::CacheConfig;
 pub use gate::Gate;
 pub use metrics::Metrics;
-pub use permits::Permits;
-
-/// A service that cannot be used as it is set up is asked again after so long; somebody has to mend it.
-const SETUP_PAUSE: Duration = Duration::from_secs(10);
+pub use permits::{Permit, Permits};
 
 /// With another service left in the chain, the limiter is waited for no longer than this.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
@@ -154,9 +151,11 @@ impl Stack {
                     },
                 }
             }
+            // A service that is not set up is no reason to stop waiting for one that is.
+            let another_may_come_back = retry_at < Duration::MAX;
             match last_failure {
-                Some(failed) => return Err(failed),
-                None => self.wait_for_breaker(retry_at, progress).await,
+                Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => return Err(failed),
+                _ => self.wait_for_breaker(retry_at, progress).await,
             }
         }
     }
@@ -211,8 +210,6 @@ impl Stack {
             Err(failure) => {
                 if matches!(failure, Failure::Unusable(_)) {
                     tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up; its messages wait");
-                    progress.waiting(Wait::Backoff, Some(self.clock.monotonic() + SETUP_PAUSE));
-                    tokio::time::sleep(if more { Duration::ZERO } else { SETUP_PAUSE }).await;
                 }
                 let answers_others = service.gate.is_closed() && service.gate.answered_lately();
                 Tried::Failed(Failed { service: service.name, failure, answers_others })

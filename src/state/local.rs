@@ -149,10 +149,15 @@ impl Memory for Local {
 
     async fn note_control(&self, conversation: &ConversationId, control: Control) -> Result<bool, Error> {
         let known = self.control(conversation).await?;
-        if known.is_some_and(|known| known.at > control.at) {
+        // Two events may be noted at once; the newer one stays, whichever comes second.
+        let newer = |before: Option<moka::Entry<ConversationId, Control>>| {
+            let before = before.map(moka::Entry::into_value);
+            std::future::ready(before.filter(|before| before.at > control.at).unwrap_or(control))
+        };
+        let noted = self.controls.entry_by_ref(conversation).and_upsert_with(newer).await.into_value();
+        if noted != control {
             return Ok(false);
         }
-        self.controls.insert(conversation.clone(), control).await;
         if known.is_some_and(|known| known.holder == control.holder) {
             return Ok(false);
         }
@@ -161,7 +166,8 @@ impl Memory for Local {
             connection
                 .prepare_cached(
                     "INSERT INTO conversation (id, control, touched) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (id) DO UPDATE SET control = excluded.control, history = NULL",
+                     ON CONFLICT (id) DO UPDATE SET control = excluded.control, history = NULL
+                     WHERE control IS NULL OR json_extract(control, '$.at') <= json_extract(excluded.control, '$.at')",
                 )?
                 .execute((id.as_str(), &text, control.at.0))?;
             Ok(())

@@ -20,6 +20,9 @@ use crate::{
     store::in_hand::Working,
 };
 
+/// A service that cannot be used as it is set up is asked again after so long; somebody has to mend it.
+const SETUP_PAUSE: Duration = Duration::from_secs(10);
+
 /// How asking ended.
 pub(super) enum Asked {
     Answer(Answer),
@@ -59,7 +62,14 @@ pub(super) async fn ask(parts: &Arc<Parts>, state: &mut State) -> Result<Asked, 
         match blame(&failed.failure) {
             Blame::Hopeless => return finish::give_up(parts, state, &cause).await.map(Asked::Over),
             Blame::Message => return finish::failed(parts, state, &cause).await.map(Asked::Over),
-            Blame::Setup => {}
+            Blame::Setup => {
+                if prepare::wait(parts, state, Wait::Backoff, SETUP_PAUSE).await.is_none() {
+                    return Ok(Asked::Over(Next::HandBack));
+                }
+                if let Some(next) = prepare::last_look(parts, state, true).await? {
+                    return Ok(Asked::Over(next));
+                }
+            }
             Blame::Service => {
                 let failures = count_failure(state, &failed);
                 if failures >= SERVICE_FAILURES_MAX && failed.answers_others {
@@ -119,6 +129,7 @@ async fn alone<'a>(
 }
 
 async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &Prompt, held: &mut bool) -> Attempt {
+    set_phase(state, parts, Phase::Preparing);
     let head = &jobs[0];
     let question = Question {
         caller: Caller { conversation: state.cell.id.as_str(), message: head.message.as_str() },

@@ -13,6 +13,10 @@ use crate::{
     },
 };
 
+/// Why a stored message is parked that this version cannot read.
+pub(in crate::actors) const UNREADABLE: &str =
+    "the stored message cannot be read; it was damaged or written by a newer version";
+
 /// Whether what is in hand changes the conversation rather than asking something.
 pub(super) fn is_change(state: &State) -> bool {
     prepare::jobs(state).first().is_some_and(|(job, ..)| job.kind.text().is_none())
@@ -52,6 +56,7 @@ pub(super) async fn apply(parts: &Arc<Parts>, state: &mut State) -> Result<Next,
             state.history = None;
             state.cell.lock().removed = true;
         }
+        Kind::Unusable { .. } => return finish::give_up(parts, state, UNREADABLE).await,
         // The other kinds travel in the events lane.
         _ => {}
     }

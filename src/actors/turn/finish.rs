@@ -40,9 +40,13 @@ pub(super) fn reply(parts: &Parts, state: &State, text: &str) -> Reply {
 }
 
 /// Takes what is in hand, if this incarnation still counts.
-fn take_hand(state: &State) -> Option<Hand> {
+fn take_hand(parts: &Parts, state: &State) -> Option<Hand> {
     let mut inner = state.cell.lock();
-    if inner.is_current(state.generation) { inner.hand.take() } else { None }
+    if !inner.is_current(state.generation) {
+        return None;
+    }
+    inner.active(parts.clock.monotonic());
+    inner.hand.take()
 }
 
 /// Takes the head; the others go back and will run by themselves.
@@ -59,7 +63,7 @@ fn take_head(state: &State) -> Option<Item> {
 
 /// The reply has been posted.
 pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply) -> Ended {
-    let Some(hand) = take_hand(state) else { return Ok(Next::Done) };
+    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     let covered: HashSet<&MessageId> = reply.covers.iter().collect();
     let (items, others): (Vec<Item>, Vec<Item>) =
         hand.items.into_iter().partition(|item| covered.contains(&item.delivery.job.message));
@@ -161,13 +165,12 @@ fn record(
     }
 }
 
-/// Counts on the conversation's card and makes room for others.
+/// Counts on the conversation's card.
 fn settled(parts: &Parts, job: &crate::domain::job::Job, count: usize, failure: Option<&str>) {
     if let Some(cell) = parts.directory.find(&job.conversation) {
         let failure = failure.map(|reason| LastFailure { at: parts.clock.now(), reason: reason.to_owned() });
         cell.lock().count(count, failure);
     }
-    parts.directory.settled(count);
 }
 
 /// Nobody is to be answered.
@@ -183,7 +186,7 @@ pub(super) async fn applied(parts: &Parts, state: &State) -> Ended {
 }
 
 async fn end_all(parts: &Parts, state: &State, outcome: Outcome, cause: Option<&str>) -> Ended {
-    let Some(hand) = take_hand(state) else { return Ok(Next::Done) };
+    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     let items = hand.items.into_iter().map(|item| (item, outcome)).collect();
     conclude(parts, items, cause, None, None).await?;
     Ok(Next::Done)
@@ -191,7 +194,7 @@ async fn end_all(parts: &Parts, state: &State, outcome: Outcome, cause: Option<&
 
 /// A message had ended before; its copy goes, the others are looked at again.
 pub(super) async fn ended_before(parts: &Parts, state: &State, message: &MessageId, outcome: Outcome) -> Ended {
-    let Some(hand) = take_hand(state) else { return Ok(Next::Done) };
+    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     let (copies, others): (Vec<Item>, Vec<Item>) =
         hand.items.into_iter().partition(|item| item.delivery.job.message == *message);
     state.cell.lock().put_back(others);

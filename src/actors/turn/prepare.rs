@@ -7,6 +7,7 @@ use ractor::ActorProcessingErr;
 use super::{Next, finish, set_phase};
 use crate::{
     actors::{Parts, conversation::State, inbox::Phase, posting},
+    client::Found,
     domain::{
         control::{Control, Holder},
         ids::MessageId,
@@ -81,7 +82,8 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
                 return Ok(Prepared::Over(ended));
             }
         }
-        if parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
+        let is_head = job.message == jobs[0].0.message;
+        if is_head && parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
             let cause = format!("the process died {CRASHES_MAX} times with it in hand");
             return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
         }
@@ -126,8 +128,8 @@ async fn known(
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
-        Ok(marks) if marks.is_empty() => Ok(Recall::Unknown),
-        Ok(_) => Ok(Recall::Ended(Outcome::Replied)),
+        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Recall::Ended(Outcome::Replied)),
+        Ok(_) => Ok(Recall::Unknown),
         Err(error) => Err(error.to_string().into()),
     }
 }
@@ -139,9 +141,11 @@ async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
             return Some(control.holder);
         }
         let target = state.alias.as_ref().unwrap_or(&state.cell.id);
+        // An event that comes while Zendesk answers is newer than the answer.
+        let asked_at = parts.clock.now();
         match parts.sunshine.active(head.app.as_deref(), target).await {
             Ok(active) => {
-                let control = Control { holder: parts.ours.holder(active.as_ref()), at: parts.clock.now() };
+                let control = Control { holder: parts.ours.holder(active.as_ref()), at: asked_at };
                 if let Err(error) = parts.state.note_control(&state.cell.id, control).await {
                     tracing::warn!(%error, "the holder of a conversation could not be noted");
                 }

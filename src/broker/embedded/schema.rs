@@ -7,7 +7,11 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, named_params};
 use super::shelf::Row;
 use crate::{
     broker::{Lane, Published, Standing},
-    domain::{ids::ConversationId, job::Job, time::Timestamp},
+    domain::{
+        ids::{ConversationId, EventId, MessageId},
+        job::{Job, Kind},
+        time::Timestamp,
+    },
     store::{Error, Schema},
 };
 
@@ -135,31 +139,48 @@ pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result
     Ok((Published::Stored, seq))
 }
 
-const COLUMNS: &str = "seq, lane, tries, replay, bytes, reason, body, standing";
+const COLUMNS: &str = "seq, lane, tries, replay, bytes, reason, body, standing, conversation, first_seen";
 
-fn row(sql: &SqlRow<'_>) -> rusqlite::Result<Option<Row>> {
-    let body = sql.get_ref(6)?.as_blob()?;
-    // A body that cannot be read was damaged or written by a newer version; it stays where it is.
-    let Ok(job) = serde_json::from_slice::<Job>(body) else {
-        tracing::error!(queue.seq = sql.get::<_, i64>(0)?, "a stored message cannot be read; it was left in place");
-        return Ok(None);
-    };
-    Ok(Some(Row {
-        seq: sql.get(0)?,
+fn row(sql: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let seq = sql.get(0)?;
+    let job = serde_json::from_slice::<Job>(sql.get_ref(6)?.as_blob()?);
+    Ok(Row {
+        seq,
         lane: lane_of(sql.get(1)?),
-        job: Arc::new(job),
+        job: Arc::new(match job {
+            Ok(job) => job,
+            Err(_) => unreadable(seq, &sql.get::<_, String>(8)?, Timestamp(sql.get(9)?)),
+        }),
         tries: sql.get(2)?,
         replay: sql.get(3)?,
         bytes: sql.get::<_, i64>(4)?.unsigned_abs(),
         redelivered: true,
         reason: sql.get(5)?,
-    }))
+    })
+}
+
+/// Stands for a message that was damaged, or written by a newer version. Whoever gets it parks it; its bytes stay.
+fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
+    let id = format!("unreadable:{seq}");
+    let expect = "a number is a sound id";
+    Job {
+        v: Job::VERSION,
+        id: EventId::new(&id).expect(expect),
+        message: MessageId::new(&id).expect(expect),
+        conversation: ConversationId::new(conversation).unwrap_or(ConversationId::new(&id).expect(expect)),
+        app: None,
+        brand: None,
+        kind: Kind::Unusable { raw: String::new() },
+        received: first_seen,
+        position: 0,
+        first_seen,
+    }
 }
 
 fn rows(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Row>, Error> {
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map(params, row)?;
-    Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The next ready rows of a lane.
@@ -237,7 +258,7 @@ pub(super) fn find(connection: &Connection, id: &str) -> Result<Option<(Row, Sta
         let Some(seq) = seen(connection, &key)? else { continue };
         let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM job WHERE seq = ?1"))?;
         let found = statement.query_row([seq], |sql| Ok((row(sql)?, standing_of(sql.get(7)?)))).optional()?;
-        if let Some((Some(row), standing)) = found {
+        if let Some((row, standing)) = found {
             return Ok(Some((row, standing)));
         }
     }

@@ -84,7 +84,8 @@ pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Res
     let Some(key) = reply else { return Ok(Recall::Unknown) };
     let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
     let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
-    Ok(parsed::<Reply>(body.flatten()).map_or(Recall::Unknown, Recall::Intended))
+    // One that was meant and forgotten with its customer is not meant again.
+    Ok(parsed::<Reply>(body.flatten()).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended))
 }
 
 pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, store::Error> {
