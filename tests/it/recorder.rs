@@ -92,7 +92,13 @@ pub fn too_early(calls: &[Call], slack: Duration) -> Vec<String> {
     found
 }
 
-async fn pass(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn pass(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let at = Instant::now();
     let Some(upstream) = shared.upstream.load_full() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let path_and_query = uri.path_and_query().map_or("/", |it| it.as_str());
