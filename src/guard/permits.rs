@@ -86,7 +86,7 @@ impl Drop for Call {
     }
 }
 
-/// Leave to make one call within [`VALIDITY`]; given back when dropped unused.
+/// Leave to make one call within `VALIDITY`; given back when dropped unused.
 #[must_use = "a permit that is dropped goes back"]
 pub struct Permit {
     permits: Arc<Permits>,
