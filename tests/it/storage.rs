@@ -8,7 +8,6 @@ use std::{
 };
 
 use rusqlite::Connection;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tidegate::simulate::zendesk;
 
 use crate::support::{
@@ -51,17 +50,6 @@ async fn lives_through(scene: &mut Scene, set: impl Fn(&Scene, bool)) {
     assert_eq!(scene.deliver(body).await.counts(), [1, 0, 0, 0, 0], "a 503 has stored nothing");
     let ready = scene.daemon.url("/readyz");
     eventually("it is ready again", SOON, async || reqwest::get(&ready).await.unwrap().status() == 200).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_may_not_write_any_further_refuses_and_recovers() {
-    let mut scene = Scene::set("", patient()).await;
-    lives_through(&mut scene, |scene, full| {
-        let pid = Pid::from_raw(scene.daemon.pid().cast_signed());
-        let current = full.then_some(64 << 10);
-        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("a limit can be set on a child");
-    })
-    .await;
 }
 
 /// A small disk of its own, unmounted by its handle.

@@ -168,6 +168,7 @@ impl Daemon {
     }
 
     /// Its process id.
+    #[allow(dead_code, reason = "for tests that limit the process")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
