@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use reqwest::{
-    Method,
+    Method, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -43,6 +43,17 @@ pub enum Error {
     /// Any other 4xx: this call will never work.
     #[error("zendesk: status {0}")]
     Refused(u16),
+}
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// `zendesk.api_url` is no URL.
+    #[error("zendesk.api_url is no URL")]
+    Address,
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
 }
 
 /// A message as Zendesk gives it back.
@@ -89,7 +100,7 @@ impl Found {
 
 /// A client of one Zendesk installation.
 pub struct Sunshine {
-    base: String,
+    base: Url,
     app: String,
     client: reqwest::Client,
     headers: HeaderMap,
@@ -172,7 +183,7 @@ struct RawIntegration {
 
 impl Sunshine {
     /// Makes a client. `api_url` may have a path, such as `https://example.zendesk.com/sc`.
-    pub fn new(config: &SunshineConfig) -> Result<Self, reqwest::Error> {
+    pub fn new(config: &SunshineConfig) -> Result<Self, Unusable> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Ok(mut basic) = HeaderValue::from_str(&basic(&config.key_id, &config.key_secret)) {
@@ -180,7 +191,7 @@ impl Sunshine {
             headers.insert(AUTHORIZATION, basic);
         }
         Ok(Self {
-            base: config.api_url.trim_end_matches('/').to_owned(),
+            base: Url::parse(&config.api_url).map_err(|_| Unusable::Address)?,
             app: config.app_id.clone(),
             client: http::client(config.timeout)?,
             headers,
@@ -192,7 +203,7 @@ impl Sunshine {
         let post =
             Post { author: Author { r#type: "business" }, content: Text { r#type: "text", text }, metadata: mark };
         let body = serde_json::to_vec(&post).expect("a post is plain data");
-        self.call(Method::POST, &self.path(app, to, "/messages"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, "/messages"), Some(body)).await.map(drop)
     }
 
     /// The newest messages, newest last, back to the first one received before `since`.
@@ -203,17 +214,18 @@ impl Sunshine {
         since: Timestamp,
     ) -> Result<Vec<Message>, Error> {
         let mut found: Vec<Message> = Vec::new();
-        let mut cursor = String::new();
+        let mut cursor = None;
         for _ in 0..PAGES_MAX {
-            let path = format!("{}{cursor}", self.path(app, of, "/messages"));
-            let page: Page = self.read(&path).await?;
+            let mut url = self.url(app, of, "/messages");
+            url.set_query(cursor.as_deref());
+            let page: Page = self.read(url).await?;
             let mut older: Vec<Message> = page.messages.into_iter().map(Message::from).collect();
             older.sort_by_key(|message| message.received);
             let reached = older.first().and_then(|message| message.received).is_some_and(|received| received < since);
             older.append(&mut found);
             found = older;
             match page.meta.before_cursor {
-                Some(before) if page.meta.has_more && !reached => cursor = format!("?page[before]={before}"),
+                Some(before) if page.meta.has_more && !reached => cursor = Some(format!("page[before]={before}")),
                 _ => break,
             }
         }
@@ -235,7 +247,7 @@ impl Sunshine {
 
     /// Who is active in the switchboard.
     pub async fn active(&self, app: Option<&str>, of: &ConversationId) -> Result<Option<Integration>, Error> {
-        let conversation: Conversation = self.read(&self.path(app, of, "")).await?;
+        let conversation: Conversation = self.read(self.url(app, of, "")).await?;
         Ok(conversation.conversation.active_switchboard_integration.map(|raw| Integration {
             id: raw.id,
             name: raw.name,
@@ -247,7 +259,7 @@ impl Sunshine {
     /// Shows the customer that an answer is being written.
     pub async fn typing(&self, app: Option<&str>, to: &ConversationId) -> Result<(), Error> {
         let body = br#"{"author":{"type":"business"},"type":"typing:start"}"#.to_vec();
-        self.call(Method::POST, &self.path(app, to, "/activity"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, "/activity"), Some(body)).await.map(drop)
     }
 
     /// Hands the conversation to `target` (id, name or type of a switchboard integration). Idempotent for a target
@@ -268,22 +280,25 @@ impl Sunshine {
                 "tidegate_summary": summary,
             },
         });
-        self.call(Method::POST, &self.path(app, of, "/passControl"), Some(body.to_string().into_bytes()))
-            .await
-            .map(drop)
+        self.call(Method::POST, self.url(app, of, "/passControl"), Some(body.to_string().into_bytes())).await.map(drop)
     }
 
-    fn path(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> String {
+    fn url(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> Url {
         let app = if self.app.is_empty() { app.unwrap_or_default() } else { &self.app };
-        format!("{}/v2/apps/{}/conversations/{}{end}", self.base, segment(app), segment(conversation.as_str()))
+        let base = self.base.path().trim_end_matches('/');
+        let path = format!("{base}/v2/apps/{}/conversations/{}{end}", segment(app), segment(conversation.as_str()));
+        // Parsed once, at the start; a host is dear to parse.
+        let mut url = self.base.clone();
+        url.set_path(&path);
+        url
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let body = self.call(Method::GET, path, None).await?;
+    async fn read<T: DeserializeOwned>(&self, url: Url) -> Result<T, Error> {
+        let body = self.call(Method::GET, url, None).await?;
         serde_json::from_slice(&body).map_err(|_| Error::Unknown("answer"))
     }
 
-    async fn call(&self, method: Method, url: &str, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
+    async fn call(&self, method: Method, url: Url, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
         let request = self.client.request(method, url).headers(self.headers.clone());
         let request = match body {
             Some(body) => request.body(body),
