@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card, turn};
+use super::{Parts, roster::Card, trouble, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -60,11 +60,22 @@ impl Events {
         self.card.meet_fault().await?;
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
-            taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
+            taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken,
         };
+        let worked_off = match deliveries {
+            Ok(deliveries) => self.work_off_all(deliveries).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = worked_off {
+            trouble::sit_out(&self.parts, &self.card.path, &error).await;
+        }
+        Ok(())
+    }
+
+    /// Fails only when the store does; what has not been settled then comes back.
+    async fn work_off_all(&self, deliveries: Vec<Delivery>) -> Result<(), ActorProcessingErr> {
         for delivery in deliveries {
             self.card.handled(1);
-            // A failure is the store's: the actor fails, and what it has not settled comes back.
             self.work_off(delivery).await?;
         }
         Ok(())

@@ -40,6 +40,7 @@ mod retry;
 pub mod roster;
 mod supervisor;
 mod tree;
+mod trouble;
 mod turn;
 mod watchdog;
 

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
-use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, turn};
+use super::{
+    Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, trouble, turn,
+};
 use crate::{
-    broker::{Delivery, Queue},
+    broker::{self, Delivery, Queue},
     domain::{ids::ConversationId, timeline::Stage},
     state::{Away, Recall},
 };
@@ -74,8 +76,19 @@ impl RetryActor {
         let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
         let letters = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
-            taken = taking => taken?,
+            taken = taking => taken,
         };
+        let judged = match letters {
+            Ok(letters) => self.judge(letters, state).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = judged {
+            trouble::sit_out(&self.parts, &self.card.path, &error).await;
+        }
+        Ok(())
+    }
+
+    async fn judge(&self, letters: Vec<Delivery>, state: &mut State) -> Result<(), broker::Error> {
         self.card.handled(letters.len() as u64);
         for letter in letters {
             match self.parts.retry.pause(letter.tries, rand::random()) {
@@ -89,7 +102,7 @@ impl RetryActor {
         Ok(())
     }
 
-    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), ActorProcessingErr> {
+    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), broker::Error> {
         let job = letter.job.clone();
         let cause = letter.reason.clone().unwrap_or_default();
         tracing::info!(job.id = %job.id, tries = letter.tries, cause, pause_ms = pause.as_millis() as u64, "a message is tried again");
@@ -98,7 +111,7 @@ impl RetryActor {
         if let Some(cell) = self.parts.directory.find(&job.conversation) {
             cell.lock().away = Some(away);
         }
-        Ok(letter.retry(pause).await?)
+        letter.retry(pause).await
     }
 }
 

@@ -22,18 +22,19 @@ use super::{
     conversation::State,
     inbox::{Inner, Item, Phase},
     posting,
+    trouble::STORE_PAUSE,
 };
-use crate::domain::{
-    burst::{Gather, Merging, gather},
-    reply::Reply,
-    timeline::{Stage, Wait},
+use crate::{
+    domain::{
+        burst::{Gather, Merging, gather},
+        reply::Reply,
+        timeline::{Stage, Wait},
+    },
+    state::Claim,
 };
 
 /// A head that has not come back this long after it was expected is not waited for any longer; it comes late then.
 const HEAD_SLACK: Duration = Duration::from_secs(30);
-
-/// The pause after the state or the queue could not be written.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a turn goes on.
 enum Next {
@@ -67,7 +68,7 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
             // The store is in trouble, not the message and not the actor.
             Err(error) if error.is::<crate::state::Error>() || error.is::<crate::broker::Error>() => {
                 tracing::error!(%error, conversation.id = %state.cell.id, "a conversation waits for its store");
-                let drained = prepare::wait(parts, state, Wait::Zendesk, STORE_PAUSE).await.is_none();
+                let drained = prepare::wait(parts, state, Wait::Store, STORE_PAUSE).await.is_none();
                 put_back(state, |_| ());
                 return Ok(!drained);
             }
@@ -137,8 +138,11 @@ fn look_into(parts: &Parts, inner: &Inner) -> Waiting {
     if let Some(away) = &inner.away {
         let given_up_at = away.until.after(HEAD_SLACK);
         let is_back = inner.inbox.iter().any(|item| item.delivery.job.message == away.head);
-        if !is_back && now < given_up_at {
-            return Waiting::Until(parts.clock.monotonic() + given_up_at.since(now));
+        let left = given_up_at.since(now);
+        // A wait longer than any pause between tries means that the wall clock was set back.
+        let is_expected = now < given_up_at && left <= parts.retry.longest_pause() + HEAD_SLACK;
+        if !is_back && is_expected {
+            return Waiting::Until(parts.clock.monotonic() + left);
         }
     }
     match gather(&inner.fragments(), now, merging(parts)) {
@@ -212,14 +216,44 @@ async fn answer(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Resu
     }
     let reply = finish::reply(parts, state, &answer.text);
     parts.faults.kill_point(super::KillPoint::BeforeIntent);
-    match parts.state.intend(&reply).await? {
-        crate::state::Claim::Ours => {}
-        // Another reply covers one of them: look again, and post that.
-        crate::state::Claim::Taken(_) => return Ok(Next::Superseded),
+    match intend(parts, state, &reply, superseded).await? {
+        Meant::Ours => {}
+        Meant::Over(next) => return Ok(next),
     }
     parts.faults.kill_point(super::KillPoint::AfterIntent);
     note(state, parts, &Stage::Intended);
     post(parts, state, reply, posting::Knowledge::NothingPosted).await
+}
+
+/// Whether the reply may be posted.
+enum Meant {
+    Ours,
+    Over(Next),
+}
+
+/// Enters the reply into the ledger, for as long as it takes: the answer is kept meanwhile, and the AI not asked again.
+async fn intend(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    reply: &Reply,
+    superseded: bool,
+) -> Result<Meant, ActorProcessingErr> {
+    loop {
+        match parts.state.intend(reply).await {
+            Ok(Claim::Ours) => return Ok(Meant::Ours),
+            // Another reply covers one of them: look again, and post that.
+            Ok(Claim::Taken(_)) => return Ok(Meant::Over(Next::Superseded)),
+            Err(error) => {
+                tracing::error!(%error, conversation.id = %state.cell.id, "a reply waits for the state");
+                if prepare::wait(parts, state, Wait::Store, STORE_PAUSE).await.is_none() {
+                    return Ok(Meant::Over(Next::HandBack));
+                }
+                if let Some(next) = prepare::last_look(parts, state, superseded).await? {
+                    return Ok(Meant::Over(next));
+                }
+            }
+        }
+    }
 }
 
 async fn post(

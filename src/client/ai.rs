@@ -5,6 +5,7 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{AiService, http};
 use crate::domain::{
@@ -75,7 +76,7 @@ struct Function<'a> {
 struct Completion {
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -103,14 +104,6 @@ struct ToolCall {
 #[derive(Deserialize)]
 struct Called {
     name: String,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
 }
 
 #[derive(Deserialize)]
@@ -199,12 +192,17 @@ impl Ai {
         if text.trim().is_empty() && !handoff {
             return Err(Failure::UnusableAnswer);
         }
-        let tokens = completion.usage.map_or_else(Tokens::default, |usage| Tokens {
-            input: usage.prompt_tokens,
-            output: usage.completion_tokens,
-        });
+        let tokens = Tokens {
+            input: count(&completion.usage["prompt_tokens"]),
+            output: count(&completion.usage["completion_tokens"]),
+        };
         Ok(Answer { text, handoff, tokens, limit_requests })
     }
+}
+
+/// A number of tokens; whatever else stands there spoils no answer.
+fn count(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_f64().map(|count| count.max(0.0) as u64)).unwrap_or(0)
 }
 
 /// Some services refuse content by a 400 whose code says so (Azure OpenAI: `content_filter`).

@@ -26,6 +26,8 @@ pub enum Wait {
     Backoff,
     /// Zendesk's API.
     Zendesk,
+    /// The queue or the state on disk, which could not be written.
+    Store,
     /// Its turn to run alone, after it was in hand when the process died.
     Alone,
     /// An operator, who paused the pool.

@@ -119,7 +119,7 @@ impl Stack {
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        let asked = self.cache.get_or(question.key, self.ask_chain(question, progress, call)).await;
+        let asked = self.cache.get_or(question.key, || self.ask_chain(question, progress, &call)).await;
         let (answer, kept) = asked?;
         if question.key.is_some() {
             self.metrics.cache(kept);
@@ -131,7 +131,7 @@ impl Stack {
         &self,
         question: Question<'_>,
         progress: &dyn Progress,
-        call: impl Fn(usize) -> F + Send + Sync,
+        call: &(impl Fn(usize) -> F + Send + Sync),
     ) -> Result<Answer, Failed>
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
