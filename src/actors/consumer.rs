@@ -66,7 +66,10 @@ impl Consumer {
         };
         let deliveries = match deliveries {
             Ok(deliveries) => deliveries,
-            Err(error) => return Ok(trouble::sit_out(&self.parts, &self.card.path, &error).await),
+            Err(error) => {
+                trouble::sit_out(&self.parts, &self.card.path, &error).await;
+                return Ok(());
+            }
         };
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {

@@ -128,6 +128,19 @@ impl Permits {
         if queue.is_empty() { self.reserve(tokens).ok() } else { None }
     }
 
+    /// When (monotonic) a permit is free, as things are; those who wait in line may take it before.
+    pub fn free_at(&self, tokens: u64) -> Duration {
+        let now = self.clock.monotonic();
+        let mut machine = self.machine.lock();
+        match machine.reserve(now, tokens, Duration::ZERO) {
+            Reservation::Granted { seq, .. } => {
+                machine.void(seq);
+                now
+            }
+            Reservation::Refused { at } => at,
+        }
+    }
+
     /// Waits in line for a permit. Dropping the future leaves the line.
     pub async fn acquire(self: &Arc<Self>, tokens: u64) -> Permit {
         if let Some(permit) = self.at_once(tokens) {
