@@ -1,5 +1,8 @@
-//! The embedded queue under the contract of all brokers, and what is its own: the plans of its statements.
+//! The embedded queue under the contract of all brokers, and what is its own: crashes, long backlogs and the
+//! plans of its statements. Disks that fail are met by the whole daemon (`tests/it/storage.rs`).
 
+mod backlog;
+mod crash;
 mod place;
 mod plans;
 
