@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card};
+use super::{Parts, patience::outwait, roster::Card};
 use crate::broker::{Queue, WINDOW};
 
 /// The consumer of one partition.
@@ -62,7 +62,14 @@ impl Consumer {
         let taking = self.parts.broker.take(Queue::Chat(self.partition), WINDOW - held);
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
-            taken = taking => taken?,
+            taken = taking => taken,
+        };
+        let deliveries = match deliveries {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                outwait(&self.parts, &self.card, &error).await;
+                return Ok(());
+            }
         };
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {

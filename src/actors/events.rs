@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card, turn};
+use super::{Parts, patience::outwait, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -58,13 +58,20 @@ impl Actor for Events {
 impl Events {
     async fn pull(&self) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
+        if let Err(error) = self.take().await {
+            // What was not settled comes back.
+            outwait(&self.parts, &self.card, &error).await;
+        }
+        Ok(())
+    }
+
+    async fn take(&self) -> Result<(), ActorProcessingErr> {
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
             self.card.handled(1);
-            // A failure is the store's: the actor fails, and what it has not settled comes back.
             self.work_off(delivery).await?;
         }
         Ok(())

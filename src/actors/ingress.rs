@@ -53,8 +53,7 @@ impl Refusal {
 #[derive(Default)]
 pub struct Desk {
     waiting: Mutex<VecDeque<Admission>>,
-    /// When (monotonic) nothing could be stored, unless something has been since.
-    refused_at: Mutex<Option<Duration>>,
+    tried: Mutex<Option<(Duration, bool)>>,
     bell: Bell,
 }
 
@@ -77,9 +76,9 @@ impl Desk {
         stored.map_err(Refusal::new)
     }
 
-    /// Whether deliveries can be stored, as far as the last ones tell. After a while without any it is worth a try.
-    pub fn can_store(&self, now: Duration) -> bool {
-        self.refused_at.lock().is_none_or(|at| now.saturating_sub(at) > RETRY_AFTER)
+    /// When (monotonic) storing was tried last, and whether it worked; `None` before the first delivery.
+    pub fn tried_last(&self) -> Option<(Duration, bool)> {
+        *self.tried.lock()
     }
 
     fn next_batch(&self) -> Vec<Admission> {
@@ -157,7 +156,7 @@ impl Ingress {
         }
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
-        *self.desk.refused_at.lock() = stored.is_err().then(|| self.parts.clock.monotonic());
+        *self.desk.tried.lock() = Some((self.parts.clock.monotonic(), stored.is_ok()));
         let mut outcomes = stored.as_ref().map(|outcomes| outcomes.iter().copied()).map_err(Clone::clone);
         for (answer, size) in waiting {
             let outcome = match &mut outcomes {

@@ -34,6 +34,7 @@ mod inspector;
 mod limiter;
 mod link;
 mod metrics;
+mod patience;
 mod posting;
 mod reconcile;
 mod retry;

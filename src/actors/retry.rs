@@ -7,9 +7,12 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
-use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, turn};
+use super::{
+    Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
+    turn,
+};
 use crate::{
-    broker::{Delivery, Queue},
+    broker::{self, Delivery, Queue},
     domain::{ids::ConversationId, timeline::Stage},
     state::{Away, Recall},
 };
@@ -71,6 +74,14 @@ impl RetryActor {
         if state.farewells.len() >= AT_ONCE {
             state.farewells.join_next().await;
         }
+        if let Err(error) = self.take(state).await {
+            // What was not settled comes back.
+            outwait(&self.parts, &self.card, &error).await;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, state: &mut State) -> Result<(), broker::Error> {
         let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
         let letters = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
@@ -89,7 +100,7 @@ impl RetryActor {
         Ok(())
     }
 
-    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), ActorProcessingErr> {
+    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), broker::Error> {
         let job = letter.job.clone();
         let cause = letter.reason.clone().unwrap_or_default();
         tracing::info!(job.id = %job.id, tries = letter.tries, cause, pause_ms = pause.as_millis() as u64, "a message is tried again");
@@ -98,7 +109,7 @@ impl RetryActor {
         if let Some(cell) = self.parts.directory.find(&job.conversation) {
             cell.lock().away = Some(away);
         }
-        Ok(letter.retry(pause).await?)
+        letter.retry(pause).await
     }
 }
 

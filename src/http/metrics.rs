@@ -158,6 +158,8 @@ fn status_label(status: StatusCode) -> &'static str {
 
 /// `GET /metrics`: OpenMetrics text.
 pub async fn metrics(State(admin): State<Admin>) -> Response {
+    // The registry cannot wait for a dependency to answer.
+    admin.health.report().await;
     let mut text = String::new();
     if encode(&mut text, &admin.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -10,6 +10,6 @@ pub mod in_hand;
 mod lock;
 mod writer;
 
-pub use file::{Error, Schema};
+pub use file::{Error, Schema, touch};
 pub use lock::FolderLock;
 pub use writer::{Database, Durability};
