@@ -18,6 +18,7 @@
 //! ```
 
 mod breaker;
+mod budget;
 mod chat;
 mod config;
 mod consumer;
@@ -62,6 +63,7 @@ use crate::{
 };
 
 pub use self::{
+    budget::{Budget, Share},
     chat::Sender as ConversationStarter,
     config::{Ai, ChatConfig, RetryConfig, Service},
     courtesies::Courtesies,
@@ -69,7 +71,7 @@ pub use self::{
     farewell::Handoffs,
     faults::Faults,
     faults_config::{FaultsConfig, KillPoint},
-    ingress::{Admitted, Desk, Refusal},
+    ingress::{Admitted, Desk, Refusal, STORED_WITHIN},
     inspector::{Inspector, MessageView},
     metrics::Metrics,
     roster::Roster,

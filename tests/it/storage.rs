@@ -56,7 +56,8 @@ async fn lives_through(scene: &mut Scene, set: impl Fn(&Scene, bool)) {
     assert_eq!(live.status(), 200);
     let ready = reqwest::get(scene.daemon.url("/readyz")).await.unwrap();
     assert_eq!(ready.status(), 503, "a node that can store nothing is unready");
-    stays_up_and_unready(scene).await;
+    stays_unready(scene).await;
+    assert!(scene.daemon.ended().is_none(), "{}", scene.daemon.log_tail());
     set(scene, false);
     scene.settles().await;
     scene.assert_sound();
@@ -66,14 +67,14 @@ async fn lives_through(scene: &mut Scene, set: impl Fn(&Scene, bool)) {
     eventually("it is ready again", SOON, async || reqwest::get(&ready).await.unwrap().status() == 200).await;
 }
 
-/// Longer than a refusal counts by itself, and long enough for actors to fail more often than is borne: the message
-/// that is due asks for the disk all the time.
-async fn stays_up_and_unready(scene: &mut Scene) {
+/// Longer than a refusal counts by itself, and long enough for actors to fail more often than is borne, if they did: a
+/// message that is due asks for the disk all the time.
+async fn stays_unready(scene: &Scene) {
     let until = tokio::time::Instant::now() + Duration::from_secs(8);
     while tokio::time::Instant::now() < until {
         let ready = reqwest::get(scene.daemon.url("/readyz")).await;
-        assert!(scene.daemon.ended().is_none(), "{}", scene.daemon.log_tail());
-        assert_eq!(ready.unwrap().status(), 503, "it can still store nothing");
+        let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", scene.daemon.log_tail()));
+        assert_eq!(ready.status(), 503, "it can still store nothing");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let up = scene.daemon.metric("tidegate_dependency_up{dependency=\"broker\"}").await;
@@ -90,6 +91,23 @@ async fn a_node_that_may_not_write_any_further_refuses_and_recovers() {
         prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("a limit can be set on a child");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unready_node_finds_out_by_itself_that_it_can_store_again() {
+    let scene = Scene::with("").await;
+    let limit = |current| {
+        let pid = Pid::from_raw(scene.daemon.pid().cast_signed());
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("a limit can be set on a child");
+    };
+    limit(Some(0));
+    let refused = scene.deliver(delivery(&[message("e", "m", "c", "hello")])).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // Nobody else comes: a balancer leaves an unready node alone.
+    stays_unready(&scene).await;
+    limit(None);
+    let ready = scene.daemon.url("/readyz");
+    eventually("it is ready", SOON, async || reqwest::get(&ready).await.unwrap().status() == 200).await;
 }
 
 /// A small disk of its own, unmounted by its handle.
