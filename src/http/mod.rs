@@ -16,6 +16,7 @@
 mod admin;
 mod body;
 mod config;
+mod extract;
 mod guard;
 pub mod health;
 pub mod listener;
@@ -107,7 +108,11 @@ pub fn public(public: Public) -> Router {
             .route("/webhooks/zendesk", post(webhook::support));
     }
     let metrics = public.metrics.clone();
-    router.layer(middleware::from_fn_with_state(metrics, metrics::measure)).with_state(public)
+    router
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(problem::no_such_route)
+        .layer(middleware::from_fn_with_state(metrics, metrics::measure))
+        .with_state(public)
 }
 
 /// The admin routes.
@@ -124,6 +129,8 @@ pub fn admin(admin: Admin) -> Router {
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
     health
         .merge(guarded)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(problem::no_such_route)
         .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
         .layer(middleware::from_fn_with_state(ADMIN_WITHIN, timely::answer))
         .with_state(admin)

@@ -14,6 +14,7 @@ mod ingress;
 mod inspection;
 mod oddities;
 mod official_client;
+mod problems;
 mod recorder;
 mod samples;
 mod signatures;
