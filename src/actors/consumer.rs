@@ -71,6 +71,7 @@ impl Consumer {
                 return Ok(());
             }
         };
+        let _busy = self.card.busy();
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
             // One that was in hand when the process died is not merged: the next death would blame the others too.

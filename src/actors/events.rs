@@ -71,6 +71,7 @@ impl Events {
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
+            let _busy = self.card.busy();
             self.card.handled(1);
             self.work_off(delivery).await?;
         }
@@ -95,7 +96,10 @@ impl Events {
                 }
             }
             Kind::Support { event_type } => tracing::debug!(event_type, "an event of Zendesk Support"),
-            Kind::Unusable { .. } => return Ok(delivery.park(turn::UNREADABLE).await?),
+            Kind::Unusable { .. } => {
+                self.parts.metrics.buried(delivery.lane, turn::UNREADABLE);
+                return Ok(delivery.park(turn::UNREADABLE).await?);
+            }
             // The other kinds travel in their conversation.
             _ => {}
         }

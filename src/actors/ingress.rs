@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{KillPoint, Parts, budget::Share, roster::Card};
 use crate::{
-    broker::{Error, Publication, Published},
+    broker::{Error, Lane, Publication, Published},
     guard::bell::Bell,
     telemetry::Clock,
 };
@@ -163,6 +163,7 @@ impl Ingress {
             if batch.is_empty() {
                 return Ok(());
             }
+            let _busy = self.card.busy();
             self.card.handled(batch.len() as u64);
             self.store_batch(batch).await;
         }
@@ -175,9 +176,16 @@ impl Ingress {
             waiting.push((admission.answer, admission.messages.len(), admission.share));
             messages.extend(admission.messages);
         }
+        let unusable: Vec<Option<&str>> = messages.iter().map(|message| message.unusable).collect();
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
         self.desk.note(stored.is_ok());
+        for (published, unusable) in stored.iter().flatten().zip(unusable) {
+            if let (Published::Stored, Some(reason)) = (published, unusable) {
+                // It lies among the parked letters already.
+                self.parts.metrics.buried(Lane::Events, &format!("unusable: {reason}"));
+            }
+        }
         let mut outcomes = stored.as_ref().map(|outcomes| outcomes.iter().copied()).map_err(Clone::clone);
         for (answer, size, _share) in waiting {
             let outcome = match &mut outcomes {
@@ -195,7 +203,6 @@ mod tests {
     use super::*;
     use crate::{
         actors::Budget,
-        broker::Lane,
         domain::{support, time::Timestamp},
     };
 

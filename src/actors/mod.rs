@@ -19,6 +19,7 @@
 
 mod breaker;
 mod budget;
+mod busy;
 mod chat;
 mod config;
 mod consumer;

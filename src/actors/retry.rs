@@ -87,6 +87,7 @@ impl RetryActor {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken?,
         };
+        let _busy = self.card.busy();
         self.card.handled(letters.len() as u64);
         for letter in letters {
             match self.parts.retry.pause(letter.tries, rand::random()) {

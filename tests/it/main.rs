@@ -12,6 +12,7 @@ mod chat_zendesk;
 mod crashes;
 mod ingress;
 mod inspection;
+mod metrics;
 mod oddities;
 mod official_client;
 mod problems;
