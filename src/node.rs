@@ -12,17 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use self::{apart::Apart, build::Stores};
 use crate::{
-    actors::{Branches, Desk, Inspector, Parts, Tree, grow},
+    actors::{Branches, Budget, Desk, Inspector, Parts, Tree, grow},
     config::{Config, Role},
     http::{
         self, Health,
         health::{DependencyUp, Stage},
+        listener::Limits,
     },
     telemetry::Clock,
 };
 
 /// Actors that store deliveries. While one waits for its sync, the other gathers the next batch.
 const DESKS: usize = 2;
+
+/// Bytes of webhooks in memory at the most, from the first byte read until they are stored; while they are, each is
+/// there up to three times. At full speed a second's worth.
+const WEBHOOK_BYTES_MAX: u64 = 32 << 20;
 
 /// AI calls without an intent are given up this long before the grace is over (design rule 17).
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
@@ -40,7 +45,7 @@ pub struct Node {
     tree: Option<Tree>,
     health: Arc<Health>,
     listening: CancellationToken,
-    public: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+    public: Option<(SocketAddr, JoinHandle<()>)>,
     admin: SocketAddr,
     grace: Duration,
     _apart: Apart,
@@ -58,7 +63,7 @@ impl Node {
         let mut registry = Registry::default();
         let has = |role| config.node.roles.contains(&role);
         let (parts, stores, guards) = build::build(config, &clock, &mut registry)?;
-        let desks: Arc<[Arc<Desk>]> = (0..DESKS).map(|_| Arc::new(Desk::default())).collect();
+        let desks: Arc<[Arc<Desk>]> = (0..DESKS).map(|_| Arc::new(Desk::new(clock.clone()))).collect();
         let public_listener = if has(Role::Ingress) || has(Role::Api) {
             Some(bind(config.http.listen, "http.listen").await?)
         } else {
@@ -82,6 +87,7 @@ impl Node {
             let public = http::Public {
                 parts: parts.clone(),
                 desks,
+                budget: webhook_budget(config),
                 ingress: has(Role::Ingress),
                 webhook_secrets: config.zendesk.webhook_secrets.clone().into(),
                 support_secrets: config.zendesk.support_webhook_secrets.clone().into(),
@@ -91,7 +97,8 @@ impl Node {
                 inspector: inspector.clone(),
                 metrics,
             };
-            serve(listener, http::public(public), listening.clone())
+            let limits = Limits { connections: config.http.connections, head_within: config.http.request_timeout };
+            serve(listener, http::public(public), limits, listening.clone())
         });
         let admin = http::Admin {
             parts: parts.clone(),
@@ -100,7 +107,8 @@ impl Node {
             health: health.clone(),
             registry: Arc::new(registry),
         };
-        let admin = apart.serve(admin_listener, http::admin(admin))?;
+        let limits = Limits { connections: config.admin.connections, head_within: config.http.request_timeout };
+        let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
         health.enter(Stage::Running);
         let grace = config.node.shutdown_grace;
         Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, grace, _apart: apart })
@@ -167,16 +175,17 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
 }
 
+/// One webhook of the largest size must fit.
+fn webhook_budget(config: &Config) -> Budget {
+    Budget::new(usize::try_from(config.http.webhook_body_limit.max(WEBHOOK_BYTES_MAX)).unwrap_or(usize::MAX))
+}
+
 fn serve(
     listener: TcpListener,
     router: axum::Router,
+    limits: Limits,
     until: CancellationToken,
-) -> (SocketAddr, JoinHandle<std::io::Result<()>>) {
+) -> (SocketAddr, JoinHandle<()>) {
     let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        // Answers are small; waiting to fill a packet only delays them.
-        let _ = stream.set_nodelay(true);
-    });
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { until.cancelled().await });
-    (address, tokio::spawn(async move { serving.await }))
+    (address, tokio::spawn(http::listener::serve(listener, router, limits, until)))
 }

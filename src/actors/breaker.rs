@@ -58,6 +58,7 @@ impl BreakerActor {
 
     async fn look(&self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
+        let _busy = self.card.busy();
         let service = self.service();
         service.gate.poll();
         for transition in service.gate.transitions() {

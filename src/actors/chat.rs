@@ -109,6 +109,7 @@ impl Actor for Chat {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = self.card.busy();
         match message {
             Message::Start(cell) => self.start(&myself, state, cell).await,
             Message::Replace(cell, generation, cause) => self.replace(&myself, state, &cell, generation, cause),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card, trouble};
+use super::{Parts, patience::outwait, roster::Card};
 use crate::broker::{Queue, WINDOW};
 
 /// The consumer of one partition.
@@ -67,10 +67,11 @@ impl Consumer {
         let deliveries = match deliveries {
             Ok(deliveries) => deliveries,
             Err(error) => {
-                trouble::sit_out(&self.parts, &self.card.path, &error).await;
+                outwait(&self.parts, &self.card, &error).await;
                 return Ok(());
             }
         };
+        let _busy = self.card.busy();
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
             // One that was in hand when the process died is not merged: the next death would blame the others too.

@@ -69,6 +69,7 @@ impl Conversation {
     async fn work_off(&self, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.cell.lock().heard();
         while !self.parts.draining.is_cancelled() {
+            let _busy = self.parts.roster.durations.busy("conversation");
             let more = turn::turn(&self.parts, state).await?;
             if !more {
                 break;

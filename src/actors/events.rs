@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card, trouble, turn};
+use super::{Parts, patience::outwait, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -58,23 +58,20 @@ impl Actor for Events {
 impl Events {
     async fn pull(&self) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
-        let deliveries = tokio::select! {
-            () = self.parts.draining.cancelled() => return Ok(()),
-            taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken,
-        };
-        let worked_off = match deliveries {
-            Ok(deliveries) => self.work_off_all(deliveries).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = worked_off {
-            trouble::sit_out(&self.parts, &self.card.path, &error).await;
+        if let Err(error) = self.take().await {
+            // What was not settled comes back.
+            outwait(&self.parts, &self.card, &error).await;
         }
         Ok(())
     }
 
-    /// Fails only when the store does; what has not been settled then comes back.
-    async fn work_off_all(&self, deliveries: Vec<Delivery>) -> Result<(), ActorProcessingErr> {
+    async fn take(&self) -> Result<(), ActorProcessingErr> {
+        let deliveries = tokio::select! {
+            () = self.parts.draining.cancelled() => return Ok(()),
+            taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
+        };
         for delivery in deliveries {
+            let _busy = self.card.busy();
             self.card.handled(1);
             self.work_off(delivery).await?;
         }
@@ -99,7 +96,10 @@ impl Events {
                 }
             }
             Kind::Support { event_type } => tracing::debug!(event_type, "an event of Zendesk Support"),
-            Kind::Unusable { .. } => return Ok(delivery.park(turn::UNREADABLE).await?),
+            Kind::Unusable { .. } => {
+                self.parts.metrics.buried(delivery.lane, turn::UNREADABLE);
+                return Ok(delivery.park(turn::UNREADABLE).await?);
+            }
             // The other kinds travel in their conversation.
             _ => {}
         }

@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
-use super::{KillPoint, Parts, roster::Card};
+use super::{KillPoint, Parts, budget::Share, roster::Card};
 use crate::{
-    broker::{Error, Publication, Published},
+    broker::{Error, Lane, Publication, Published},
     guard::bell::Bell,
+    telemetry::Clock,
 };
 
 /// Messages stored with one sync at the most.
@@ -21,6 +22,10 @@ const BATCH_MAX: usize = 512;
 /// Deliveries that may wait at one desk; further ones are refused. At full speed a tenth of a second's worth.
 const WAITING_MAX: usize = 4_096;
 
+/// A delivery that is not stored after this long is refused, so that its sender hears something: Zendesk waits 20 s in
+/// all. Stored late all the same, it is known when it comes again.
+pub const STORED_WITHIN: Duration = Duration::from_secs(10);
+
 /// When the sender may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -28,6 +33,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 struct Admission {
     messages: Vec<Publication>,
     answer: oneshot::Sender<Result<Vec<Published>, Error>>,
+    /// Held until it is stored, also when nobody waits any more.
+    share: Share,
 }
 
 /// What became of each message of a delivery, in order.
@@ -50,17 +57,22 @@ impl Refusal {
 }
 
 /// Where deliveries wait to be stored.
-#[derive(Default)]
 pub struct Desk {
+    clock: Clock,
     waiting: Mutex<VecDeque<Admission>>,
-    /// When (monotonic) nothing could be stored, unless something has been since.
-    refused_at: Mutex<Option<Duration>>,
+    tried: Mutex<Option<(Duration, bool)>>,
     bell: Bell,
 }
 
 impl Desk {
-    /// Hands a delivery in and waits until it is durable, or cannot be stored.
-    pub async fn admit(&self, messages: Vec<Publication>) -> Result<Admitted, Refusal> {
+    /// Begins with nothing on it.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, waiting: Mutex::default(), tried: Mutex::default(), bell: Bell::default() }
+    }
+
+    /// Hands a delivery in and waits until it is durable, cannot be stored, or the time is over. `share`: what its
+    /// bytes take of the budget.
+    pub async fn admit(&self, messages: Vec<Publication>, share: Share, within: Duration) -> Result<Admitted, Refusal> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
@@ -70,16 +82,24 @@ impl Desk {
             if waiting.len() >= WAITING_MAX {
                 return Err(Refusal::new("too many deliveries wait to be stored"));
             }
-            waiting.push_back(Admission { messages, answer });
+            waiting.push_back(Admission { messages, answer, share });
         }
         self.bell.ring();
-        let stored = answered.await.map_err(|_| Refusal::new("storing was interrupted"))?;
+        let Ok(answered) = tokio::time::timeout(within, answered).await else {
+            self.note(false);
+            return Err(Refusal::new("storing takes too long"));
+        };
+        let stored = answered.map_err(|_| Refusal::new("storing was interrupted"))?;
         stored.map_err(Refusal::new)
     }
 
-    /// Whether deliveries can be stored, as far as the last ones tell. After a while without any it is worth a try.
-    pub fn can_store(&self, now: Duration) -> bool {
-        self.refused_at.lock().is_none_or(|at| now.saturating_sub(at) > RETRY_AFTER)
+    /// When (monotonic) storing was tried last, and whether it worked; `None` before the first delivery.
+    pub fn tried_last(&self) -> Option<(Duration, bool)> {
+        *self.tried.lock()
+    }
+
+    fn note(&self, stored: bool) {
+        *self.tried.lock() = Some((self.clock.monotonic(), stored));
     }
 
     fn next_batch(&self) -> Vec<Admission> {
@@ -143,6 +163,7 @@ impl Ingress {
             if batch.is_empty() {
                 return Ok(());
             }
+            let _busy = self.card.busy();
             self.card.handled(batch.len() as u64);
             self.store_batch(batch).await;
         }
@@ -152,14 +173,21 @@ impl Ingress {
         let mut messages = Vec::new();
         let mut waiting = Vec::with_capacity(batch.len());
         for admission in batch {
-            waiting.push((admission.answer, admission.messages.len()));
+            waiting.push((admission.answer, admission.messages.len(), admission.share));
             messages.extend(admission.messages);
         }
+        let unusable: Vec<Option<&str>> = messages.iter().map(|message| message.unusable).collect();
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
-        *self.desk.refused_at.lock() = stored.is_err().then(|| self.parts.clock.monotonic());
+        self.desk.note(stored.is_ok());
+        for (published, unusable) in stored.iter().flatten().zip(unusable) {
+            if let (Published::Stored, Some(reason)) = (published, unusable) {
+                // It lies among the parked letters already.
+                self.parts.metrics.buried(Lane::Events, &format!("unusable: {reason}"));
+            }
+        }
         let mut outcomes = stored.as_ref().map(|outcomes| outcomes.iter().copied()).map_err(Clone::clone);
-        for (answer, size) in waiting {
+        for (answer, size, _share) in waiting {
             let outcome = match &mut outcomes {
                 Ok(outcomes) => Ok(outcomes.by_ref().take(size).collect()),
                 Err(error) => Err(error.clone()),
@@ -167,5 +195,31 @@ impl Ingress {
             // Who does not wait any more will send it again; it is known by then.
             let _ = answer.send(outcome);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        actors::Budget,
+        domain::{support, time::Timestamp},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_that_nobody_stores_is_refused_in_time_and_counts_as_a_refusal() {
+        let clock = Clock::system();
+        let (desk, budget) = (Desk::new(clock.clone()), Budget::new(10));
+        let mut share = budget.nothing();
+        assert!(share.grow(10));
+        let job = support::job(b"{}", None, "digest", Timestamp(1));
+        let publication = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
+        let began = clock.monotonic();
+        let refused = desk.admit(vec![publication], share, STORED_WITHIN).await.unwrap_err();
+        assert_eq!(clock.monotonic() - began, STORED_WITHIN, "{refused}");
+        assert_eq!(desk.tried_last().map(|(_, stored)| stored), Some(false));
+        assert!(!budget.nothing().grow(1), "it still waits to be stored");
+        desk.next_batch();
+        assert!(budget.nothing().grow(10));
     }
 }

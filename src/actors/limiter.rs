@@ -53,6 +53,7 @@ impl Actor for LimiterActor {
             Message::Due => *state = None,
         }
         self.card.meet_fault().await?;
+        let _busy = self.card.busy();
         self.card.handled(1);
         self.card.waiting(self.permits.waiting());
         if let Some(due) = self.permits.serve() {

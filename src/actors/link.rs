@@ -44,6 +44,7 @@ impl Actor for Rounds {
     async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
         if let Message::Round = message {
+            let _busy = self.card.busy();
             self.card.handled(1);
             if let Err(error) = (self.round)().await {
                 tracing::warn!(actor.path = self.card.path, %error, "a round could not be finished; the next one tries again");

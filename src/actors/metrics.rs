@@ -195,6 +195,7 @@ impl std::fmt::Debug for Census {
 impl Census {
     /// Registers the census of a node's actors.
     pub(super) fn register(registry: &mut Registry, parts: &Arc<Parts>) {
+        parts.roster.durations.register(registry, &KINDS);
         registry.register_collector(Box::new(Self { roster: parts.roster.clone(), parts: parts.clone() }));
     }
 }

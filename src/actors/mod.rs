@@ -18,6 +18,8 @@
 //! ```
 
 mod breaker;
+mod budget;
+mod busy;
 mod chat;
 mod config;
 mod consumer;
@@ -34,13 +36,13 @@ mod inspector;
 mod limiter;
 mod link;
 mod metrics;
+mod patience;
 mod posting;
 mod reconcile;
 mod retry;
 pub mod roster;
 mod supervisor;
 mod tree;
-mod trouble;
 mod turn;
 mod watchdog;
 
@@ -62,6 +64,7 @@ use crate::{
 };
 
 pub use self::{
+    budget::{Budget, Share},
     chat::Sender as ConversationStarter,
     config::{Ai, ChatConfig, RetryConfig, Service},
     courtesies::Courtesies,
@@ -69,7 +72,7 @@ pub use self::{
     farewell::Handoffs,
     faults::Faults,
     faults_config::{FaultsConfig, KillPoint},
-    ingress::{Admitted, Desk, Refusal},
+    ingress::{Admitted, Desk, Refusal, STORED_WITHIN},
     inspector::{Inspector, MessageView},
     metrics::Metrics,
     roster::Roster,

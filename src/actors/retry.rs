@@ -8,7 +8,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
 use super::{
-    Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, trouble, turn,
+    Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
+    turn,
 };
 use crate::{
     broker::{self, Delivery, Queue},
@@ -73,22 +74,20 @@ impl RetryActor {
         if state.farewells.len() >= AT_ONCE {
             state.farewells.join_next().await;
         }
-        let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
-        let letters = tokio::select! {
-            () = self.parts.draining.cancelled() => return Ok(()),
-            taken = taking => taken,
-        };
-        let judged = match letters {
-            Ok(letters) => self.judge(letters, state).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = judged {
-            trouble::sit_out(&self.parts, &self.card.path, &error).await;
+        if let Err(error) = self.take(state).await {
+            // What was not settled comes back.
+            outwait(&self.parts, &self.card, &error).await;
         }
         Ok(())
     }
 
-    async fn judge(&self, letters: Vec<Delivery>, state: &mut State) -> Result<(), broker::Error> {
+    async fn take(&self, state: &mut State) -> Result<(), broker::Error> {
+        let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
+        let letters = tokio::select! {
+            () = self.parts.draining.cancelled() => return Ok(()),
+            taken = taking => taken?,
+        };
+        let _busy = self.card.busy();
         self.card.handled(letters.len() as u64);
         for letter in letters {
             match self.parts.retry.pause(letter.tries, rand::random()) {

@@ -13,6 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::busy::{Busy, Durations};
 use crate::{domain::time::Timestamp, guard::bell::Bell, telemetry::Clock};
 
 /// The longest cause kept, in bytes.
@@ -91,12 +92,13 @@ pub struct Card {
     waiting: AtomicUsize,
     last_failure: Mutex<Option<LastFailure>>,
     fault: Mutex<Option<Fault>>,
+    durations: Durations,
     /// Wakes the actor, so that it meets a fault ordered for it.
     pub bell: Bell,
 }
 
 impl Card {
-    fn new(path: &str, kind: &'static str) -> Self {
+    fn new(path: &str, kind: &'static str, durations: Durations) -> Self {
         Self {
             path: path.to_owned(),
             kind,
@@ -108,6 +110,7 @@ impl Card {
             waiting: AtomicUsize::new(0),
             last_failure: Mutex::new(None),
             fault: Mutex::new(None),
+            durations,
             bell: Bell::default(),
         }
     }
@@ -129,6 +132,11 @@ impl Card {
         self.restarts.fetch_add(1, Ordering::Relaxed);
         *self.last_failure.lock() = Some(LastFailure { at: now, reason: shortened(reason) });
         self.set_state(State::Starting);
+    }
+
+    /// The actor is busy until the guard is dropped.
+    pub fn busy(&self) -> Busy {
+        self.durations.busy(self.kind)
     }
 
     /// The actor has handled so many things more.
@@ -254,18 +262,20 @@ pub struct Roster {
     cards: Mutex<BTreeMap<String, Arc<Card>>>,
     /// The clock that dates what is noted.
     pub clock: Clock,
+    /// How long actors are busy.
+    pub durations: Durations,
 }
 
 impl Roster {
     /// Begins without cards.
     pub fn new(clock: Clock) -> Self {
-        Self { cards: Mutex::default(), clock }
+        Self { cards: Mutex::default(), durations: Durations::new(clock.clone()), clock }
     }
 
     /// The card of the actor at `path`; an actor that is started again finds its old one.
     pub fn card(&self, path: &str, kind: &'static str) -> Arc<Card> {
         let mut cards = self.cards.lock();
-        cards.entry(path.to_owned()).or_insert_with(|| Arc::new(Card::new(path, kind))).clone()
+        cards.entry(path.to_owned()).or_insert_with(|| Arc::new(Card::new(path, kind, self.durations.clone()))).clone()
     }
 
     /// The card at a path, if there is one.

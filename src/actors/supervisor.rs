@@ -210,6 +210,7 @@ impl Actor for Supervisor {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.plan.card.busy();
         match message {
             Message::Start { index, generation } if state.running[index].generation == generation => {
                 self.start(state, &myself, index).await
@@ -226,6 +227,7 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let Some((id, abnormal, reason)) = end_of(&event) else { return Ok(()) };
+        let _busy = state.plan.card.busy();
         let index = state.running.iter().position(|child| child.actor.as_ref().is_some_and(|it| it.get_id() == id));
         match index {
             Some(index) => self.ended(state, &myself, index, abnormal, &reason).await,

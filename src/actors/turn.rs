@@ -21,8 +21,8 @@ use super::{
     Parts,
     conversation::State,
     inbox::{Inner, Item, Phase},
+    patience::STORE_PAUSE,
     posting,
-    trouble::STORE_PAUSE,
 };
 use crate::{
     domain::{

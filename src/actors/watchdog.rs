@@ -71,6 +71,7 @@ impl Actor for Watchdog {
 
 impl Watchdog {
     fn look(&self) {
+        let _busy = self.card.busy();
         let now = self.parts.clock.monotonic();
         for cell in self.parts.directory.all() {
             match self.examine(&cell, now) {

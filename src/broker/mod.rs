@@ -75,8 +75,8 @@ pub enum Error {
     /// `max_messages` or `max_bytes` is reached.
     #[error("the queue is full: {0} is reached")]
     Full(&'static str),
-    /// The disk is full.
-    #[error("the disk under the queue is full")]
+    /// The disk is full, or takes nothing more.
+    #[error("the disk under the queue is full or cannot be written")]
     DiskFull,
     /// The delivery is no longer ours; whoever holds it now settles it.
     #[error("the delivery belongs to somebody else now")]
@@ -108,6 +108,11 @@ pub trait Broker: Send + Sync {
 
     /// Where a message is, by event id or message id, as long as it is kept.
     async fn find(&self, id: &str) -> Result<Option<Found>, Error>;
+
+    /// Whether another message could be stored now; writes to find out. A broker that cannot tell says yes.
+    async fn can_store(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// How much lies where. Costs no I/O.
     fn counts(&self) -> Vec<Count>;

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::SignalKind;
+
 use super::{EXIT_GAVE_UP, EXIT_USAGE, Source, asked_to_stop, failed, runtime};
 use crate::{config::Loaded, node::Node, telemetry};
 
@@ -48,6 +50,9 @@ fn flags(roles: &[String]) -> toml::Table {
 }
 
 async fn serve(loaded: &Loaded) -> ExitCode {
+    if let Err(error) = outlive_file_limits() {
+        return failed(&error.into());
+    }
     for line in loaded.notices.iter().chain(&loaded.warnings) {
         tracing::warn!("{line}");
     }
@@ -72,4 +77,11 @@ async fn serve(loaded: &Loaded) -> ExitCode {
             ExitCode::from(EXIT_GAVE_UP)
         }
     }
+}
+
+/// A write beyond a limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends the process unless the signal is
+/// handled; once it is, the write fails like one to a full disk, and whoever sent the message hears 503.
+fn outlive_file_limits() -> std::io::Result<()> {
+    // The handler stays for the life of the process, also when nobody listens to it.
+    tokio::signal::unix::signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
 }

@@ -2,14 +2,18 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Admin, problem::Problem};
+use super::{
+    Admin,
+    extract::{Body, Path, Query},
+    problem::Problem,
+};
 use crate::{
     actors::roster::{Fault, Snapshot},
     broker::Standing,
@@ -40,11 +44,7 @@ pub async fn actor(State(admin): State<Admin>, Path(path): Path<String>) -> Resu
 }
 
 /// `POST /admin/actors/{path}/crash`
-pub async fn act(
-    State(admin): State<Admin>,
-    Path(path): Path<String>,
-    body: axum::body::Bytes,
-) -> Result<Response, Problem> {
+pub async fn act(State(admin): State<Admin>, Path(path): Path<String>, Body(body): Body) -> Result<Response, Problem> {
     let Some((path, "crash")) = path.rsplit_once('/') else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-action", "the only action is /crash"));
     };

@@ -22,9 +22,12 @@ pub struct Config {
     /// Size in bytes of the largest request on `/v1`.
     #[serde(with = "units::bytes")]
     pub api_body_limit: u64,
-    /// Time in which a request must have arrived and been answered; a stream: its first part.
+    /// Time in which a request must have arrived and been answered; a stream: its first part. A connection on which
+    /// nothing is asked for as long is closed.
     #[serde(with = "units::duration")]
     pub request_timeout: Duration,
+    /// Connections open at once; whoever comes beyond is answered 503.
+    pub connections: usize,
 }
 
 impl Default for Config {
@@ -34,6 +37,7 @@ impl Default for Config {
             webhook_body_limit: 1 << 20,
             api_body_limit: 10 << 20,
             request_timeout: Duration::from_secs(30),
+            connections: 1024,
         }
     }
 }
@@ -49,6 +53,8 @@ pub struct AdminConfig {
     pub metrics_public: bool,
     /// Allows failures on purpose: the crash route and `[faults]`.
     pub fault_injection: bool,
+    /// Connections open at once; whoever comes beyond is answered 503.
+    pub connections: usize,
     /// Who may use the listener; none on loopback: everyone there.
     pub tokens: Vec<AdminToken>,
 }
@@ -59,6 +65,7 @@ impl Default for AdminConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             metrics_public: false,
             fault_injection: false,
+            connections: 64,
             tokens: Vec::new(),
         }
     }

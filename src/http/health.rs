@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,9 @@ use crate::{
 /// A dependency that does not answer in this time is taken for down.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 
+/// After a refusal a node is unready at least this long: as long as those refused were asked to wait.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
 /// The stage of a node's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -50,6 +53,9 @@ pub struct Health {
     parts: Arc<Parts>,
     desks: Arc<[Arc<Desk>]>,
     stage: AtomicU8,
+    /// As the last report found them.
+    broker_up: AtomicBool,
+    state_up: AtomicBool,
 }
 
 /// One dependency.
@@ -71,7 +77,8 @@ pub struct Report {
 impl Health {
     /// Begins as starting.
     pub fn new(parts: Arc<Parts>, desks: Arc<[Arc<Desk>]>) -> Self {
-        Self { parts, desks, stage: AtomicU8::new(Stage::Starting as u8) }
+        let stage = AtomicU8::new(Stage::Starting as u8);
+        Self { parts, desks, stage, broker_up: AtomicBool::new(true), state_up: AtomicBool::new(true) }
     }
 
     /// The node enters a stage.
@@ -82,11 +89,13 @@ impl Health {
     /// Asks all dependencies.
     pub async fn report(&self) -> Report {
         let mut dependencies = BTreeMap::new();
-        let (broker, state) = tokio::join!(
+        let (broker, state, can_store) = tokio::join!(
             self.probe(async { self.parts.broker.find("readyz").await.is_ok() }),
             self.probe(async { self.parts.state.record("readyz").await.is_ok() }),
+            self.can_store(),
         );
-        let can_store = self.can_store();
+        self.broker_up.store(can_store && broker.state == "up", Ordering::Relaxed);
+        self.state_up.store(state.state == "up", Ordering::Relaxed);
         dependencies
             .insert("broker".to_owned(), if can_store { broker } else { Dependency { state: "down", ..broker } });
         dependencies.insert("state".to_owned(), state);
@@ -116,8 +125,16 @@ impl Health {
         Dependency { state: if up { "up" } else { "down" }, latency_ms: Some(took.as_secs_f64() * 1e3) }
     }
 
-    fn can_store(&self) -> bool {
-        self.desks.iter().all(|desk| desk.can_store(self.parts.clock.monotonic()))
+    /// Whether deliveries can be stored, as far as the last one tells.
+    async fn can_store(&self) -> bool {
+        let last = self.desks.iter().filter_map(|desk| desk.tried_last()).max();
+        let Some((at, false)) = last else { return true };
+        if self.parts.clock.monotonic().saturating_sub(at) < REFUSED_FOR {
+            return false;
+        }
+        // Nobody has come since, and to a node that says it is unready nobody will: so it tries by itself.
+        let tried = tokio::time::timeout(PROBE_WITHIN, self.parts.broker.can_store()).await;
+        tried.is_ok_and(|stored| stored.is_ok())
     }
 
     /// The services outside, as far as our own calls tell.
@@ -151,7 +168,7 @@ async fn ready(health: &Health) -> Response {
     (status, Json(report)).into_response()
 }
 
-/// `tidegate_dependency_up{dependency}`, read when scraped.
+/// `tidegate_dependency_up{dependency}`, as the last report found it; a scrape asks for one first.
 pub struct DependencyUp(Arc<Health>);
 
 impl std::fmt::Debug for DependencyUp {
@@ -171,8 +188,10 @@ impl Collector for DependencyUp {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut family =
             encoder.encode_descriptor("tidegate_dependency_up", "1 if a dependency works", None, MetricType::Gauge)?;
-        let inside = [("broker", self.0.can_store()), ("state", true)];
-        for (dependency, up) in self.0.outside().into_iter().chain(inside) {
+        let Self(health) = self;
+        let inside = [("broker", &health.broker_up), ("state", &health.state_up)];
+        let inside = inside.map(|(dependency, up)| (dependency, up.load(Ordering::Relaxed)));
+        for (dependency, up) in health.outside().into_iter().chain(inside) {
             let labels: Labels<1> = [("dependency", dependency)];
             ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
         }

@@ -30,7 +30,17 @@ pub struct Metrics {
     rejected: Counters<1>,
 }
 
-const ENDPOINTS: [(&str, &str); 2] = [("POST", "/webhooks/sunshine"), ("POST", "/webhooks/zendesk")];
+/// The public routes.
+const ENDPOINTS: [(&str, &str); 5] = [
+    ("POST", "/webhooks/sunshine"),
+    ("POST", "/webhooks/zendesk"),
+    ("GET", "/v1/tasks/{id}"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+];
+
+/// Stands for every path that is none of ours.
+const ELSEWHERE: &str = "other";
 
 const OUTCOMES: [&str; 9] =
     ["accepted", "duplicate", "ignored", "rejected", "control", "unauthorized", "unusable", "too_large", "unavailable"];
@@ -57,7 +67,7 @@ impl Metrics {
 
     fn begin(&self) {
         for (method, endpoint) in ENDPOINTS {
-            for status in ["200", "400", "401", "413", "503"] {
+            for status in ["200", "400", "401", "404", "405", "408", "413", "503"] {
                 zero(&self.requests, [("method", method), ("endpoint", endpoint), ("status", status)]);
             }
             zero(&self.durations, [("method", method), ("endpoint", endpoint)]);
@@ -125,11 +135,17 @@ impl Metrics {
 }
 
 /// Measures each request by its route, never by its raw path.
-pub async fn measure(State(metrics): State<Metrics>, path: MatchedPath, request: Request, next: Next) -> Response {
+pub async fn measure(
+    State(metrics): State<Metrics>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
     let method = request.method().clone();
     let began = metrics.clock.monotonic();
     let response = next.run(request).await;
-    metrics.request(&method, path.as_str(), response.status(), metrics.clock.monotonic().saturating_sub(began));
+    let endpoint = path.as_ref().map_or(ELSEWHERE, MatchedPath::as_str);
+    metrics.request(&method, endpoint, response.status(), metrics.clock.monotonic().saturating_sub(began));
     response
 }
 
@@ -149,6 +165,7 @@ fn status_label(status: StatusCode) -> &'static str {
         401 => "401",
         404 => "404",
         405 => "405",
+        408 => "408",
         413 => "413",
         503 => "503",
         // Statuses are three digits, so there are at most a few hundred.
@@ -158,6 +175,8 @@ fn status_label(status: StatusCode) -> &'static str {
 
 /// `GET /metrics`: OpenMetrics text.
 pub async fn metrics(State(admin): State<Admin>) -> Response {
+    // The registry cannot wait for a dependency to answer.
+    admin.health.report().await;
     let mut text = String::new();
     if encode(&mut text, &admin.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -14,31 +14,43 @@
 //! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters` | `admin` |
 
 mod admin;
+mod body;
 mod config;
+mod extract;
 mod guard;
 pub mod health;
+pub mod listener;
 mod metrics;
 mod problem;
 mod signature;
 mod tasks;
+mod timely;
 mod webhook;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router, middleware,
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
     routing::{get, post},
 };
 use prometheus_client::registry::Registry;
 
 use crate::{
-    actors::{Desk, Inspector, Parts},
+    actors::{Budget, Desk, Inspector, Parts},
     domain::secret::Secret,
 };
 
 pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config};
 pub use health::Health;
 pub use metrics::Metrics;
+
+/// The largest body on the admin listener: orders are short.
+const ADMIN_BODY_MAX: usize = 64 << 10;
+
+/// Time in which the admin listener answers.
+const ADMIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the public routes work with.
 #[derive(Clone)]
@@ -47,6 +59,8 @@ pub struct Public {
     pub parts: Arc<Parts>,
     /// Where deliveries are stored; webhooks take turns.
     pub desks: Arc<[Arc<Desk>]>,
+    /// What the bytes of webhooks under way share.
+    pub budget: Budget,
     /// Whether webhooks are taken at all.
     pub ingress: bool,
     /// `zendesk.webhook_secrets`.
@@ -85,14 +99,20 @@ pub fn public(public: Public) -> Router {
     let mut router = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready_public))
-        .route("/v1/tasks/{id}", get(tasks::task));
+        .route("/v1/tasks/{id}", get(tasks::task))
+        .route_layer(middleware::from_fn_with_state(public.config.request_timeout, timely::answer));
     if public.ingress {
+        // Bounded by themselves: what is late differs between the body and the store.
         router = router
             .route("/webhooks/sunshine", post(webhook::sunshine))
             .route("/webhooks/zendesk", post(webhook::support));
     }
     let metrics = public.metrics.clone();
-    router.route_layer(middleware::from_fn_with_state(metrics, metrics::measure)).with_state(public)
+    router
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(problem::no_such_route)
+        .layer(middleware::from_fn_with_state(metrics, metrics::measure))
+        .with_state(public)
 }
 
 /// The admin routes.
@@ -107,5 +127,11 @@ pub fn admin(admin: Admin) -> Router {
         .route("/admin/breakers", get(admin::breakers))
         .route("/admin/limiters", get(admin::limiters))
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
-    health.merge(guarded).with_state(admin)
+    health
+        .merge(guarded)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(problem::no_such_route)
+        .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
+        .layer(middleware::from_fn_with_state(ADMIN_WITHIN, timely::answer))
+        .with_state(admin)
 }

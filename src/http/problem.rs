@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -27,6 +27,16 @@ impl Problem {
         self.retry_after = Some(span);
         self
     }
+}
+
+/// Answers for a path that nothing is at.
+pub async fn no_such_route(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no-such-route", format!("nothing is at {}", uri.path()))
+}
+
+/// Answers for a method that the path does not know; axum adds `Allow`.
+pub async fn method_not_allowed(method: Method) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("{method} is not known here; see Allow"))
 }
 
 impl IntoResponse for Problem {

@@ -2,12 +2,12 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
 };
 use serde::Serialize;
 
-use super::{Public, problem::Problem};
+use super::{Public, extract::Path, problem::Problem};
 use crate::{actors::MessageView, broker::Standing, domain::timeline::Outcome};
 
 /// A task as its asker sees it.

@@ -6,8 +6,6 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode},
 };
-use bytes::BytesMut;
-use futures_util::TryStreamExt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -18,9 +16,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Public, problem::Problem, signature};
+use super::{Public, body, problem::Problem, signature};
 use crate::{
-    actors::Refusal,
+    actors::{Refusal, STORED_WITHIN, Share},
     broker::{Lane, Publication, Published},
     domain::{
         event::{self, Circumstances, Verdict},
@@ -35,9 +33,6 @@ use crate::{
 
 /// When Zendesk Support may try again: only below 60 s does it try at all.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// What is read of a body beyond its limit, so that its sender hears the answer.
-const THROWN_AWAY_MAX: usize = 16 << 20;
 
 /// What became of a delivery's events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,7 +56,8 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
         public.metrics.webhook("unauthorized", 1);
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "X-API-Key is missing or wrong"));
     }
-    let body = read(&public, body).await?;
+    let deadline = Deadline::of(&public);
+    let (body, share) = deadline.read(&public, body).await?;
     let envelope = event::open(&body).map_err(|unusable| {
         public.metrics.webhook("unusable", 1);
         tracing::warn!(%unusable, "a webhook's body is unusable as a whole");
@@ -83,7 +79,8 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
         }
         publications.extend(publication(&public, &mut counts, judged.verdict, raw.get(), now));
     }
-    let stored = admit(&public, publications.iter().map(|(publication, _)| publication.clone()).collect()).await?;
+    let messages = publications.iter().map(|(publication, _)| publication.clone()).collect();
+    let stored = deadline.admit(&public, messages, share).await?;
     for ((_, class), published) in publications.iter().zip(stored) {
         counts.add(*class, published);
     }
@@ -107,14 +104,15 @@ pub async fn support(State(public): State<Public>, request: Request) -> Result<J
         return Err(unauthorized("the timestamp is more than 5 minutes away"));
     }
     // The body is part of what is signed, so it is read first; it is parsed after.
-    let body = read(&public, body).await?;
+    let deadline = Deadline::of(&public);
+    let (body, share) = deadline.read(&public, body).await?;
     if !signature::is_valid(&public.support_secrets, timestamp, &body, signature) {
         return Err(unauthorized("the signature is wrong"));
     }
     let job = support::job(&body, header("x-zendesk-webhook-invocation-id"), &digest(&body), now);
     let publication = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
     let mut counts = Counts::default();
-    for published in admit(&public, vec![publication]).await? {
+    for published in deadline.admit(&public, vec![publication], share).await? {
         counts.add(Class::Control, published);
     }
     public.metrics.webhook_counts(&counts);
@@ -152,36 +150,6 @@ fn knows_secret(secrets: &[Secret], headers: &HeaderMap) -> bool {
     }
     // All are compared, so that the time taken does not tell which one is near.
     secrets.iter().fold(false, |known, secret| known | secret.matches(given))
-}
-
-async fn read(public: &Public, body: Body) -> Result<Bytes, Problem> {
-    let limit = usize::try_from(public.config.webhook_body_limit).unwrap_or(usize::MAX);
-    match tokio::time::timeout(public.config.request_timeout, collect(body, limit)).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => {
-            public.metrics.webhook("too_large", 1);
-            let detail = format!("the body is longer than {limit} bytes (http.webhook_body_limit)");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
-        }
-        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", "the body broke off")),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the body did not come in time")),
-    }
-}
-
-/// Reads a body; `None` when it is longer than `limit`. What is too long is read on for a while and thrown away: a
-/// sender that is cut off in the middle does not hear the answer.
-async fn collect(body: Body, limit: usize) -> Result<Option<Bytes>, axum::Error> {
-    let mut chunks = body.into_data_stream();
-    let (mut whole, mut length) = (BytesMut::new(), 0);
-    while let Some(chunk) = chunks.try_next().await? {
-        length += chunk.len();
-        if length <= limit {
-            whole.extend_from_slice(&chunk);
-        } else if length > limit + THROWN_AWAY_MAX {
-            break;
-        }
-    }
-    Ok((length <= limit).then(|| whole.freeze()))
 }
 
 /// Who holds the conversation is known at once, ahead of what waits in the conversation's queue.
@@ -254,17 +222,62 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn admit(public: &Public, publications: Vec<Publication>) -> Result<Vec<Published>, Problem> {
-    static TURN: AtomicUsize = AtomicUsize::new(0);
-    let desk = &public.desks[TURN.fetch_add(1, Ordering::Relaxed) % public.desks.len()];
-    desk.admit(publications).await.map_err(|refusal: Refusal| {
-        public.metrics.webhook("unavailable", 1);
-        tracing::error!(cause = refusal.cause, "a webhook could not be stored; the sender is asked to try again");
-        let problem = Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "cannot-store",
-            "the delivery could not be stored; try again",
-        );
-        problem.retry_after(refusal.retry_after.min(RETRY_AFTER))
-    })
+/// When (monotonic) a delivery must have been answered.
+struct Deadline(Duration);
+
+impl Deadline {
+    fn of(public: &Public) -> Self {
+        Self(public.parts.clock.monotonic() + public.config.request_timeout)
+    }
+
+    fn left(&self, public: &Public) -> Duration {
+        self.0.saturating_sub(public.parts.clock.monotonic())
+    }
+
+    /// Reads the body; its bytes are held against the budget until the delivery is stored.
+    async fn read(&self, public: &Public, body: Body) -> Result<(Bytes, Share), Problem> {
+        let limit = usize::try_from(public.config.webhook_body_limit).unwrap_or(usize::MAX);
+        let mut share = public.budget.nothing();
+        let read = tokio::time::timeout(self.left(public), body::read(body, limit, &mut share)).await;
+        let (outcome, problem) = match read {
+            Ok(Ok(body)) => return Ok((body, share)),
+            Ok(Err(body::Error::TooLong)) => {
+                let detail = format!("the body is longer than {limit} bytes (http.webhook_body_limit)");
+                ("too_large", Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail))
+            }
+            Ok(Err(body::Error::NoRoom)) => {
+                let detail = "too many bytes of webhooks wait to be stored; try again";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-much-waits", detail);
+                ("unavailable", problem.retry_after(RETRY_AFTER))
+            }
+            Ok(Err(body::Error::BrokeOff)) => {
+                ("unusable", Problem::new(StatusCode::BAD_REQUEST, "unusable-body", "the body broke off"))
+            }
+            Err(_) => {
+                let detail = "the body did not come in time (http.request_timeout)";
+                ("unusable", Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail))
+            }
+        };
+        public.metrics.webhook(outcome, 1);
+        Err(problem)
+    }
+
+    /// Makes a delivery durable.
+    async fn admit(
+        &self,
+        public: &Public,
+        messages: Vec<Publication>,
+        share: Share,
+    ) -> Result<Vec<Published>, Problem> {
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let desk = &public.desks[TURN.fetch_add(1, Ordering::Relaxed) % public.desks.len()];
+        let within = self.left(public).min(STORED_WITHIN);
+        desk.admit(messages, share, within).await.map_err(|refusal: Refusal| {
+            public.metrics.webhook("unavailable", 1);
+            tracing::error!(cause = refusal.cause, "a webhook could not be stored; the sender is asked to try again");
+            let detail = "the delivery could not be stored; try again";
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "cannot-store", detail);
+            problem.retry_after(refusal.retry_after.min(RETRY_AFTER))
+        })
+    }
 }

@@ -1,8 +1,13 @@
 //! Opens a database file, and refuses one that is damaged, newer than this build or not ours, without touching it.
 
-use std::{fs, io::Read, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+    time::Duration,
+};
 
-use rusqlite::{Connection, OpenFlags, ffi::ErrorCode};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 /// Files up to this size are checked from beginning to end when opened; the time for that stays under a second.
 /// In larger ones damage shows when the damaged page is read.
@@ -34,8 +39,8 @@ pub enum Error {
     /// Another process uses the folder.
     #[error("{0} is in use by another process; give each node a folder of its own")]
     InUse(String),
-    /// The disk is full.
-    #[error("the disk is full")]
+    /// The disk is full, or takes nothing more: a quota, a limit on the size of files, a failing device.
+    #[error("the disk is full or cannot be written")]
     Full,
     /// The writer has ended.
     #[error("the store is closed")]
@@ -47,17 +52,20 @@ pub enum Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full,
-            // SQLite reports a file-size limit and a quota as an I/O error.
-            _ => Self::Other(error.to_string()),
-        }
+        // SQLite reports a limit on the size of files and a quota as an I/O error.
+        let cannot_grow = error.sqlite_error().is_some_and(|error| {
+            [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE].contains(&error.extended_code)
+        });
+        if cannot_grow { Self::Full } else { Self::Other(error.to_string()) }
     }
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::StorageFull { Self::Full } else { Self::Other(error.to_string()) }
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded => Self::Full,
+            _ => Self::Other(error.to_string()),
+        }
     }
 }
 
@@ -87,6 +95,13 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, Error> {
         ))?;
     }
     Ok(connection)
+}
+
+/// Writes a page without changing anything, to see whether the file can be written.
+pub fn touch(connection: &Connection) -> Result<(), Error> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // SQLite writes the first page also when the number stays the same.
+    Ok(connection.pragma_update(None, "user_version", version)?)
 }
 
 /// Opens the file for folding the log into it beside the writer.

@@ -12,6 +12,6 @@ mod lock;
 pub(crate) mod plan;
 mod writer;
 
-pub use file::{Error, Schema};
+pub use file::{Error, Schema, touch};
 pub use lock::FolderLock;
 pub use writer::{Database, Durability};

@@ -39,6 +39,8 @@ impl Collector for Process {
             ("process_resident_memory_bytes", "Memory in RAM", number(21) * PAGE),
             ("process_threads", "Threads", number(17)),
             ("process_open_fds", "Open files and sockets", files),
+            ("process_max_fds", "Files and sockets that may be open", files_max()),
+            ("process_start_time_seconds", "Unix time of the start", booted_at() + number(19) / TICKS as u64),
         ];
         for (name, help, value) in gauges {
             let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -46,4 +48,17 @@ impl Collector for Process {
         }
         Ok(())
     }
+}
+
+/// The soft limit; 0 when it cannot be read, `u64::MAX` when there is none.
+fn files_max() -> u64 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    soft.map_or(0, |soft| soft.parse().unwrap_or(u64::MAX))
+}
+
+/// Unix time of the system's start.
+fn booted_at() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok()).unwrap_or(0)
 }

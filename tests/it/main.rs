@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod bounds;
 mod chaos;
 mod chat_bursts;
 mod chat_control;
@@ -11,8 +12,10 @@ mod chat_zendesk;
 mod crashes;
 mod ingress;
 mod inspection;
+mod metrics;
 mod oddities;
 mod official_client;
+mod problems;
 mod recorder;
 mod samples;
 mod signatures;

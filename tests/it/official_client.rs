@@ -9,7 +9,7 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The interpreter of the virtual environment that `scripts/test` creates.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = std::env::var_os("TIDEGATE_TEST_TOOLS").map_or_else(|| root.join("target/test-tools"), PathBuf::from);
     let venv = root.join(tools).join("python");
@@ -17,7 +17,7 @@ fn python() -> PathBuf {
     assert!(
         python.exists(),
         "{} is missing; run scripts/test, or: python3 -m venv {venv} && {venv}/bin/pip install \
-         sunshine-conversations-client==17.0.1 openai",
+         sunshine-conversations-client==17.0.1 openai prometheus-client",
         python.display(),
         venv = venv.display(),
     );

@@ -8,7 +8,8 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tidegate::simulate::zendesk;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tidegate::simulate::{ai, zendesk};
 
 use crate::support::{
     SOON, Scene, eventually,
@@ -20,15 +21,28 @@ fn long_text() -> String {
     "long ".repeat(20_000)
 }
 
+/// The pause before the first further try.
+const DUE_IN: &str = "[retry]\nbase = '1s'\n";
+
 /// A Zendesk that goes on trying for a while.
 fn patient() -> zendesk::Options {
     zendesk::Options { webhook_retry_base: Duration::from_millis(50), webhook_attempts_max: 12, ..Default::default() }
+}
+
+/// A message whose pause before the next try ends while nothing can be written.
+async fn one_is_due_soon(scene: &Scene) {
+    scene.ai.behave(ai::Behaviour { status: 422, ..ai::Behaviour::default() });
+    scene.say("due", "refused at first").await;
+    let delayed = async || scene.daemon.metric("tidegate_queue_messages{lane=\"chat\",state=\"delayed\"}").await;
+    eventually("it waits for its next try", SOON, async || delayed().await == 1.0).await;
+    scene.ai.behave(ai::Behaviour::default());
 }
 
 /// The disk fills, is full, and has room again; `set` does so. Everything is answered in the end.
 async fn lives_through(scene: &mut Scene, set: impl Fn(&Scene, bool)) {
     scene.say("before", "hello").await;
     scene.settles().await;
+    one_is_due_soon(scene).await;
     set(scene, true);
     for n in 0..20 {
         scene.say(&format!("c{n}"), &long_text()).await;
@@ -42,14 +56,58 @@ async fn lives_through(scene: &mut Scene, set: impl Fn(&Scene, bool)) {
     assert_eq!(live.status(), 200);
     let ready = reqwest::get(scene.daemon.url("/readyz")).await.unwrap();
     assert_eq!(ready.status(), 503, "a node that can store nothing is unready");
+    stays_unready(scene).await;
     assert!(scene.daemon.ended().is_none(), "{}", scene.daemon.log_tail());
     set(scene, false);
     scene.settles().await;
     scene.assert_sound();
-    assert_eq!(scene.zendesk.tally().answered, 21, "{:?}", scene.zendesk.stats());
+    assert_eq!(scene.zendesk.tally().answered, 22, "{:?}", scene.zendesk.stats());
     assert_eq!(scene.deliver(body).await.counts(), [1, 0, 0, 0, 0], "a 503 has stored nothing");
     let ready = scene.daemon.url("/readyz");
     eventually("it is ready again", SOON, async || reqwest::get(&ready).await.unwrap().status() == 200).await;
+}
+
+/// Longer than a refusal counts by itself, and long enough for actors to fail more often than is borne, if they did: a
+/// message that is due asks for the disk all the time.
+async fn stays_unready(scene: &Scene) {
+    let until = tokio::time::Instant::now() + Duration::from_secs(8);
+    while tokio::time::Instant::now() < until {
+        let ready = reqwest::get(scene.daemon.url("/readyz")).await;
+        let ready = ready.unwrap_or_else(|error| panic!("{error}\n{}", scene.daemon.log_tail()));
+        assert_eq!(ready.status(), 503, "it can still store nothing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let up = scene.daemon.metric("tidegate_dependency_up{dependency=\"broker\"}").await;
+    assert_eq!(up, 0.0, "the metric says the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_not_write_any_further_refuses_and_recovers() {
+    let mut scene = Scene::set(DUE_IN, patient()).await;
+    lives_through(&mut scene, |scene, full| {
+        let pid = Pid::from_raw(scene.daemon.pid().cast_signed());
+        // Not a byte, nor a line of the log.
+        let current = full.then_some(0);
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("a limit can be set on a child");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unready_node_finds_out_by_itself_that_it_can_store_again() {
+    let scene = Scene::with("").await;
+    let limit = |current| {
+        let pid = Pid::from_raw(scene.daemon.pid().cast_signed());
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("a limit can be set on a child");
+    };
+    limit(Some(0));
+    let refused = scene.deliver(delivery(&[message("e", "m", "c", "hello")])).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // Nobody else comes: a balancer leaves an unready node alone.
+    stays_unready(&scene).await;
+    limit(None);
+    let ready = scene.daemon.url("/readyz");
+    eventually("it is ready", SOON, async || reqwest::get(&ready).await.unwrap().status() == 200).await;
 }
 
 /// A small disk of its own, unmounted by its handle.
@@ -83,20 +141,30 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Whether this process may mount; who may not has the test of the limit above, which takes the same way.
-fn may_mount() -> bool {
-    rustix::process::getuid().is_root()
+/// Runs one test of this file in a user namespace of its own, where it may mount. Where that is forbidden too, the test
+/// fails and says so.
+fn run_where_one_may_mount(test: &str) {
+    let this = std::env::current_exe().unwrap();
+    let mut there = Command::new("unshare");
+    there.arg("-rm").arg(this).args(["--exact", &format!("storage::{test}")]);
+    let ended = there.output().expect("`unshare` is installed (package util-linux)");
+    let said = [ended.stdout, ended.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(
+        ended.status.success() && said.contains("1 passed"),
+        "a small disk can be mounted neither by this user nor in a user namespace of its own; the same way is taken by \
+         a_node_that_may_not_write_any_further_refuses_and_recovers; go without this test by `--skip {test}`, or run it \
+         as root: {said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_webhooks_loses_nothing_and_recovers() {
-    if !may_mount() {
-        eprintln!("not root: no disk of a few megabytes can be mounted");
-        return;
+    if !rustix::process::getuid().is_root() {
+        return run_where_one_may_mount("a_full_disk_refuses_webhooks_loses_nothing_and_recovers");
     }
     let disk = SmallDisk::mount();
     let path = disk.0.path().join("data");
-    let config = format!("[broker.embedded]\npath = '{}'\n", path.display());
+    let config = format!("{DUE_IN}[broker.embedded]\npath = '{}'\n", path.display());
     let mut scene = Scene::set(&config, patient()).await;
     lives_through(&mut scene, |_, full| disk.fill(full)).await;
 }

@@ -256,19 +256,22 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
     farewell::farewell(parts, &head, state.alias.clone(), cause).await;
     let Some(item) = take_head(state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
+    let buried_before = item.delivery.tries > 0;
+    if !buried_before {
+        parts.metrics.buried(item.delivery.lane, cause);
+    }
     park(parts, item, cause).await?;
     settled(parts, &job, 1, Some(cause));
     Ok(Next::Done)
 }
 
-/// Records a message as parked and parks it.
+/// Records a message as parked and parks it. Whoever calls has counted it among the dead letters.
 pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let job = item.delivery.job.clone();
     item.timeline.note(now, Stage::Failed { cause: cause.to_owned() });
     let record = record(&item, Outcome::Parked, now, Some(cause), None);
     parts.state.conclude(vec![record], None).await?;
-    parts.metrics.buried(item.delivery.lane, cause);
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
     item.delivery.park(cause).await?;

@@ -152,9 +152,9 @@ impl Inner {
         }
     }
 
-    fn room_for(&self, messages: &[Publication], bytes: u64) -> Result<(), Error> {
+    fn room_for(&self, messages: u64, bytes: u64) -> Result<(), Error> {
         let state = self.state.lock();
-        if state.tally.messages() + messages.len() as u64 > self.limits.messages {
+        if state.tally.messages() + messages > self.limits.messages {
             return Err(Error::Full("broker.embedded.max_messages"));
         }
         if state.tally.bytes() + bytes > self.limits.bytes {
@@ -274,7 +274,8 @@ impl Broker for Embedded {
                 unusable: message.unusable,
             })
             .collect();
-        self.inner.room_for(&messages, inserts.iter().map(|insert| insert.body.len() as u64).sum())?;
+        let bytes = inserts.iter().map(|insert| insert.body.len() as u64).sum();
+        self.inner.room_for(messages.len() as u64, bytes)?;
         let inner = self.inner.clone();
         let run = move |connection: &rusqlite::Connection| {
             let (turn, _) = schema::turn(connection)?;
@@ -330,6 +331,12 @@ impl Broker for Embedded {
         let in_hand = standing == Standing::Ready && self.inner.state.lock().shelf(row.lane).holds(row.seq);
         let standing = if in_hand { Standing::InHand } else { standing };
         Ok(Some(Found { job: row.job, lane: row.lane, standing, tries: row.tries, reason: row.reason }))
+    }
+
+    async fn can_store(&self) -> Result<(), Error> {
+        self.inner.room_for(1, 1)?;
+        self.inner.database.write(Durability::Synced, store::touch, |()| ()).await?;
+        Ok(())
     }
 
     fn counts(&self) -> Vec<Count> {

@@ -18,6 +18,9 @@ const PARTITIONS_MAX: u64 = 100;
 /// AMQP's heartbeat is in whole seconds; beyond a minute a dead broker is found too late.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// Connections of one listener; a process has rarely more files.
+const CONNECTIONS_MAX: u64 = 1_000_000;
+
 /// Calls of one node to one service; beyond it the number is a slip of the pen.
 const CONCURRENCY_MAX: u64 = 100_000;
 
@@ -52,6 +55,8 @@ fn listeners(config: &Config, rules: &mut Rules) {
     rules.count(http.webhook_body_limit, "http.webhook_body_limit", 1024..=1 << 30);
     rules.count(http.api_body_limit, "http.api_body_limit", 1024..=1 << 30);
     rules.some_time(http.request_timeout, "http.request_timeout");
+    rules.count(http.connections as u64, "http.connections", 1..=CONNECTIONS_MAX);
+    rules.count(admin.connections as u64, "admin.connections", 1..=CONNECTIONS_MAX);
 }
 
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {

@@ -168,7 +168,6 @@ impl Daemon {
     }
 
     /// Its process id.
-    #[allow(dead_code, reason = "for tests that limit the process")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

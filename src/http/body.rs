@@ -1,0 +1,69 @@
+//! Reads the body of a webhook within its limits.
+
+use axum::body::{Body, Bytes};
+use bytes::BytesMut;
+use futures_util::TryStreamExt;
+
+use crate::actors::Share;
+
+/// What is read of a body beyond its limit, so that its sender hears the answer.
+const THROWN_AWAY_MAX: usize = 16 << 20;
+
+/// Why a body was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// It is longer than it may be.
+    TooLong,
+    /// The budget has no room for it.
+    NoRoom,
+    /// The connection did.
+    BrokeOff,
+}
+
+/// Reads a body of at most `limit` bytes; `share` grows with what has come, not with what was announced. What is not
+/// taken is read on for a while and thrown away: a sender that is cut off in the middle does not hear the answer.
+pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Error> {
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    let mut thrown_away = 0;
+    let mut refused = None;
+    while let Some(chunk) = chunks.try_next().await.map_err(|_| Error::BrokeOff)? {
+        if refused.is_none() && whole.len() + chunk.len() > limit {
+            refused = Some(Error::TooLong);
+        } else if refused.is_none() && !share.grow(chunk.len()) {
+            refused = Some(Error::NoRoom);
+        }
+        if refused.is_none() {
+            whole.extend_from_slice(&chunk);
+            continue;
+        }
+        whole = BytesMut::new();
+        thrown_away += chunk.len();
+        if thrown_away > THROWN_AWAY_MAX {
+            break;
+        }
+    }
+    refused.map_or(Ok(whole.freeze()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::Budget;
+
+    fn body(chunks: usize) -> Body {
+        let chunks = (0..chunks).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 10])));
+        Body::from_stream(futures_util::stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_bounded_by_its_limit_and_by_what_is_left() {
+        let budget = Budget::new(100);
+        for (chunks, limit, read_as) in
+            [(0, 100, Ok(0)), (10, 100, Ok(100)), (11, 200, Err(Error::NoRoom)), (5, 49, Err(Error::TooLong))]
+        {
+            let read = read(body(chunks), limit, &mut budget.nothing()).await;
+            assert_eq!(read.map(|bytes| bytes.len()), read_as, "{chunks} chunks, limit {limit}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Serves a listener: so many connections at once, each with a time in which a request's head must have come.
+//!
+//! ```text
+//! accept --> slot free? --> hyper, HTTP/1 --> the router
+//!              no --> 503 + Retry-After, then closed
+//! ```
+//! `axum::serve` has neither limit. Who holds his connection without asking anything keeps its slot only for
+//! `head_within`, which also ends a connection that is kept alive and not used.
+
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::problem::Problem;
+
+/// The largest head of a request, and what is read ahead of a body; times the connections, it bounds their buffers.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Connections beyond the limit that are told so at the same time; further ones wait to be accepted.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+
+/// How long somebody who is turned away may take to ask and to hear it.
+const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
+
+/// When those who are turned away may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The pause after a failed accept, which is mostly a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a listener bears.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// Time in which the head of a request must have come.
+    pub head_within: Duration,
+}
+
+/// Serves until told to stop; then nothing new is accepted and what has been asked is answered. Dropping the future
+/// cuts all connections.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let doors = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = until.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        // Answers are small; waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        match slots.clone().try_acquire_owned() {
+            Ok(slot) => drop(connections.spawn(attend(stream, router.clone(), limits, until.clone(), slot))),
+            Err(_) => {
+                let Ok(door) = doors.clone().acquire_owned().await else { break };
+                connections.spawn(turn_away(stream, door));
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn attend(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    until: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    let answer = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().call(request));
+    let mut connection = std::pin::pin!(http(limits.head_within).serve_connection(TokioIo::new(stream), answer));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = until.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        // The other side went away, was too slow, or speaks no HTTP.
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// Answers the first request of a connection that has no slot, and closes it.
+async fn turn_away(stream: TcpStream, _door: OwnedSemaphorePermit) {
+    let mut http = http(TURN_AWAY_WITHIN);
+    let answer = hyper::service::service_fn(|_: Request<Incoming>| busy());
+    let connection = http.keep_alive(false).serve_connection(TokioIo::new(stream), answer);
+    // Who is too slow even for that finds the connection closed.
+    let _ = tokio::time::timeout(TURN_AWAY_WITHIN, connection).await;
+}
+
+fn busy() -> impl Future<Output = Result<Response, Infallible>> {
+    let detail = "too many connections are open; try again";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-connections", detail);
+    std::future::ready(Ok(problem.retry_after(RETRY_AFTER).into_response()))
+}
+
+fn http(head_within: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_within).max_buf_size(BUFFER_BYTES_MAX);
+    builder
+}
