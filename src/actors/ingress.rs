@@ -55,6 +55,8 @@ pub struct Desk {
     waiting: Mutex<VecDeque<Admission>>,
     /// When (monotonic) nothing could be stored, unless something has been since.
     refused_at: Mutex<Option<Duration>>,
+    /// When (monotonic) something was stored last.
+    stored_at: Mutex<Option<Duration>>,
     bell: Bell,
 }
 
@@ -80,6 +82,13 @@ impl Desk {
     /// Whether deliveries can be stored, as far as the last ones tell. After a while without any it is worth a try.
     pub fn can_store(&self, now: Duration) -> bool {
         self.refused_at.lock().is_none_or(|at| now.saturating_sub(at) > RETRY_AFTER)
+    }
+
+    /// Whether the last delivery at any of the desks could not be stored.
+    pub(super) fn are_refusing(desks: &[Arc<Self>]) -> bool {
+        let refused = desks.iter().filter_map(|desk| *desk.refused_at.lock()).max();
+        let stored = desks.iter().filter_map(|desk| *desk.stored_at.lock()).max();
+        refused > stored
     }
 
     fn next_batch(&self) -> Vec<Admission> {
@@ -157,7 +166,11 @@ impl Ingress {
         }
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
-        *self.desk.refused_at.lock() = stored.is_err().then(|| self.parts.clock.monotonic());
+        let now = self.parts.clock.monotonic();
+        *self.desk.refused_at.lock() = stored.is_err().then_some(now);
+        if stored.is_ok() {
+            *self.desk.stored_at.lock() = Some(now);
+        }
         let mut outcomes = stored.as_ref().map(|outcomes| outcomes.iter().copied()).map_err(Clone::clone);
         for (answer, size) in waiting {
             let outcome = match &mut outcomes {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod absence;
 mod chaos;
 mod chat_bursts;
 mod chat_control;
