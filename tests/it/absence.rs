@@ -1,5 +1,7 @@
 //! Design rule 18: after more than 15 minutes away, what Zendesk gave up delivering is looked for.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tidegate::simulate::{
     ai,
@@ -10,6 +12,12 @@ use crate::{
     recorder::Recorder,
     support::{Daemon, SOON, Scene, eventually},
 };
+
+/// The node's last sign of life.
+fn alive(daemon: &Daemon) -> i64 {
+    let file = rusqlite::Connection::open(daemon.data().join("state.db")).unwrap();
+    file.query_row("SELECT value FROM meta WHERE key = 'alive'", [], |row| row.get(0)).unwrap()
+}
 
 /// Makes the node's last sign of life 20 minutes older, as if it had been away for so long.
 fn age(daemon: &Daemon) {
@@ -142,6 +150,10 @@ async fn a_node_that_could_store_nothing_for_long_was_away_too() {
     eventually("the queue is full", SOON, async || scene.zendesk.tally().accepted == 6).await;
     scene.say("c", "are you there?").await;
     eventually("Zendesk has given up", SOON, async || scene.zendesk.stats().webhook_failures_final == 1).await;
+    let mark = alive(&scene.daemon);
+    // Longer than from one sign of life to the next.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(alive(&scene.daemon), mark, "one who refuses what comes is not there for Zendesk");
     age(&scene.daemon);
     scene.ai.behave(ai::Behaviour::default());
     eventually("there is room", SOON, async || {

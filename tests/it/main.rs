@@ -10,6 +10,7 @@ mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
 mod crashes;
+mod handoffs;
 mod ingress;
 mod inspection;
 mod oddities;
