@@ -74,6 +74,7 @@ impl Consumer {
         let _busy = self.card.busy();
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
+            self.parts.reconciler.heard_of(delivery.job.app.as_deref());
             // One that was in hand when the process died is not merged: the next death would blame the others too.
             let suspect = self.parts.in_hand.crashes(delivery.job.message.as_str()) > 0;
             if let Some(cell) = self.parts.directory.deliver(delivery, suspect) {

@@ -138,7 +138,7 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
         }
         return;
     }
-    farewell(parts, &job, alias, &cause).await;
+    let cause = farewell(parts, &job, alias, &cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.
         return;

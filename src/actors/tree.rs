@@ -28,7 +28,9 @@ use crate::{
 };
 
 const TIDY_EVERY: Duration = Duration::from_secs(600);
-const ALIVE_EVERY: Duration = Duration::from_secs(30);
+const STATE_EVERY: Duration = Duration::from_secs(30);
+/// Also the pause before a conversation that could not be reconciled is read again.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 
 /// What grows depends on the roles of the node.
@@ -69,7 +71,12 @@ pub async fn grow(
 ) -> Result<Tree, SpawnErr> {
     Census::register(registry, parts);
     let grower = Grower { parts };
-    let mut children = vec![grower.broker_link(), grower.state_link(), grower.guards(guards)];
+    // Before anybody works: what is known of holders may be out of date.
+    if let Err(error) = reconcile::note_alive(parts, desks).await {
+        tracing::warn!(%error, "that this node is alive could not be noted");
+    }
+    let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
+    let mut children: Vec<Child> = links.into_iter().chain([grower.guards(guards)]).collect();
     if branches.ingress {
         children.push(grower.ingress(desks));
     }
@@ -136,14 +143,21 @@ impl Grower<'_> {
         let parts = self.parts.clone();
         let round: Round = Arc::new(move || {
             let parts = parts.clone();
+            Box::pin(async move { Ok(parts.state.tidy(parts.clock.now()).await?) })
+        });
+        self.rounds("node/state-link", STATE_EVERY, round)
+    }
+
+    fn reconciler(&self, desks: &[Arc<Desk>]) -> Child {
+        let (parts, desks) = (self.parts.clone(), desks.to_vec());
+        let round: Round = Arc::new(move || {
+            let (parts, desks) = (parts.clone(), desks.clone());
             Box::pin(async move {
-                if let Some(last) = reconcile::alive(&parts).await {
-                    reconcile::reconcile(parts.clone(), last).await;
-                }
-                Ok(parts.state.tidy(parts.clock.now()).await?)
+                reconcile::note_alive(&parts, &desks).await?;
+                Ok(reconcile::reconcile(&parts).await?)
             })
         });
-        self.rounds("node/state-link", ALIVE_EVERY, round)
+        self.rounds("node/reconciler", ALIVE_EVERY, round)
     }
 
     /// Alarms about hand-offs that Zendesk does not confirm.

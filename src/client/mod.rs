@@ -9,5 +9,5 @@ mod sunshine_config;
 pub use ai::Ai;
 pub use ai_config::{AiConfig, AiService};
 pub use http::tls;
-pub use sunshine::{Error, Found, Message, Sunshine};
+pub use sunshine::{Error, Found, Message, Standing, Sunshine};
 pub use sunshine_config::SunshineConfig;

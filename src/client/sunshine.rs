@@ -7,16 +7,20 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{SunshineConfig, http};
-use crate::domain::{
-    control::Integration,
-    ids::ConversationId,
-    reply::{Mark, Purpose},
-    retry_after,
-    secret::Secret,
-    time::Timestamp,
+use crate::{
+    domain::{
+        content::{self, Content, Words},
+        control::Integration,
+        ids::ConversationId,
+        reply::{Mark, Purpose},
+        retry_after,
+        secret::Secret,
+        time::Timestamp,
+    },
+    telemetry::Clock,
 };
 
 /// Pages of messages searched for a mark: 5 x 100 messages, more than a conversation gains in minutes.
@@ -65,12 +69,23 @@ pub struct Message {
     pub received: Option<Timestamp>,
     /// Whether a customer wrote it.
     pub from_customer: bool,
-    /// Its text, if it has one.
+    /// Its text, or the line that stands for what is no text; none when it was deleted.
     pub text: Option<String>,
+    /// Where an image lies.
+    pub image: Option<String>,
     /// The customer who wrote it.
     pub user: Option<String>,
     /// Our mark, if it carries one.
     pub mark: Option<Found>,
+}
+
+/// How a conversation stands.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Who is active in the switchboard.
+    pub active: Option<Integration>,
+    /// The brand, if it is named.
+    pub brand: Option<String>,
 }
 
 /// A mark found in a message.
@@ -104,6 +119,7 @@ pub struct Sunshine {
     app: String,
     client: reqwest::Client,
     headers: HeaderMap,
+    clock: Clock,
 }
 
 #[derive(Serialize)]
@@ -145,7 +161,8 @@ struct RawMessage {
     id: String,
     received: Option<String>,
     author: Option<RawAuthor>,
-    content: Option<RawContent>,
+    content: Option<Box<RawValue>>,
+    deleted: Option<bool>,
     metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -157,11 +174,6 @@ struct RawAuthor {
 }
 
 #[derive(Deserialize)]
-struct RawContent {
-    text: Option<String>,
-}
-
-#[derive(Deserialize)]
 struct Conversation {
     conversation: RawConversation,
 }
@@ -170,6 +182,7 @@ struct Conversation {
 #[serde(rename_all = "camelCase")]
 struct RawConversation {
     active_switchboard_integration: Option<RawIntegration>,
+    brand_id: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -183,7 +196,7 @@ struct RawIntegration {
 
 impl Sunshine {
     /// Makes a client. `api_url` may have a path, such as `https://example.zendesk.com/sc`.
-    pub fn new(config: &SunshineConfig) -> Result<Self, Unusable> {
+    pub fn new(config: &SunshineConfig, clock: Clock) -> Result<Self, Unusable> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Ok(mut basic) = HeaderValue::from_str(&basic(&config.key_id, &config.key_secret)) {
@@ -195,7 +208,13 @@ impl Sunshine {
             app: config.app_id.clone(),
             client: http::client(config.timeout)?,
             headers,
+            clock,
         })
+    }
+
+    /// The app that is configured, if one is.
+    pub fn app(&self) -> Option<&str> {
+        (!self.app.is_empty()).then_some(self.app.as_str())
     }
 
     /// Posts one part of a reply. There is no idempotency key, so an unknown outcome has to be looked for.
@@ -247,13 +266,19 @@ impl Sunshine {
 
     /// Who is active in the switchboard.
     pub async fn active(&self, app: Option<&str>, of: &ConversationId) -> Result<Option<Integration>, Error> {
-        let conversation: Conversation = self.read(self.url(app, of, "")).await?;
-        Ok(conversation.conversation.active_switchboard_integration.map(|raw| Integration {
+        Ok(self.standing(app, of).await?.active)
+    }
+
+    /// Who is active in the switchboard, and the brand.
+    pub async fn standing(&self, app: Option<&str>, of: &ConversationId) -> Result<Standing, Error> {
+        let Conversation { conversation } = self.read(self.url(app, of, "")).await?;
+        let active = conversation.active_switchboard_integration.map(|raw| Integration {
             id: raw.id,
             name: raw.name,
             integration_id: raw.integration_id,
             integration_type: raw.integration_type,
-        }))
+        });
+        Ok(Standing { active, brand: conversation.brand_id.and_then(|id| id.as_str().map(str::to_owned)) })
     }
 
     /// Shows the customer that an answer is being written.
@@ -306,7 +331,8 @@ impl Sunshine {
         };
         let response = request.send().await.map_err(|error| network(&error))?;
         let status = response.status().as_u16();
-        let advice = retry_after::parse(|name| response.headers().get(name).and_then(|v| v.to_str().ok()), 0);
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let advice = retry_after::parse(header, self.clock.now().0);
         let failed = of_status(status, advice.retry_after);
         let body = http::body(response).await;
         match (failed, body) {
@@ -370,15 +396,32 @@ impl From<RawMessage> for Message {
             kind: field("tidegate_kind").unwrap_or_default(),
         });
         let author = raw.author.as_ref();
+        let words = if raw.deleted == Some(true) { None } else { raw.content.as_deref().and_then(words) };
+        let (text, image) = words.map_or((None, None), |words| (Some(words.text), words.image));
         Self {
             received: raw.received.as_deref().and_then(Timestamp::parse),
             from_customer: author.and_then(|author| author.r#type.as_deref()) == Some("user"),
             user: author.and_then(|author| author.user_id.clone()),
-            text: raw.content.and_then(|content| content.text),
+            text,
+            image,
             id: raw.id,
             mark,
         }
     }
+}
+
+/// What a message says, read as in webhooks (design 5.2, non-text).
+fn words(content: &RawValue) -> Option<Words> {
+    match content::read(Some(content)) {
+        Ok(Content::Usable(words)) => Some(words),
+        // Carousels and the like only go out; their text, if any, was said all the same.
+        _ => serde_json::from_str(content.get()).ok().map(|Outgoing { text }| Words { text, image: None }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Outgoing {
+    text: String,
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use prometheus_client::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Roster},
+    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
     broker::{self, Broker, Embedded},
     client::{Ai, Sunshine},
     config::Config,
@@ -68,7 +68,7 @@ pub(super) fn build(
         state: state.clone(),
         stack: stack(config, clock, guards.clone(), &calls, &past),
         ai: ai(config)?,
-        sunshine: Sunshine::new(&config.zendesk).context("the client of Zendesk")?,
+        sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
         posts: Permits::new("zendesk", post_limits(config), clock.clone(), calls.clone(), &past),
         posting: Bulkhead::new(concurrency(config)),
@@ -80,6 +80,7 @@ pub(super) fn build(
         retry: config.retry.clone(),
         directory: Directory::new(clock.clone()),
         conversations: actors::ConversationStarter::default(),
+        reconciler: Reconciler::default(),
         handoffs: Handoffs::default(),
         in_hand,
         suspects: tokio::sync::Semaphore::new(1),

@@ -249,6 +249,10 @@ impl Keeping for Local {
 
 #[async_trait]
 impl Presence for Local {
+    async fn last_alive(&self) -> Result<Option<Timestamp>, Error> {
+        Ok(self.database.read(|connection| schema::meta(connection, "alive")).await?)
+    }
+
     async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
         self.change(move |connection| {
             let last = schema::meta(connection, "alive")?;

@@ -166,6 +166,9 @@ pub trait Keeping {
 /// When this node was last alive, and what was open then (design rule 18).
 #[async_trait]
 pub trait Presence {
+    /// When the node was last noted to be alive.
+    async fn last_alive(&self) -> Result<Option<Timestamp>, Error>;
+
     /// Notes that the node is alive; returns when it last was.
     async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error>;
 

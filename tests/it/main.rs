@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod absence;
 mod bounds;
 mod chaos;
 mod chat_bursts;
@@ -10,6 +11,7 @@ mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
 mod crashes;
+mod handoffs;
 mod ingress;
 mod inspection;
 mod metrics;

@@ -36,6 +36,8 @@ struct Shared {
     upstream: ArcSwapOption<String>,
     client: reqwest::Client,
     calls: Mutex<Vec<Call>>,
+    /// Answers to paths that end so are held back for so long.
+    held: Mutex<Option<(String, Duration)>>,
 }
 
 /// Passes calls on until it is dropped.
@@ -50,7 +52,12 @@ impl Recorder {
     pub async fn start() -> Self {
         tidegate::cli::tls();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");
-        let shared = Arc::new(Shared { upstream: ArcSwapOption::empty(), client, calls: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream: ArcSwapOption::empty(),
+            client,
+            calls: Mutex::default(),
+            held: Mutex::default(),
+        });
         let listener = TcpListener::bind(ANYWHERE).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let router = Router::new().fallback(pass).with_state(shared.clone());
@@ -62,6 +69,11 @@ impl Recorder {
     /// Passes calls on to this base URL.
     pub fn aim(&self, upstream: &str) {
         self.shared.upstream.store(Some(Arc::new(upstream.to_owned())));
+    }
+
+    /// Holds back the answers to paths that end so; what was asked has its effect at once.
+    pub fn hold_back(&self, end: &str, answers: Duration) {
+        *self.shared.held.lock() = Some((end.to_owned(), answers));
     }
 
     /// The base URL.
@@ -123,6 +135,10 @@ async fn pass(
         status: status.as_u16(),
         retry_after: seconds.map(Duration::from_secs),
     });
+    let held = shared.held.lock().clone().filter(|(end, _)| uri.path().ends_with(end.as_str()));
+    if let Some((_, answers)) = held {
+        tokio::time::sleep(answers).await;
+    }
     let mut response = Response::new(Body::from(answer_body));
     *response.status_mut() = status;
     for (name, value) in &answer_headers {

@@ -9,7 +9,7 @@ use crate::{
     actors::{
         KillPoint, Parts,
         conversation::State,
-        farewell,
+        farewell::{self, Passed},
         inbox::{Hand, Item, Phase},
         roster::LastFailure,
     },
@@ -211,15 +211,35 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 /// The conversation goes to a human; `text` is said before.
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
-    let words = text.unwrap_or(&parts.chat.failure_message);
+    let apology = &parts.chat.failure_message;
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, words).await;
-    let passed = farewell::pass_control(parts, &head, state.alias.clone(), cause).await;
-    if !passed && parts.draining.is_cancelled() {
-        return Ok(Next::HandBack);
+    farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, text.unwrap_or(apology)).await;
+    match farewell::pass_control(parts, &head, state.alias.clone(), cause).await {
+        Passed::Over => {
+            super::set_phase(state, parts, Phase::Preparing);
+            super::note(state, parts, &Stage::HandedOver);
+            end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+        }
+        Passed::Draining => Ok(Next::HandBack),
+        Passed::Refused(why) => {
+            // Nobody will come; whoever was promised more than an apology hears so.
+            if text.is_some_and(|text| text != apology) {
+                farewell::tell(parts, &head, state.alias.clone(), Purpose::Failure, apology).await;
+            }
+            park_all(parts, state, &format!("{cause}; {why}")).await
+        }
     }
-    super::note(state, parts, &Stage::HandedOver);
-    end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+}
+
+/// Parks the whole burst: none of it will be answered.
+async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
+    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
+    for item in hand.items {
+        let job = item.delivery.job.clone();
+        park(parts, item, cause).await?;
+        settled(parts, &job, 1, Some(cause));
+    }
+    Ok(Next::Done)
 }
 
 /// The head failed and is itself the cause: to the dead letters, a try is spent.
@@ -253,7 +273,7 @@ pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> R
 pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    farewell::farewell(parts, &head, state.alias.clone(), cause).await;
+    let cause = &farewell::farewell(parts, &head, state.alias.clone(), cause).await;
     let Some(item) = take_head(state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
     let buried_before = item.delivery.tries > 0;

@@ -6,10 +6,10 @@ use ractor::ActorProcessingErr;
 
 use super::{Next, finish, set_phase};
 use crate::{
-    actors::{Parts, conversation::State, inbox::Phase, posting},
+    actors::{Parts, conversation::State, holder, inbox::Phase, posting},
     client::Found,
     domain::{
-        control::{Control, Holder},
+        control::Holder,
         ids::MessageId,
         job::Job,
         prompt::{History, Role},
@@ -76,7 +76,11 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     for (job, replay, redelivered) in &jobs {
         match known(parts, state, job, *replay, *redelivered).await? {
             Recall::Unknown => {}
-            Recall::Intended(reply) => return Ok(Prepared::Resume(reply)),
+            Recall::Intended(reply) => {
+                // Meant before an absence, perhaps; a human may have taken over unheard.
+                let known = holder(parts, state, job).await;
+                return Ok(known.map_or(Prepared::Over(Next::HandBack), |_| Prepared::Resume(reply)));
+            }
             Recall::Ended(outcome) => {
                 let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
                 return Ok(Prepared::Over(ended));
@@ -136,23 +140,10 @@ async fn known(
 
 /// Who holds the conversation; asked from Zendesk if not known. `None` when the node drains.
 async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
+    let target = state.alias.as_ref().unwrap_or(&state.cell.id);
     loop {
-        if let Ok(Some(control)) = parts.state.control(&state.cell.id).await {
-            return Some(control.holder);
-        }
-        let target = state.alias.as_ref().unwrap_or(&state.cell.id);
-        // An event that comes while Zendesk answers is newer than the answer.
-        let asked_at = parts.clock.now();
-        match parts.sunshine.active(head.app.as_deref(), target).await {
-            Ok(active) => {
-                let control = Control { holder: parts.ours.holder(active.as_ref()), at: asked_at };
-                if let Err(error) = parts.state.note_control(&state.cell.id, control).await {
-                    tracing::warn!(%error, "the holder of a conversation could not be noted");
-                }
-                return Some(control.holder);
-            }
-            // A conversation that Zendesk does not know: posting will say what is wrong with it.
-            Err(crate::client::Error::Refused(_)) => return Some(Holder::Nobody),
+        match holder::holder(parts, head.app.as_deref(), &state.cell.id, target).await {
+            Ok(holder) => return Some(holder),
             Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
         }
     }
@@ -230,8 +221,8 @@ pub(super) async fn last_look(
 ) -> Result<Option<Next>, ActorProcessingErr> {
     let jobs = jobs(state);
     let Some((head, ..)) = jobs.first() else { return Ok(Some(Next::Done)) };
-    let control = parts.state.control(&state.cell.id).await?;
-    if control.is_some_and(|control| !control.holder.lets_us_answer()) {
+    let Some(holder) = holder(parts, state, head).await else { return Ok(Some(Next::HandBack)) };
+    if !holder.lets_us_answer() {
         return finish::ignored(parts, state, "a human took over").await.map(Some);
     }
     if state.cell.lock().removed {
