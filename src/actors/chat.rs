@@ -109,6 +109,7 @@ impl Actor for Chat {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _in_hand = self.card.begin("a conversation's actor");
         match message {
             Message::Start(cell) => self.start(&myself, state, cell).await,
             Message::Replace(cell, generation, cause) => self.replace(&myself, state, &cell, generation, cause),
@@ -127,6 +128,7 @@ impl Actor for Chat {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let Some((id, abnormal, _)) = end_of(&event) else { return Ok(()) };
+        let _in_hand = self.card.begin("a conversation's end");
         let Some((cell, generation)) = state.running.remove(&id) else { return Ok(()) };
         if !abnormal {
             return Ok(());

@@ -64,6 +64,7 @@ impl Consumer {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken?,
         };
+        let _in_hand = self.card.begin("delivering");
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
             // One that was in hand when the process died is not merged: the next death would blame the others too.

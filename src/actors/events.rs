@@ -63,6 +63,7 @@ impl Events {
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
+            let _in_hand = self.card.begin("an event");
             self.card.handled(1);
             // A failure is the store's: the actor fails, and what it has not settled comes back.
             self.work_off(delivery).await?;

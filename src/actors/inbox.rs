@@ -187,8 +187,8 @@ impl Cell {
         let inner = self.inner.lock();
         let in_hand = inner.hand.as_ref().and_then(|hand| {
             Some(InHandView {
-                message_id: hand.items.first()?.delivery.job.message.to_string(),
-                conversation_id: self.id.to_string(),
+                message_id: Some(hand.items.first()?.delivery.job.message.to_string()),
+                conversation_id: Some(self.id.to_string()),
                 phase: hand.phase.name(),
                 age_ms: u64::try_from(now.saturating_sub(hand.since).as_millis()).unwrap_or(u64::MAX),
             })

@@ -38,6 +38,7 @@ mod posting;
 mod reconcile;
 mod retry;
 pub mod roster;
+mod stamp;
 mod supervisor;
 mod tree;
 mod turn;
@@ -119,6 +120,8 @@ pub struct Parts {
     pub courtesies: Courtesies,
     /// Failures made on purpose.
     pub faults: Faults,
+    /// The longest time for which an actor above the conversations may be at one thing.
+    pub actor_time_limit: Duration,
     /// The actors' cards.
     pub roster: Arc<Roster>,
     /// The clocks.

@@ -78,6 +78,7 @@ impl RetryActor {
         };
         self.card.handled(letters.len() as u64);
         for letter in letters {
+            let _in_hand = self.card.begin("a dead letter");
             match self.parts.retry.pause(letter.tries, rand::random()) {
                 Some(pause) => self.bring_back(letter, pause).await?,
                 None => {

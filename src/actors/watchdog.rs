@@ -1,5 +1,6 @@
-//! Finds conversations whose work does not end: cancels a slow AI call, kills an actor that hangs, replaces one that
-//! blocks its thread (design rule 12).
+//! Finds actors whose work does not end: cancels a slow AI call, kills an actor that hangs, replaces one that blocks its
+//! thread (design rule 12). A conversation's limits run in its timed phases; every other actor has one for whatever it
+//! has in hand (`stamp.rs`).
 //!
 //! Runs on a runtime of its own, so that a blocked worker thread cannot blind it. Supervised by the node.
 
@@ -12,16 +13,14 @@ use super::{
     chat::ConversationRef,
     inbox::{Cell, Phase},
     roster::Card,
+    stamp::{KILL_GRACE, WAKE_SLACK},
 };
-
-/// A wait is stuck this long after its registered wake-up.
-const WAKE_SLACK: Duration = Duration::from_secs(5);
-
-/// An actor that was killed and has not ended after this long blocks its thread.
-const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest time between two looks.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// A look that comes this late says that the process stood still, and with it everybody it would be blamed on.
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// The watchdog.
 pub(super) struct Watchdog {
@@ -37,6 +36,25 @@ pub(super) enum Message {
     Bell,
 }
 
+/// What it knows.
+pub(super) struct State {
+    looked: Duration,
+    /// After a standstill everybody gets time to do what was due meanwhile.
+    blind_until: Duration,
+}
+
+impl State {
+    /// Whether what is seen at this time means anything.
+    fn sees(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.looked) > STANDSTILL {
+            tracing::warn!("the process stood still for a while");
+            self.blind_until = now + STANDSTILL;
+        }
+        self.looked = now;
+        now >= self.blind_until
+    }
+}
+
 /// What is wrong with a conversation.
 enum Finding {
     Kill(ConversationRef, String),
@@ -45,24 +63,36 @@ enum Finding {
 
 impl Actor for Watchdog {
     type Msg = Message;
-    type State = ();
+    type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
+        let now = self.parts.clock.monotonic();
+        Ok(State { looked: now, blind_until: now })
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
         let bell = myself.clone();
         self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
-        let every = (self.parts.chat.soft_time_limit / 10).clamp(Duration::from_millis(10), LOOK_EVERY_MAX);
+        let shortest = self.parts.chat.soft_time_limit.min(self.parts.actor_time_limit);
+        let every = (shortest / 10).clamp(Duration::from_millis(10), LOOK_EVERY_MAX);
         myself.send_interval(every, || Message::Look);
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Look => self.look(),
+            Message::Look => {
+                if state.sees(self.parts.clock.monotonic()) {
+                    self.look();
+                    self.look_at_cards();
+                }
+            }
             Message::Bell => self.card.meet_fault().await?,
         }
         Ok(())
@@ -84,6 +114,17 @@ impl Watchdog {
                     self.parts.conversations.replace(cell, generation, cause);
                 }
                 None => {}
+            }
+        }
+    }
+
+    /// The actors that are no conversations; their supervisors end them.
+    fn look_at_cards(&self) {
+        for card in self.parts.roster.all() {
+            if let Some((keeper, order)) = card.stamp.examine(self.parts.actor_time_limit) {
+                tracing::warn!(actor.path = card.path, ?order, "an actor is stuck");
+                self.card.handled(1);
+                keeper(order);
             }
         }
     }

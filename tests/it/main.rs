@@ -21,3 +21,4 @@ mod simulators_webhooks;
 mod simulators_zendesk;
 mod storage;
 mod support;
+mod watchdog;
