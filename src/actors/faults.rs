@@ -35,8 +35,7 @@ impl Faults {
         let Some(fault) = fault else { return Ok(()) };
         let now = parts.clock.monotonic();
         if let Some(hand) = &mut state.cell.lock().hand {
-            hand.phase = Phase::Ai;
-            hand.since = now;
+            hand.enter(Phase::Ai, now);
         }
         fault.strike().await?;
         Ok(())

@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
-    Parts,
+    ChatConfig, Parts,
     chat::ConversationRef,
-    inbox::{Cell, Phase},
+    inbox::{Cell, Hand, Phase},
     roster::Card,
     stamp::{KILL_GRACE, WAKE_SLACK},
 };
@@ -134,33 +134,134 @@ impl Watchdog {
         let generation = inner.generation;
         let actor = inner.actor.clone();
         let hand = inner.hand.as_mut()?;
-        if let Some(killed_at) = hand.killed_at {
-            let blocked = now.saturating_sub(killed_at) > KILL_GRACE;
-            if blocked {
-                // Told once; the next look is a grace away.
-                hand.killed_at = Some(now);
-                return Some(Finding::Replace(generation, "time limit: it blocked its thread and was replaced".into()));
-            }
-            return None;
-        }
-        let age = now.saturating_sub(hand.since);
-        let limits = &self.parts.chat;
-        let cause = match hand.phase {
-            Phase::Waiting(_, Some(until)) if now > until + WAKE_SLACK => {
-                format!("time limit: {} missed its wake-up", hand.phase.name())
-            }
-            phase if phase.is_timed() && age > limits.time_limit => {
-                format!("time limit: {} took more than {}", phase.name(), humantime::format_duration(limits.time_limit))
-            }
-            Phase::Ai if age > limits.soft_time_limit && !hand.soft_limit.is_cancelled() => {
+        match verdict(hand, &self.parts.chat, now)? {
+            Verdict::Cancel => {
                 tracing::warn!(conversation.id = %cell.id, "an AI call takes too long and is cancelled");
                 hand.soft_limit.cancel();
-                return None;
+                None
             }
-            _ => return None,
-        };
+            Verdict::Kill(cause) => {
+                hand.killed_at = Some(now);
+                inner.killed_for = Some(cause.clone());
+                actor.map(|actor| Finding::Kill(actor, cause))
+            }
+            Verdict::Replace => {
+                // Told once; the next look is a grace away.
+                hand.killed_at = Some(now);
+                Some(Finding::Replace(generation, "time limit: it blocked its thread and was replaced".into()))
+            }
+        }
+    }
+}
+
+/// What has to be done about a conversation.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The soft limit is over: its AI call is cancelled.
+    Cancel,
+    /// The hard limit is over, or a wake-up was missed.
+    Kill(String),
+    /// It was killed and has not ended.
+    Replace,
+}
+
+/// Judges what is in hand by the time spent on it in timed phases, all of them together.
+fn verdict(hand: &Hand, limits: &ChatConfig, now: Duration) -> Option<Verdict> {
+    if let Some(killed_at) = hand.killed_at {
+        return (now.saturating_sub(killed_at) > KILL_GRACE).then_some(Verdict::Replace);
+    }
+    let phase = hand.phase;
+    let worked = hand.worked(now);
+    match phase {
+        Phase::Waiting(_, Some(until)) if now > until + WAKE_SLACK => {
+            Some(Verdict::Kill(format!("time limit: {} missed its wake-up", phase.name())))
+        }
+        _ if phase.is_timed() && worked > limits.time_limit => {
+            let limit = humantime::format_duration(limits.time_limit);
+            Some(Verdict::Kill(format!("time limit: it took more than {limit}, the last of it in {}", phase.name())))
+        }
+        Phase::Ai if worked > limits.soft_time_limit && !hand.soft_limit.is_cancelled() => Some(Verdict::Cancel),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::domain::timeline::Wait;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// A hand that went through these phases, each for so many seconds, and is in the last one since.
+    fn after(phases: &[(Phase, u64)], last: Phase) -> (Hand, Duration) {
+        let soft_limit = CancellationToken::new();
+        let mut now = secs(1_000);
+        let phase = Phase::Preparing;
+        let mut hand = Hand { items: Vec::new(), phase, since: now, worked: secs(0), soft_limit, killed_at: None };
+        for (phase, took) in phases {
+            hand.enter(*phase, now);
+            now += secs(*took);
+        }
+        hand.enter(last, now);
+        (hand, now)
+    }
+
+    fn judged(hand: &Hand, now: Duration) -> Option<Verdict> {
+        verdict(hand, &ChatConfig::default(), now)
+    }
+
+    #[test]
+    fn timed_phases_add_up_and_waits_do_not_count() {
+        let wait = Phase::Waiting(Wait::Limiter, None);
+        let (mut hand, now) =
+            after(&[(Phase::Ai, 100), (wait, 5_000), (Phase::Preparing, 5_000), (Phase::Ai, 100)], Phase::Ai);
+        assert_eq!(judged(&hand, now + secs(40)), None);
+        assert_eq!(judged(&hand, now + secs(41)), Some(Verdict::Cancel));
+        hand.soft_limit.cancel();
+        hand.enter(Phase::Look, now + secs(41));
+        assert_eq!(judged(&hand, now + secs(50)), None, "the soft limit is for the AI call only");
+        hand.enter(Phase::Post, now + secs(50));
+        assert_eq!(judged(&hand, now + secs(100)), None);
+        let Some(Verdict::Kill(cause)) = judged(&hand, now + secs(101)) else { panic!("not killed") };
+        assert_eq!(cause, "time limit: it took more than 5m, the last of it in post");
+    }
+
+    #[test]
+    fn the_time_a_failing_service_took_is_not_on_the_messages_account() {
+        let (mut hand, now) = after(&[(Phase::Ai, 230)], Phase::Ai);
+        hand.forgive(secs(230), now);
+        assert_eq!(judged(&hand, now + secs(240)), None);
+        assert_eq!(judged(&hand, now + secs(241)), Some(Verdict::Cancel));
+    }
+
+    #[test]
+    fn a_wait_is_stuck_five_seconds_after_its_registered_wake_up() {
+        let (hand, now) = after(&[], Phase::Waiting(Wait::Backoff, Some(secs(1_060))));
+        assert_eq!(judged(&hand, now + secs(65)), None);
+        let Some(Verdict::Kill(cause)) = judged(&hand, now + secs(66)) else { panic!("not killed") };
+        assert!(cause.contains("missed its wake-up"), "{cause}");
+        let (hand, now) = after(&[], Phase::Waiting(Wait::Slot, None));
+        assert_eq!(judged(&hand, now + secs(100_000)), None, "a wait without a wake-up is somebody else's to end");
+    }
+
+    #[test]
+    fn one_that_was_killed_has_a_grace_before_it_is_replaced() {
+        let (mut hand, now) = after(&[], Phase::Ai);
         hand.killed_at = Some(now);
-        inner.killed_for = Some(cause.clone());
-        actor.map(|actor| Finding::Kill(actor, cause))
+        assert_eq!(judged(&hand, now + KILL_GRACE), None);
+        assert_eq!(judged(&hand, now + KILL_GRACE + secs(1)), Some(Verdict::Replace));
+    }
+
+    #[test]
+    fn after_a_standstill_nobody_is_blamed_for_a_while() {
+        let mut state = State { looked: secs(10), blind_until: secs(10) };
+        assert!(state.sees(secs(11)));
+        assert!(!state.sees(secs(400)));
+        assert!(!state.sees(secs(404)));
+        assert!(state.sees(secs(405)));
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate::simulate::{ai, zendesk};
 use tokio::time::Instant;
 
 use crate::support::{SOON, Scene, eventually, metric, webhooks};
@@ -112,4 +113,58 @@ async fn an_actor_that_waits_for_work_is_not_stuck() {
     for line in metrics.lines().filter(|line| line.starts_with("tidegate_actor_restarts_total")) {
         assert!(line.ends_with(" 0"), "{line}");
     }
+}
+
+const TIME_LIMITS: &str = "cause=\"time_limit\"}";
+
+async fn failed_by_time(scene: &Scene) -> f64 {
+    scene.daemon.metric(&format!("tidegate_dead_letters_total{{lane=\"chat\",{TIME_LIMITS}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_short_alone_and_long_together_meet_the_soft_limit() {
+    let times = "[chat]\nmerge_quiet = '10ms'\nsoft_time_limit = '1500ms'\ntime_limit = '6s'\n";
+    let scene = Scene::with(&format!("{times}[[ai.services]]\ntimeout = '1400ms'\n[retry]\nbase = '20ms'\n")).await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 1_000, ..ai::Behaviour::default() });
+    scene.say("c", "one thing").await;
+    eventually("the AI is asked", SOON, async || scene.ai.stats().calls == 1).await;
+    // The first answer is withheld for it, and both are asked about once more.
+    scene.say("c", "and another").await;
+    eventually("it has taken too long", SOON, async || failed_by_time(&scene).await > 0.5).await;
+    scene.settles().await;
+    scene.assert_sound();
+    assert!(scene.ai.stats().aborted_by_client >= 1, "the second call was cancelled");
+    let killed = scene.daemon.metric("tidegate_actor_restarts_total{kind=\"conversation\"").await;
+    assert!(killed < 0.5, "nobody was killed for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_hangs_for_longer_than_the_limits_costs_no_try() {
+    let times = "[chat]\nsoft_time_limit = '500ms'\ntime_limit = '700ms'\n";
+    let scene = Scene::with(&format!("{times}[[ai.services]]\ntimeout = '300ms'\n")).await;
+    scene.ai.behave(ai::Behaviour { hang: true, ..ai::Behaviour::default() });
+    scene.say("alone", "anybody there?").await;
+    eventually("it has been in the AI's hands for longer", SOON, async || scene.ai.stats().hung >= 4).await;
+    scene.ai.behave(ai::Behaviour::default());
+    scene.settles().await;
+    scene.assert_sound();
+    let dead = scene.daemon.metric("tidegate_dead_letters_total{lane=\"chat\"").await;
+    assert!(dead < 0.5, "{dead} dead letters");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_while_posting_meets_the_hard_limit() {
+    let times = "[chat]\nsoft_time_limit = '700ms'\ntime_limit = '900ms'\n[zendesk]\ntimeout = '3s'\n";
+    let scene = Scene::with(&format!("{times}[[ai.services]]\ntimeout = '600ms'\n[retry]\nbase = '20ms'\n")).await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 400, ..ai::Behaviour::default() });
+    scene.say("c", "hello").await;
+    eventually("the AI is asked", SOON, async || scene.ai.stats().calls == 1).await;
+    scene.zendesk.behave(zendesk::Behaviour { hang_rate: 1.0, ..Default::default() });
+    eventually("it has taken too long", SOON, async || failed_by_time(&scene).await > 0.5).await;
+    scene.zendesk.behave(zendesk::Behaviour::default());
+    let reason = shown(&scene, "node/conversations/c").await["last_failure"]["reason"].to_string();
+    assert!(reason.contains("took more than 900ms, the last of it in post"), "{reason}");
+    scene.settles().await;
+    scene.assert_sound();
+    assert_eq!(scene.ai.stats().calls, 1, "what was meant is posted, and nobody asked again");
 }

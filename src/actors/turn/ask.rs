@@ -272,6 +272,11 @@ impl Progress for Watch<'_> {
     }
 
     fn answered(&self, service: &'static str, took: Duration, outcome: &'static str) {
+        if outcome != "ok"
+            && let Some(hand) = &mut self.state.cell.lock().hand
+        {
+            hand.forgive(took, self.parts.clock.monotonic());
+        }
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.note(Stage::Asked { service: service.to_owned(), ms, outcome: outcome.to_owned() });
     }
