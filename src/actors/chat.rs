@@ -193,7 +193,7 @@ impl Chat {
         });
         self.parts.metrics.restarted("conversation", reason);
         tracing::warn!(conversation.id = %cell.id, cause, "a conversation's actor failed and is started again");
-        if state.restarts.ended(self.parts.clock.monotonic(), 0.0) == Decision::Escalate {
+        if state.restarts.ended(0, self.parts.clock.monotonic(), 0.0) == Decision::Escalate {
             return Err(format!("too many conversations fail, the last one: {cause}").into());
         }
         while state.burials.try_join_next().is_some() {}

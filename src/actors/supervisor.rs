@@ -4,6 +4,9 @@
 //! (`docs/adr/001-supervision.md`). Children are matched by actor id, so the late news of an old incarnation is not
 //! taken for the new one's. Past its intensity a supervisor fails, and the one above decides.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
@@ -166,7 +169,7 @@ impl Supervisor {
         child.card.failed(now, reason);
         self.metrics.restarted(child.card.kind, cause(reason));
         tracing::warn!(actor.path = child.card.path, reason, "an actor failed and is started again");
-        let Decision::Again(pause) = state.restarts.ended(self.roster.clock.monotonic(), rand::random()) else {
+        let Decision::Again(pause) = state.restarts.ended(index, self.roster.clock.monotonic(), rand::random()) else {
             tracing::error!(actor.path = state.plan.card.path, "too many restarts; the supervisor above decides");
             return Err(format!(
                 "{}: too many restarts, the last of {}: {reason}",
@@ -178,11 +181,16 @@ impl Supervisor {
         for other in affected.clone().rev().filter(|other| *other != index) {
             stop(state.running[other].actor.take()).await;
         }
-        let ordered = affected.map(|other| {
+        let mut ordered = Vec::new();
+        for other in affected {
             state.running[other].generation += 1;
-            Ordered { index: other, generation: state.running[other].generation }
-        });
-        let ordered: Vec<Ordered> = ordered.collect();
+            let child = &state.plan.children[other];
+            if child.restart == Restart::Temporary {
+                child.card.stopped();
+                continue;
+            }
+            ordered.push(Ordered { index: other, generation: state.running[other].generation });
+        }
         myself.send_after(pause, move || Message::Start(ordered));
         Ok(())
     }
