@@ -269,6 +269,7 @@ impl Progress for Watch<'_> {
         let ids = self.jobs.iter().map(|job| job.message.to_string());
         *self.working.lock() = Some(self.parts.in_hand.begin(ids));
         set_phase(self.state, self.parts, Phase::Ai);
+        self.parts.faults.kill_on(self.parts, self.jobs);
     }
 
     fn answered(&self, service: &'static str, took: Duration, outcome: &'static str) {
