@@ -71,7 +71,7 @@ impl Consumer {
                 return Ok(());
             }
         };
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("delivering");
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
             self.parts.reconciler.heard_of(delivery.job.app.as_deref());

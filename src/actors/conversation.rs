@@ -68,10 +68,12 @@ impl Conversation {
     /// Works until the inbox is empty, the node drains, or this incarnation has been replaced.
     async fn work_off(&self, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.cell.lock().heard();
+        let durations = self.parts.roster.durations.of("conversation");
         while !self.parts.draining.is_cancelled() {
-            let _busy = self.parts.roster.durations.busy("conversation");
-            let more = turn::turn(&self.parts, state).await?;
-            if !more {
+            let began = self.parts.clock.monotonic();
+            let more = turn::turn(&self.parts, state).await;
+            durations.observe(self.parts.clock.monotonic().saturating_sub(began).as_secs_f64());
+            if !more? {
                 break;
             }
         }

@@ -1,7 +1,10 @@
 //! Failures made on purpose, so that surviving them can be seen. Off unless `admin.fault_injection` is on.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,6 +16,10 @@ use super::{
     inbox::Phase,
     roster::{Fault, FaultMode},
 };
+use crate::domain::job::Job;
+
+/// A message that kills the process does so after the AI has had it for this long, so that others are in hand as well.
+const KILL_AFTER: Duration = Duration::from_millis(500);
 
 /// What fails, and when.
 pub struct Faults {
@@ -35,8 +42,7 @@ impl Faults {
         let Some(fault) = fault else { return Ok(()) };
         let now = parts.clock.monotonic();
         if let Some(hand) = &mut state.cell.lock().hand {
-            hand.phase = Phase::Ai;
-            hand.since = now;
+            hand.enter(Phase::Ai, now);
         }
         fault.strike().await?;
         Ok(())
@@ -58,6 +64,18 @@ impl Faults {
             die -= chance;
         }
         None
+    }
+
+    /// Kills the process while the AI works on a message that contains the configured text.
+    pub(super) fn kill_on(&self, parts: &Parts, jobs: &[Arc<Job>]) {
+        let marker = &self.config.kill_on;
+        let marked = |job: &Arc<Job>| job.kind.text().is_some_and(|text| text.contains(marker));
+        if !marker.is_empty() && jobs.iter().any(marked) {
+            parts.courtesies.spawn(async {
+                tokio::time::sleep(KILL_AFTER).await;
+                std::process::abort();
+            });
+        }
     }
 
     /// Kills the process, without a word, when it passes the configured point.

@@ -42,6 +42,8 @@ pub struct Item {
     pub alone: bool,
     /// Whether its answer was withheld because a newer message came.
     pub superseded: bool,
+    /// Time spent in timed phases on answers that were withheld because a newer message came.
+    pub worked: Duration,
     /// How often the service has failed on it.
     pub service_failures: u32,
     /// Counts it as held by this node.
@@ -55,7 +57,16 @@ impl Item {
         timeline.note(delivery.job.first_seen, Stage::Accepted);
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
-        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0, held: None }
+        Self {
+            delivery,
+            timeline,
+            arrived: now,
+            alone,
+            superseded: false,
+            worked: Duration::ZERO,
+            service_failures: 0,
+            held: None,
+        }
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -114,10 +125,33 @@ pub struct Hand {
     pub phase: Phase,
     /// Since when (monotonic).
     pub since: Duration,
+    /// Time spent in timed phases before that one.
+    pub worked: Duration,
     /// Cancels the AI call when the soft time limit is over.
     pub soft_limit: CancellationToken,
     /// When the watchdog has killed the actor (monotonic).
     pub killed_at: Option<Duration>,
+}
+
+impl Hand {
+    /// Another phase begins.
+    pub fn enter(&mut self, phase: Phase, now: Duration) {
+        self.worked = self.worked(now);
+        self.phase = phase;
+        self.since = now;
+    }
+
+    /// The time spent in timed phases so far; waits do not count (design rule 12).
+    pub fn worked(&self, now: Duration) -> Duration {
+        let running = if self.phase.is_timed() { now.saturating_sub(self.since) } else { Duration::ZERO };
+        self.worked + running
+    }
+
+    /// The service has failed after so long: not the message's fault, so not on its account (G5).
+    pub fn forgive(&mut self, took: Duration, now: Duration) {
+        self.enter(self.phase, now);
+        self.worked = self.worked.saturating_sub(took);
+    }
 }
 
 /// One conversation's inbox, and who works on it.
@@ -187,8 +221,8 @@ impl Cell {
         let inner = self.inner.lock();
         let in_hand = inner.hand.as_ref().and_then(|hand| {
             Some(InHandView {
-                message_id: hand.items.first()?.delivery.job.message.to_string(),
-                conversation_id: self.id.to_string(),
+                message_id: Some(hand.items.first()?.delivery.job.message.to_string()),
+                conversation_id: Some(self.id.to_string()),
                 phase: hand.phase.name(),
                 age_ms: u64::try_from(now.saturating_sub(hand.since).as_millis()).unwrap_or(u64::MAX),
             })
@@ -288,9 +322,10 @@ impl Inner {
 
     /// Takes the first `count` messages in hand.
     pub fn take(&mut self, count: usize, now: Duration) {
-        let items = self.inbox.drain(..count.min(self.inbox.len())).collect();
+        let items: Vec<Item> = self.inbox.drain(..count.min(self.inbox.len())).collect();
+        let worked = items.iter().map(|item| item.worked).max().unwrap_or_default();
         let soft_limit = CancellationToken::new();
-        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, soft_limit, killed_at: None });
+        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, worked, soft_limit, killed_at: None });
         self.active_at = now;
     }
 

@@ -169,7 +169,7 @@ impl Ingress {
             if batch.is_empty() {
                 return Ok(());
             }
-            let _busy = self.card.busy();
+            let _in_hand = self.card.begin("storing");
             self.card.handled(batch.len() as u64);
             self.store_batch(batch).await;
         }

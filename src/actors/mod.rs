@@ -20,13 +20,13 @@
 
 mod breaker;
 mod budget;
-mod busy;
 mod chat;
 mod config;
 mod consumer;
 mod conversation;
 mod courtesies;
 mod directory;
+mod durations;
 mod events;
 mod farewell;
 mod faults;
@@ -43,6 +43,7 @@ mod posting;
 mod reconcile;
 mod retry;
 pub mod roster;
+mod stamp;
 mod supervisor;
 mod tree;
 mod turn;
@@ -128,6 +129,8 @@ pub struct Parts {
     pub courtesies: Courtesies,
     /// Failures made on purpose.
     pub faults: Faults,
+    /// The longest time for which an actor above the conversations may be at one thing.
+    pub actor_time_limit: Duration,
     /// The actors' cards.
     pub roster: Arc<Roster>,
     /// The clocks.

@@ -276,8 +276,7 @@ impl Poster {
         let Some((cell, generation)) = &self.watched else { return };
         let mut inner = cell.lock();
         if let (true, Some(hand)) = (inner.is_current(*generation), &mut inner.hand) {
-            hand.phase = phase;
-            hand.since = self.parts.clock.monotonic();
+            hand.enter(phase, self.parts.clock.monotonic());
         }
     }
 }

@@ -87,9 +87,10 @@ impl RetryActor {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken?,
         };
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("judging");
         self.card.handled(letters.len() as u64);
         for letter in letters {
+            let _in_hand = self.card.begin("a dead letter");
             match self.parts.retry.pause(letter.tries, rand::random()) {
                 Some(pause) => self.bring_back(letter, pause).await?,
                 None => {

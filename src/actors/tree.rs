@@ -33,6 +33,9 @@ const STATE_EVERY: Duration = Duration::from_secs(30);
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 
+/// A round may take this long: after a long absence a thousand conversations are read from Zendesk.
+const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
+
 /// What grows depends on the roles of the node.
 #[derive(Debug, Clone, Copy)]
 pub struct Branches {
@@ -127,7 +130,11 @@ impl Grower<'_> {
 
     fn rounds(&self, path: &str, every: Duration, round: Round) -> Child {
         let card = self.card(path, "link");
-        child(card.clone(), move || Rounds { card: card.clone(), every, round: round.clone() })
+        let clock = self.parts.clock.clone();
+        child(card.clone(), move || {
+            let (card, clock, round) = (card.clone(), clock.clone(), round.clone());
+            Rounds { card, every, within: ROUND_WITHIN, clock, round }
+        })
     }
 
     fn broker_link(&self) -> Child {

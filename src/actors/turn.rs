@@ -78,9 +78,11 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
             Next::Done => return Ok(true),
             Next::Superseded => {
                 superseded = true;
+                let worked = worked(state, parts);
                 put_back(state, |items| {
                     for item in items {
                         item.superseded = true;
+                        item.worked = worked;
                         item.timeline.note(parts.clock.now(), Stage::Superseded);
                     }
                 });
@@ -292,9 +294,13 @@ fn set_phase(state: &State, parts: &Parts, phase: Phase) {
     let now = parts.clock.monotonic();
     let mut inner = state.cell.lock();
     if let (true, Some(hand)) = (inner.is_current(state.generation), &mut inner.hand) {
-        hand.phase = phase;
-        hand.since = now;
+        hand.enter(phase, now);
     }
+}
+
+/// The time spent in timed phases on what is in hand.
+fn worked(state: &State, parts: &Parts) -> Duration {
+    state.cell.lock().hand.as_ref().map(|hand| hand.worked(parts.clock.monotonic())).unwrap_or_default()
 }
 
 /// Notes a stage in the story of each message in hand.

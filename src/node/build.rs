@@ -86,6 +86,7 @@ pub(super) fn build(
         suspects: tokio::sync::Semaphore::new(1),
         courtesies: Courtesies::default(),
         faults: Faults::new(config.faults.clone()),
+        actor_time_limit: config.node.actor_time_limit,
         roster: Arc::new(Roster::new(clock.clone())),
         clock: clock.clone(),
         metrics: actors::Metrics::register(registry),

@@ -26,3 +26,4 @@ mod simulators_webhooks;
 mod simulators_zendesk;
 mod storage;
 mod support;
+mod watchdog;

@@ -269,9 +269,15 @@ impl Progress for Watch<'_> {
         let ids = self.jobs.iter().map(|job| job.message.to_string());
         *self.working.lock() = Some(self.parts.in_hand.begin(ids));
         set_phase(self.state, self.parts, Phase::Ai);
+        self.parts.faults.kill_on(self.parts, self.jobs);
     }
 
     fn answered(&self, service: &'static str, took: Duration, outcome: &'static str) {
+        if outcome != "ok"
+            && let Some(hand) = &mut self.state.cell.lock().hand
+        {
+            hand.forgive(took, self.parts.clock.monotonic());
+        }
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.note(Stage::Asked { service: service.to_owned(), ms, outcome: outcome.to_owned() });
     }
