@@ -86,7 +86,7 @@ pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<C
     }
     let target = alias.as_ref().unwrap_or(&job.conversation);
     // What cannot be asked now is taken as ours: better told needlessly than not at all.
-    let holder = holder(parts, job.app.as_deref(), &job.conversation, target).await;
+    let holder = holder(parts, job.app.as_deref(), target).await;
     let human_holds = holder.is_ok_and(|holder| !holder.lets_us_answer());
     if human_holds {
         return cause.to_owned();
@@ -169,7 +169,7 @@ pub(super) async fn pass_control(
     parts.metrics.handed_off("asked");
     // Silent from now on; the event will confirm it.
     let control = Control { holder: Holder::Other, at: parts.clock.now() };
-    if let Err(error) = parts.state.note_control(&job.conversation, control).await {
+    if let Err(error) = parts.state.note_control(&target, control).await {
         tracing::warn!(%error, "a hand-off could not be noted");
     }
     Passed::Over

@@ -9,15 +9,10 @@ use crate::{
     },
 };
 
-/// Who holds `conversation`, whose posts go to `target`. Asks Zendesk when nothing is known, or nothing that can be
-/// believed after an absence.
-pub(super) async fn holder(
-    parts: &Parts,
-    app: Option<&str>,
-    conversation: &ConversationId,
-    target: &ConversationId,
-) -> Result<Holder, Error> {
-    if let Ok(Some(control)) = parts.state.control(conversation).await
+/// Who holds `target`, where posts go: of conversations that were merged only the surviving one has a holder. Asks
+/// Zendesk when nothing is known, or nothing that can be believed after an absence.
+pub(super) async fn holder(parts: &Parts, app: Option<&str>, target: &ConversationId) -> Result<Holder, Error> {
+    if let Ok(Some(control)) = parts.state.control(target).await
         && parts.reconciler.believes(control)
     {
         return Ok(control.holder);
@@ -30,7 +25,7 @@ pub(super) async fn holder(
         Err(Error::Refused(_)) => return Ok(Holder::Nobody),
         Err(error) => return Err(error),
     };
-    if let Err(error) = parts.state.note_control(conversation, Control { holder, at: asked_at }).await {
+    if let Err(error) = parts.state.note_control(target, Control { holder, at: asked_at }).await {
         tracing::warn!(%error, "the holder of a conversation could not be noted");
     }
     Ok(holder)

@@ -12,6 +12,7 @@ mod prepare;
 
 pub(super) use changes::UNREADABLE;
 pub(super) use finish::{bury, park};
+pub(super) use prepare::is_too_old;
 
 use std::{sync::Arc, time::Duration};
 
@@ -283,6 +284,10 @@ async fn post(
         Err(posting::Error::Preceded) => {
             parts.state.revoke(&reply).await?;
             Ok(Next::Superseded)
+        }
+        Err(posting::Error::Expired) => {
+            parts.state.revoke(&reply).await?;
+            finish::hand_over(parts, state, "the deadline has passed", None).await
         }
         Err(posting::Error::Draining) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,

@@ -101,6 +101,7 @@ impl Actor for Watchdog {
 
 impl Watchdog {
     fn look(&self) {
+        let _in_hand = self.card.begin("a look around");
         let now = self.parts.clock.monotonic();
         for cell in self.parts.directory.all() {
             match self.examine(&cell, now) {

@@ -45,6 +45,9 @@ pub enum Recall {
     Unknown,
     /// A reply was meant; whether it was posted is not known.
     Intended(Reply),
+    /// The customer was told, or was about to be, that there is no answer; a human was to take over. It is not asked
+    /// about again.
+    Told(Reply),
     /// It has ended.
     Ended(Outcome),
 }

@@ -14,6 +14,7 @@ mod crashes;
 mod handoffs;
 mod ingress;
 mod inspection;
+mod last_moment;
 mod metrics;
 mod oddities;
 mod official_client;

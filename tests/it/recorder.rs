@@ -38,6 +38,8 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     /// Answers to paths that end so are held back for so long.
     held: Mutex<Option<(String, Duration)>>,
+    /// Calls to paths that end so are not passed on but answered with this status.
+    refused: Mutex<Option<(String, StatusCode)>>,
 }
 
 /// Passes calls on until it is dropped.
@@ -57,6 +59,7 @@ impl Recorder {
             client,
             calls: Mutex::default(),
             held: Mutex::default(),
+            refused: Mutex::default(),
         });
         let listener = TcpListener::bind(ANYWHERE).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -74,6 +77,11 @@ impl Recorder {
     /// Holds back the answers to paths that end so; what was asked has its effect at once.
     pub fn hold_back(&self, end: &str, answers: Duration) {
         *self.shared.held.lock() = Some((end.to_owned(), answers));
+    }
+
+    /// Answers calls to paths that end so with this status and passes none of them on; `None`: no more.
+    pub fn refuse(&self, end: &str, status: Option<StatusCode>) {
+        *self.shared.refused.lock() = status.map(|status| (end.to_owned(), status));
     }
 
     /// The base URL.
@@ -113,6 +121,10 @@ async fn pass(
 ) -> Response {
     let at = Instant::now();
     let Some(upstream) = shared.upstream.load_full() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let refused = shared.refused.lock().clone().filter(|(end, _)| uri.path().ends_with(end.as_str()));
+    if let Some((_, status)) = refused {
+        return status.into_response();
+    }
     let path_and_query = uri.path_and_query().map_or("/", |it| it.as_str());
     let mut request = shared.client.request(method.clone(), format!("{upstream}{path_and_query}")).body(body.clone());
     for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {

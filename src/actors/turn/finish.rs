@@ -274,6 +274,10 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     let cause = &farewell::farewell(parts, &head, state.alias.clone(), cause).await;
+    if parts.draining.is_cancelled() {
+        // Not told, perhaps; the next start goes on from here.
+        return Ok(Next::HandBack);
+    }
     let Some(item) = take_head(state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
     let buried_before = item.delivery.tries > 0;

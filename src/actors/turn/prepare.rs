@@ -13,7 +13,7 @@ use crate::{
         ids::MessageId,
         job::Job,
         prompt::{History, Role},
-        reply::Reply,
+        reply::{Purpose, Reply},
         time::Timestamp,
         timeline::{Outcome, Wait},
     },
@@ -74,12 +74,24 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     set_phase(state, parts, Phase::Preparing);
     let jobs = jobs(state);
     for (job, replay, redelivered) in &jobs {
-        match known(parts, state, job, *replay, *redelivered).await? {
+        let Some(known) = known(parts, state, job, *replay, *redelivered).await? else {
+            return Ok(Prepared::Over(Next::HandBack));
+        };
+        match known {
             Recall::Unknown => {}
             Recall::Intended(reply) => {
                 // Meant before an absence, perhaps; a human may have taken over unheard.
                 let known = holder(parts, state, job).await;
                 return Ok(known.map_or(Prepared::Over(Next::HandBack), |_| Prepared::Resume(reply)));
+            }
+            // Not asked again: a customer who was told that no answer comes would get one.
+            Recall::Told(reply) if reply.purpose == Purpose::Failure => {
+                let cause = reason(state).unwrap_or_else(|| "given up before the process ended".into());
+                return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
+            }
+            Recall::Told(reply) => {
+                let ended = finish::hand_over(parts, state, "a human was promised", Some(&reply.text())).await?;
+                return Ok(Prepared::Over(ended));
             }
             Recall::Ended(outcome) => {
                 let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
@@ -113,27 +125,34 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     Ok(Prepared::Ask)
 }
 
-/// What the ledger knows; of a message older than the ledger, what Zendesk knows.
+/// Why the head failed last.
+fn reason(state: &State) -> Option<String> {
+    let inner = state.cell.lock();
+    inner.hand.as_ref()?.items.first()?.delivery.reason.clone()
+}
+
+/// What the ledger knows; of a message older than the ledger, what Zendesk knows. `None` when the node drains.
 async fn known(
     parts: &Arc<Parts>,
     state: &State,
     job: &Job,
     replay: u32,
     redelivered: bool,
-) -> Result<Recall, ActorProcessingErr> {
+) -> Result<Option<Recall>, ActorProcessingErr> {
     let older_than_ledger = job.first_seen < parts.state.born();
     if !redelivered && !older_than_ledger {
-        return Ok(Recall::Unknown);
+        return Ok(Some(Recall::Unknown));
     }
     let recall = parts.state.recall(&job.message, replay).await?;
     if recall != Recall::Unknown || !older_than_ledger || parts.chat.shadow {
-        return Ok(recall);
+        return Ok(Some(recall));
     }
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
-        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Recall::Ended(Outcome::Replied)),
-        Ok(_) => Ok(Recall::Unknown),
+        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Some(Recall::Ended(Outcome::Replied))),
+        Ok(_) => Ok(Some(Recall::Unknown)),
+        Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }
 }
@@ -142,7 +161,7 @@ async fn known(
 async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
     let target = state.alias.as_ref().unwrap_or(&state.cell.id);
     loop {
-        match holder::holder(parts, head.app.as_deref(), &state.cell.id, target).await {
+        match holder::holder(parts, head.app.as_deref(), target).await {
             Ok(holder) => return Some(holder),
             Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
         }
@@ -164,7 +183,7 @@ pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration
 }
 
 /// Whether the customer has waited so long that an answer would be stale (design rule 16).
-pub(super) fn is_too_old(parts: &Parts, job: &Job) -> bool {
+pub(in crate::actors) fn is_too_old(parts: &Parts, job: &Job) -> bool {
     parts.clock.agrees() && parts.clock.now().since(job.received) >= parts.chat.deadline
         // A clock of the sender's that lies far back must not expire what has only just come.
         && parts.clock.now().since(job.first_seen) >= parts.chat.deadline.min(Duration::from_secs(60))
