@@ -9,6 +9,7 @@ mod chat_control;
 mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
+mod command_line;
 mod crashes;
 mod ingress;
 mod inspection;
