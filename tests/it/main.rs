@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod admin_tokens;
 mod bounds;
 mod chaos;
 mod chat_bursts;
