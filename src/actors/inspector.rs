@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     Parts,
     roster::{Fault, Snapshot},
 };
-use crate::{broker::Standing, domain::ids::ConversationId, state::Record};
+use crate::{
+    broker::Standing,
+    domain::{
+        ids::{ConversationId, EventId, MessageId},
+        time::{Timestamp, rfc3339},
+        timeline::{Outcome, Stage, Timeline},
+    },
+    state::Record,
+};
 
 const CONVERSATIONS: &str = "node/conversations";
 
@@ -41,10 +49,51 @@ pub enum MessageView {
         /// When it was accepted, RFC 3339.
         accepted_at: String,
         /// Its story since this process has it.
-        timeline: serde_json::Value,
+        timeline: Option<Vec<EntryView>>,
     },
     /// It has ended.
-    Ended(Record),
+    Ended(#[serde(serialize_with = "ended")] Record),
+}
+
+/// One entry of a timeline, dated for people.
+#[derive(Debug, Serialize)]
+pub struct EntryView {
+    #[serde(with = "rfc3339")]
+    at: Timestamp,
+    #[serde(flatten)]
+    stage: Stage,
+}
+
+fn story(timeline: &Timeline) -> Vec<EntryView> {
+    timeline.entries().iter().map(|entry| EntryView { at: entry.at, stage: entry.stage.clone() }).collect()
+}
+
+/// A record as people read it; its text is not theirs.
+#[derive(Serialize)]
+struct EndedView<'a> {
+    id: &'a EventId,
+    message_id: &'a MessageId,
+    conversation_id: &'a ConversationId,
+    outcome: Outcome,
+    #[serde(with = "rfc3339")]
+    at: Timestamp,
+    cause: Option<&'a str>,
+    timeline: Vec<EntryView>,
+    reply: Option<&'a str>,
+}
+
+fn ended<S: Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
+    let view = EndedView {
+        id: &record.id,
+        message_id: &record.message,
+        conversation_id: &record.conversation,
+        outcome: record.outcome,
+        at: record.at,
+        cause: record.cause.as_deref(),
+        timeline: story(&record.timeline),
+        reply: record.reply.as_deref(),
+    };
+    view.serialize(serializer)
 }
 
 impl Inspector {
@@ -116,18 +165,17 @@ impl Inspector {
         }))
     }
 
-    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, serde_json::Value) {
-        let Some(cell) = self.parts.directory.find(conversation) else { return (None, serde_json::Value::Null) };
+    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, Option<Vec<EntryView>>) {
+        let Some(cell) = self.parts.directory.find(conversation) else { return (None, None) };
         let inner = cell.lock();
-        let story = |item: &super::inbox::Item| serde_json::to_value(&item.timeline).unwrap_or_default();
         let is_it = |item: &&super::inbox::Item| item.delivery.job.message.as_str() == message;
         if let Some(hand) = &inner.hand
             && let Some(item) = hand.items.iter().find(is_it)
         {
-            return (Some(hand.phase.name()), story(item));
+            return (Some(hand.phase.name()), Some(story(&item.timeline)));
         }
         let waiting = inner.inbox.iter().find(is_it);
-        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(story).unwrap_or_default())
+        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(|item| story(&item.timeline)))
     }
 }
 

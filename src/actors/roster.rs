@@ -17,7 +17,11 @@ use super::{
     durations::Durations,
     stamp::{Busy, Stamp},
 };
-use crate::{domain::time::Timestamp, guard::bell::Bell, telemetry::Clock};
+use crate::{
+    domain::time::{Timestamp, rfc3339},
+    guard::bell::Bell,
+    telemetry::Clock,
+};
 
 /// The longest cause kept, in bytes.
 const REASON_BYTES_MAX: usize = 512;
@@ -51,7 +55,8 @@ impl State {
 /// How an actor failed last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailure {
-    /// When.
+    /// When, RFC 3339.
+    #[serde(with = "rfc3339")]
     pub at: Timestamp,
     /// The panic's text, the error, or which time limit it broke.
     pub reason: String,

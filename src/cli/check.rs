@@ -7,6 +7,7 @@ use crate::{
     client::{self, Sunshine},
     config::{Config, Loaded, Origin},
     domain::ids::ConversationId,
+    node,
     store::FolderLock,
     telemetry::Clock,
 };
@@ -83,6 +84,8 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
         .iter()
         .map(|warning| Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY"))
         .collect();
+    let absent = node::not_in_this_version(config);
+    findings.extend(absent.into_iter().map(|(what, remedy)| Finding::bad("configuration", what, remedy)));
     findings.push(folder(config));
     findings.push(zendesk(config).await);
     for service in &config.ai.services {

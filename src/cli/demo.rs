@@ -72,6 +72,10 @@ struct Outcome {
     out_of_order: u64,
     ai_calls: u64,
     ai_429: u64,
+    /// Calls that failed in the outage.
+    ai_errors: u64,
+    /// How often the node stopped asking a service that fails.
+    breaker_openings: u64,
     p50_ms: f64,
     p99_ms: f64,
 }
@@ -252,6 +256,8 @@ async fn outcome(node: &Node, zendesk: &Stats, ai: &ai::Stats) -> anyhow::Result
         out_of_order: judged.out_of_order,
         ai_calls: ai.calls,
         ai_429: ai.status_429,
+        ai_errors: ai.errors,
+        breaker_openings: series(node, "tidegate_breaker_transitions_total{service=\"primary\",to=\"open\"} ").await?,
         p50_ms: zendesk.p50_ms,
         p99_ms: zendesk.p99_ms,
     })
@@ -259,10 +265,14 @@ async fn outcome(node: &Node, zendesk: &Stats, ai: &ai::Stats) -> anyhow::Result
 
 /// How many messages the node counted with an outcome.
 async fn counted(node: &Node, outcome: &str) -> anyhow::Result<u64> {
+    series(node, &format!("tidegate_messages_total{{lane=\"chat\",outcome=\"{outcome}\"}} ")).await
+}
+
+/// What one series of the node says.
+async fn series(node: &Node, series: &str) -> anyhow::Result<u64> {
     let metrics = reqwest::get(format!("http://{}/metrics", node.admin_address())).await?.text().await?;
-    let series = format!("tidegate_messages_total{{lane=\"chat\",outcome=\"{outcome}\"}} ");
     let value =
-        metrics.lines().find_map(|line| line.strip_prefix(&series)).context("the series is there from the start")?;
+        metrics.lines().find_map(|line| line.strip_prefix(series)).context("the series is there from the start")?;
     Ok(value.trim().parse()?)
 }
 
@@ -275,7 +285,7 @@ fn say(options: &Options, line: &str) {
 }
 
 fn print(outcome: &Outcome) {
-    println!("\nas counted by the simulators (merged, ignored, parked: by the node)");
+    println!("\nas counted by the simulators (merged, ignored, parked, breaker_openings: by the node)");
     let rows = serde_json::to_value(outcome).expect("the outcome is plain data");
     for (name, value) in rows.as_object().into_iter().flatten() {
         println!("  {name:<14}{value:>10}");

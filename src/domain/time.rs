@@ -36,6 +36,24 @@ impl Timestamp {
     }
 }
 
+/// For what people read: `#[serde(with = "rfc3339")]`. What is stored stays a number.
+pub mod rfc3339 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Timestamp;
+
+    /// Writes the time as RFC 3339 in UTC.
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&time.to_rfc3339())
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Timestamp::parse(&text).ok_or_else(|| D::Error::custom("this is no time of RFC 3339"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

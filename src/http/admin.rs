@@ -1,5 +1,7 @@
 //! What operators see and do.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::State,
@@ -17,6 +19,9 @@ use super::{
 use crate::{
     actors::roster::{Fault, Snapshot},
     broker::Standing,
+    domain::time::Timestamp,
+    guard::breaker,
+    telemetry::Clock,
 };
 
 /// Conversations listed at once.
@@ -78,11 +83,6 @@ pub async fn message(State(admin): State<Admin>, Path(id): Path<String>) -> Resu
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "cannot-look-up", "the message could not be looked up; try again")
     })?;
     match found {
-        // The reply's words are the asker's of a task, not of this view.
-        Some(crate::actors::MessageView::Ended(mut record)) => {
-            record.text = None;
-            Ok(Json(crate::actors::MessageView::Ended(record)).into_response())
-        }
         Some(view) => Ok(Json(view).into_response()),
         None => Err(Problem::new(StatusCode::NOT_FOUND, "no-such-message", "no message of this id is known")),
     }
@@ -107,10 +107,29 @@ pub async fn breakers(State(admin): State<Admin>) -> Json<Value> {
     let services = admin.parts.stack.services().iter();
     Json(
         services
-            .map(|service| (service.name.to_owned(), json!(service.gate.snapshot())))
+            .map(|service| (service.name.to_owned(), breaker(&service.gate.snapshot(), &admin.parts.clock)))
             .collect::<serde_json::Map<_, _>>()
             .into(),
     )
+}
+
+/// A breaker with its times as the wall clock shows them.
+fn breaker(snapshot: &breaker::Snapshot, clock: &Clock) -> Value {
+    let (now, monotonic) = (clock.now(), clock.monotonic());
+    let dated = |at_ms: Option<u64>| {
+        let at = Duration::from_millis(at_ms?);
+        let ahead = at.saturating_sub(monotonic);
+        let ago = i64::try_from(monotonic.saturating_sub(at).as_millis()).unwrap_or(i64::MAX);
+        Some(Timestamp(now.after(ahead).0.saturating_sub(ago)).to_rfc3339())
+    };
+    let mut shown = json!(snapshot);
+    for (by_origin, name, at_ms) in
+        [("opened_at_ms", "opened_at", snapshot.opened_at_ms), ("until_ms", "until", snapshot.until_ms)]
+    {
+        shown.as_object_mut().map(|fields| fields.remove(by_origin));
+        shown[name] = json!(dated(at_ms));
+    }
+    shown
 }
 
 /// `GET /admin/limiters`

@@ -27,7 +27,10 @@ use tower_service::Service;
 
 use super::problem::Problem;
 
-/// The largest head of a request, and what is read ahead of a body; times the connections, it bounds their buffers.
+/// The largest head of a request; beyond it 431.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// What is read ahead of a connection's requests; times the connections, it bounds their buffers.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Connections beyond the limit that are told so at the same time; further ones wait to be accepted.
@@ -123,6 +126,7 @@ fn busy() -> impl Future<Output = Result<Response, Infallible>> {
 
 fn http(head_within: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head_within).max_buf_size(BUFFER_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(head_within);
+    builder.max_header_size(HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX);
     builder
 }

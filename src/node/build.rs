@@ -40,16 +40,23 @@ impl Stores {
     }
 }
 
+/// What the configuration asks for and this version cannot do yet, with what to write instead.
+pub fn not_in_this_version(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let broker = (config.broker.kind != broker::Kind::Embedded)
+        .then_some(("broker.kind = \"rabbitmq\" is not in this version yet", "write \"embedded\""));
+    let state = (config.state.kind != state::Kind::Local)
+        .then_some(("state.kind = \"redis\" is not in this version yet", "write \"local\""));
+    broker.into_iter().chain(state).collect()
+}
+
 pub(super) fn build(
     config: &Config,
     clock: &Clock,
     registry: &mut Registry,
 ) -> anyhow::Result<(Arc<Parts>, Stores, guard::Metrics)> {
-    if config.broker.kind != broker::Kind::Embedded {
-        bail!("broker.kind = \"rabbitmq\" is not in this version yet; write \"embedded\"");
-    }
-    if config.state.kind != state::Kind::Local {
-        bail!("state.kind = \"redis\" is not in this version yet; write \"local\"");
+    let absent = not_in_this_version(config);
+    if !absent.is_empty() {
+        bail!(absent.iter().map(|(what, remedy)| format!("{what}; {remedy}")).collect::<Vec<_>>().join("\n"));
     }
     let folder = Path::new(&config.broker.embedded.path);
     let lock = FolderLock::take(folder)?;

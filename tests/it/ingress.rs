@@ -77,6 +77,44 @@ async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_edges_of_http_are_answered_as_http_says() {
+    let scene = Scene::with("").await;
+    let key = format!("X-API-Key: {}\r\n", scene.zendesk.options().webhook_secret);
+    let to = |query: &str, headers: &str| format!("POST /webhooks/sunshine{query} HTTP/1.1\r\nHost: x\r\n{headers}");
+    let whole = |n: usize| {
+        let body = body(n);
+        format!("Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let chunk = body(3);
+    let long = format!("X-Long: {}\r\n", "x".repeat(100_000));
+    let cases = [
+        ("HEAD", "HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 200),
+        ("HTTP/1.0", "GET /livez HTTP/1.0\r\n\r\n".to_owned(), 200),
+        ("no HTTP", "hello\r\n\r\n".to_owned(), 400),
+        ("a head that is too long", format!("GET /livez HTTP/1.1\r\n{long}\r\n"), 431),
+        ("no type of content", to("", &key) + &whole(1), 200),
+        ("another type, and a query", to("?a=b", &key) + "Content-Type: text/plain\r\n" + &whole(2), 200),
+        (
+            "in chunks",
+            to("", &key) + &format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{chunk}\r\n0\r\n\r\n", chunk.len()),
+            200,
+        ),
+        ("the key twice", to("", &key) + &key + &whole(4), 401),
+        ("a name in capitals", to("", &key.replace("X-API-Key", "x-api-KEY")) + &whole(4), 200),
+        ("a body that is asked for first", to("", &key) + "Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", 100),
+        ("one that nobody wants", to("", "") + "Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", 401),
+        ("a length that is no number", to("", &key) + "Content-Length: many\r\n\r\n", 400),
+        ("two lengths", to("", &key) + "Content-Length: 1\r\n" + &whole(5), 400),
+    ];
+    for (what, request, status) in cases {
+        let answered = raw(&scene, request.as_bytes()).await;
+        assert!(answered.starts_with("HTTP/1.") && answered.contains(&format!(" {status}")), "{what}: {answered}");
+    }
+    let accepted = scene.daemon.metric("tidegate_webhooks_total{outcome=\"accepted\"}").await;
+    assert_eq!(accepted, 4.0, "those that were answered 200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up_and_delays_nobody() {
     let scene = Scene::with("[http]\nrequest_timeout = '1s'\n[broker.spool]\nconfirm_within = '500ms'\n").await;
     let secret = &scene.zendesk.options().webhook_secret;

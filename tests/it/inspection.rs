@@ -1,6 +1,10 @@
 //! G10: every message explains itself, and nothing that is shown gives a customer's words or a key away.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
 use tidegate::simulate::ai;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::support::{SOON, Scene, eventually};
 
@@ -39,6 +43,55 @@ async fn the_tree_shows_what_is_in_hand() {
         assert!(one.get(field).is_some_and(|value| !value.is_null()), "{field} of {one}");
     }
     assert!(one.get("last_failure").is_some(), "{one}");
+    scene.settles().await;
+}
+
+/// Every field that is a time, wherever it stands; `null` while there is none.
+fn times(shown: &Value, found: &mut Vec<(String, Value)>) {
+    for (name, value) in shown.as_object().into_iter().flatten() {
+        let is_time = ["at", "until"].contains(&name.as_str()) || name.ends_with("_at");
+        if is_time && !value.is_null() {
+            found.push((name.clone(), value.clone()));
+        }
+        assert!(!["opened_at_ms", "until_ms"].contains(&name.as_str()), "a time that nobody can read: {name}");
+        times(value, found);
+    }
+    shown.as_array().into_iter().flatten().for_each(|value| times(value, found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_time_is_written_as_rfc_3339() {
+    let scene = Scene::with("").await;
+    let ended = scene.say("ended", "hello").await;
+    scene.settles().await;
+    scene.daemon.crash("node/conversations/ended", r#"{"mode":"panic"}"#).await;
+    scene.ai.behave(ai::Behaviour { down: true, ..ai::Behaviour::default() });
+    let waiting = scene.say("ended", "and now?").await;
+    for n in 0..6 {
+        scene.say(&format!("c{n}"), "hello").await;
+    }
+    let open = async || scene.daemon.admin("/admin/breakers").await["primary"]["opened_at"].is_string();
+    eventually("the breaker opens", SOON, open).await;
+    let message = format!("/admin/messages/{waiting}");
+    let dated = async || scene.daemon.admin(&message).await["timeline"][0]["at"].is_string();
+    eventually("the waiting one is known", SOON, dated).await;
+    let now = OffsetDateTime::now_utc();
+    let mut names = BTreeSet::new();
+    for path in ["/admin/actors", "/admin/breakers", &message, &format!("/admin/messages/{ended}")] {
+        let mut found = Vec::new();
+        times(&scene.daemon.admin(path).await, &mut found);
+        assert!(!found.is_empty(), "{path}");
+        for (name, value) in found {
+            let time = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+            let time = time.unwrap_or_else(|| panic!("{path}: {name} is {value}"));
+            assert!((time - now).abs() < time::Duration::minutes(10), "{path}: {name} is {value}");
+            names.insert(name);
+        }
+    }
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["accepted_at", "at", "opened_at", "started_at", "until"]);
+    let tree = scene.daemon.admin("/admin/actors/node/conversations/ended").await;
+    assert!(tree["last_failure"]["at"].is_string(), "{tree}");
+    scene.ai.behave(ai::Behaviour::default());
     scene.settles().await;
 }
 

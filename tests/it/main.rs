@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 mod absence;
+mod admin_tokens;
 mod bounds;
 mod chaos;
 mod chat_bursts;
@@ -10,6 +11,7 @@ mod chat_control;
 mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
+mod command_line;
 mod crashes;
 mod handoffs;
 mod ingress;

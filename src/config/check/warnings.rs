@@ -3,8 +3,22 @@
 use crate::{
     broker,
     config::{Config, Role},
-    state,
+    state, telemetry,
 };
+
+/// Returns what was set and has no effect in this version.
+pub(in crate::config) fn notices(config: &Config) -> Vec<String> {
+    let (set, default) = (&config.telemetry, telemetry::Config::default());
+    let traces = "no traces are sent in this version";
+    let keys = [
+        ("otlp_endpoint", set.otlp_endpoint != default.otlp_endpoint, traces),
+        ("sample_rate", set.sample_rate != default.sample_rate, traces),
+        ("service_name", set.service_name != default.service_name, "logs carry no name in this version"),
+        ("environment", set.environment != default.environment, "logs carry no name in this version"),
+    ];
+    let without_effect = keys.into_iter().filter(|(_, is_set, _)| *is_set);
+    without_effect.map(|(key, _, why)| format!("telemetry.{key} is accepted and has no effect: {why}")).collect()
+}
 
 /// Returns what is missing for a node that does all it is told to; until then messages wait and callers are refused.
 pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {

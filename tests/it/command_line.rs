@@ -1,0 +1,141 @@
+//! `tidegate run` and `tidegate check`, as an operator starts them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::support::{SOON, Scene, eventually, webhooks};
+
+/// What a command said and how it ended.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+async fn tidegate(arguments: &[&str], config: &Path) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).arg("--config").arg(config).env_clear();
+    // It may ask a simulator, which lives in this process.
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: ended.status.code().unwrap(), out: text(ended.stdout), err: text(ended.stderr) }
+}
+
+fn written(folder: &tempfile::TempDir, config: &str) -> PathBuf {
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, config).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_effective_configuration_is_printed_without_secrets_and_nothing_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let config = format!(
+        "[zendesk]\nwebhook_secrets = ['hunter2', 'hunter3']\nkey_secret = 'hunter4'\n[broker.embedded]\npath = '{}'\n\
+         [admin]\ntokens = [{{ name = 'ada', token = 'hunter5' }}]\n[http]\nrequest_timeout = '7s'\n\
+         [[ai.services]]\nname = 'a'\napi_key = 'hunter6'\n",
+        data.display()
+    );
+    let path = written(&folder, &config);
+    let said = tidegate(&["run", "--print-config", "--role", "chat", "--role", "retry"], &path).await;
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{}", said.out);
+    assert!(!said.out.contains("hunter") && said.out.contains("***"), "{}", said.out);
+    let shown: toml::Table = said.out.parse().unwrap();
+    assert_eq!(shown["node"]["roles"], toml::Value::from(vec!["chat", "retry"]), "the command line wins");
+    assert_eq!(shown["http"]["request_timeout"].as_str(), Some("7s"), "the file is in it");
+    assert_eq!(shown["http"]["connections"].as_integer(), Some(1024), "the defaults too");
+    assert!(!data.exists(), "nothing was started");
+    let said = tidegate(&["run", "--role", "dance"], &path).await;
+    assert!(said.code == 64 && said.err.contains("roles"), "{}: {}", said.code, said.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_listener_that_can_be_reached_from_outside_needs_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    for (tokens, code) in
+        [("", 64), ("tokens = [{ name = 'ada', token = '' }]\n", 64), ("tokens = [{ name = 'ada', token = 'x' }]\n", 0)]
+    {
+        let path = written(&folder, &format!("[admin]\nlisten = '0.0.0.0:0'\n{tokens}"));
+        let said = tidegate(&["run", "--print-config"], &path).await;
+        assert_eq!(said.code, code, "{tokens}: {}", said.err);
+        assert!(code == 0 || said.err.contains("admin.tokens"), "{}", said.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_what_its_roles_say_and_leaves_the_rest_to_others() {
+    let mut scene = Scene::with("[node]\nroles = ['ingress', 'api']\n").await;
+    scene.say("c", "hello").await;
+    eventually("it is accepted", SOON, async || scene.zendesk.tally().accepted == 1).await;
+    let tree = scene.daemon.admin("/admin/actors").await.to_string();
+    assert!(tree.contains("node/ingress/0") && !tree.contains("node/chat") && !tree.contains("node/retry"), "{tree}");
+    scene.daemon.restart("[node]\nroles = ['api']\n").await;
+    let refused = scene.deliver(webhooks::delivery(&[])).await;
+    assert_eq!((refused.status, refused.body["type"].as_str()), (404, Some("urn:tidegate:problem:no-such-route")));
+    scene.daemon.restart("[node]\nroles = ['chat', 'events', 'retry']\n").await;
+    assert!(reqwest::get(scene.daemon.url("/livez")).await.is_err(), "it has no public listener");
+    scene.settles().await;
+    scene.assert_sound();
+    assert_eq!(scene.replies("c").len(), 1, "what one node took, the other answered");
+}
+
+/// The findings of `check --json` by what they are about: whether it is well, and what is said.
+async fn check(config: &Path) -> (i32, Vec<(String, bool, String)>) {
+    let said = tidegate(&["check", "--json"], config).await;
+    let findings: Vec<Value> = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}{}", said.out, said.err));
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let finding = |it: &Value| {
+        let said = format!("{} -> {}", text(it, "detail"), text(it, "remedy"));
+        (text(it, "what"), it["ok"].as_bool().unwrap(), said)
+    };
+    (said.code, findings.iter().map(finding).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_what_would_not_work_and_says_what_to_do() {
+    let mut scene = Scene::with("[admin]\nfault_injection = false\n").await;
+    let path = scene.daemon.data().with_file_name("config.toml");
+    let (code, findings) = check(&path).await;
+    assert!(
+        code == 1 && findings.iter().any(|(what, ok, said)| what == "queue folder" && !ok && said.contains("in use"))
+    );
+    scene.daemon.kill();
+    let (code, findings) = check(&path).await;
+    let about: Vec<&str> = findings.iter().map(|(what, ..)| what.as_str()).collect();
+    assert_eq!((code, about), (0, vec!["queue folder", "zendesk", "ai/primary"]), "{findings:?}");
+    let people = tidegate(&["check"], &path).await;
+    assert!(people.code == 0 && people.out.contains("ok   zendesk"), "{}", people.out);
+    let cases = [
+        ("[zendesk]\nkey_secret = 'wrong'\n", "zendesk", "zendesk.key_secret"),
+        ("[zendesk]\nwebhook_secrets = []\n", "configuration", "zendesk.webhook_secrets"),
+        ("[[ai.services]]\nbase_url = 'http://127.0.0.1:9/v1'\n", "ai/primary", "base_url"),
+        ("[broker]\nkind = 'rabbitmq'\n", "configuration", "broker.kind"),
+        ("[state]\nkind = 'redis'\n", "configuration", "state.kind"),
+    ];
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (change, about, remedy) in cases {
+        scene.daemon.change(change);
+        let (code, findings) = check(&path).await;
+        let told = |(what, ok, said): &(String, bool, String)| what == about && !ok && said.contains(remedy);
+        assert!(code == 1 && findings.iter().any(told), "{change}: {code} {findings:?}");
+        std::fs::write(&path, &good).unwrap();
+    }
+    scene.daemon.change("[http]\nlisten = 'nowhere'\n");
+    let said = tidegate(&["check"], &path).await;
+    assert!(said.code == 64 && said.err.contains("http.listen"), "{}: {}", said.code, said.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_and_has_no_effect_is_said_once_at_the_start() {
+    let scene = Scene::with("[telemetry]\nenvironment = 'production'\notlp_endpoint = 'http://127.0.0.1:9'\n").await;
+    let log = scene.daemon.log();
+    for (key, times) in [("environment", 1), ("otlp_endpoint", 1), ("service_name", 0), ("sample_rate", 0)] {
+        let said = log.matches(&format!("telemetry.{key} is accepted and has no effect")).count();
+        assert_eq!(said, times, "{key}: {log}");
+    }
+}
