@@ -34,6 +34,8 @@ mod inspector;
 mod limiter;
 mod link;
 mod metrics;
+#[cfg(test)]
+mod outlived_tests;
 mod posting;
 mod reconcile;
 mod retry;

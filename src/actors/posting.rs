@@ -66,6 +66,9 @@ pub(super) enum Error {
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
+    /// The actor was replaced while it was blocked; its successor posts.
+    #[error("the actor has been replaced")]
+    Outlived,
     /// Zendesk will never take it.
     #[error("{0}")]
     Refused(String),
@@ -180,6 +183,9 @@ impl Poster {
                 return Ok(());
             }
             let (slot, permit) = self.turn_to_post(reply).await?;
+            if self.is_outlived() {
+                return Err(Error::Outlived);
+            }
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             let started = self.parts.clock.now();
@@ -242,6 +248,11 @@ impl Poster {
         }
         let preceded = self.watched.as_ref().is_some_and(|(cell, _)| cell.lock().is_preceded());
         if preceded && !self.parts.draining.is_cancelled() { Err(Error::Preceded) } else { Ok(()) }
+    }
+
+    /// Whether another incarnation of the conversation's actor works meanwhile.
+    fn is_outlived(&self) -> bool {
+        self.watched.as_ref().is_some_and(|(cell, generation)| !cell.lock().is_current(*generation))
     }
 
     /// Waits after a failure that is not the message's; returns the next pause.

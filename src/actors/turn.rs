@@ -250,7 +250,7 @@ async fn post(
             parts.state.revoke(&reply).await?;
             Ok(Next::Superseded)
         }
-        Err(posting::Error::Draining) => Ok(Next::HandBack),
+        Err(posting::Error::Draining | posting::Error::Outlived) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,
     }
 }
