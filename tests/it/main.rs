@@ -13,6 +13,7 @@ mod ingress;
 mod inspection;
 mod oddities;
 mod official_client;
+mod quarantine;
 mod recorder;
 mod samples;
 mod signatures;
