@@ -13,7 +13,7 @@ use ractor::ActorProcessingErr;
 use super::{
     FaultsConfig, KillPoint, Parts,
     conversation::State,
-    inbox::Phase,
+    inbox::{Item, Phase},
     roster::{Fault, FaultMode},
 };
 use crate::domain::job::Job;
@@ -38,7 +38,8 @@ impl Faults {
     /// Lets a conversation fail with what it has in hand, as configured or as ordered for it.
     pub(super) async fn strike(&self, parts: &Parts, state: &State) -> Result<(), ActorProcessingErr> {
         let ordered = state.cell.lock().fault.take();
-        let fault = ordered.or_else(|| if self.active { self.dice(parts) } else { None });
+        let fault =
+            ordered.or_else(|| if self.active { self.marked(state).or_else(|| self.dice(parts)) } else { None });
         let Some(fault) = fault else { return Ok(()) };
         let now = parts.clock.monotonic();
         if let Some(hand) = &mut state.cell.lock().hand {
@@ -46,6 +47,14 @@ impl Faults {
         }
         fault.strike().await?;
         Ok(())
+    }
+
+    fn marked(&self, state: &State) -> Option<Fault> {
+        let marker = &self.config.panic_on;
+        let inner = state.cell.lock();
+        let marked = |item: &Item| item.kind().text().is_some_and(|text| text.contains(marker));
+        let is_marked = !marker.is_empty() && inner.hand.as_ref().is_some_and(|hand| hand.items.iter().any(marked));
+        is_marked.then_some(Fault { mode: FaultMode::Panic, ms: None })
     }
 
     fn dice(&self, parts: &Parts) -> Option<Fault> {

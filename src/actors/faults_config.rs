@@ -20,12 +20,22 @@ pub struct FaultsConfig {
     pub kill_after: u64,
     /// The process kills itself while the AI works on a message that contains this text; empty: on none.
     pub kill_on: String,
+    /// The actor panics whenever it takes a message that contains this text; empty: on none.
+    pub panic_on: String,
 }
 
 impl Default for FaultsConfig {
     fn default() -> Self {
-        let kill_on = String::new();
-        Self { panic: 0.0, error: 0.0, hang: 0.0, block: 0.0, kill_at: KillPoint::Never, kill_after: 0, kill_on }
+        Self {
+            panic: 0.0,
+            error: 0.0,
+            hang: 0.0,
+            block: 0.0,
+            kill_at: KillPoint::Never,
+            kill_after: 0,
+            kill_on: String::new(),
+            panic_on: String::new(),
+        }
     }
 }
 

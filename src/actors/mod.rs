@@ -38,6 +38,8 @@ mod inspector;
 mod limiter;
 mod link;
 mod metrics;
+#[cfg(test)]
+mod outlived_tests;
 mod patience;
 mod posting;
 mod reconcile;

@@ -70,6 +70,9 @@ pub(super) enum Error {
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
+    /// The actor was replaced while it was blocked; its successor posts.
+    #[error("the actor has been replaced")]
+    Outlived,
     /// Zendesk will never take it.
     #[error("{0}")]
     Refused(String),
@@ -181,6 +184,9 @@ impl Poster {
                 return self.still_ours(reply, untried).await;
             }
             let (slot, permit) = self.turn_to_post(reply).await?;
+            if self.is_outlived() {
+                return Err(Error::Outlived);
+            }
             // Looked at last: the waits before may have been long.
             if !begun {
                 self.still_ours(reply, untried).await?;
@@ -256,6 +262,11 @@ impl Poster {
             return Err(Error::Expired);
         }
         if revocable && inner.is_preceded() { Err(Error::Preceded) } else { Ok(()) }
+    }
+
+    /// Whether another incarnation of the conversation's actor works meanwhile.
+    fn is_outlived(&self) -> bool {
+        self.watched.as_ref().is_some_and(|(cell, generation)| !cell.lock().is_current(*generation))
     }
 
     /// Waits after a failure that is not the message's; returns the next pause.

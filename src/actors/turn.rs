@@ -289,7 +289,7 @@ async fn post(
             parts.state.revoke(&reply).await?;
             finish::hand_over(parts, state, "the deadline has passed", None).await
         }
-        Err(posting::Error::Draining) => Ok(Next::HandBack),
+        Err(posting::Error::Draining | posting::Error::Outlived) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,
     }
 }

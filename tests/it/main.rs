@@ -21,6 +21,7 @@ mod metrics;
 mod oddities;
 mod official_client;
 mod problems;
+mod quarantine;
 mod recorder;
 mod samples;
 mod signatures;
