@@ -5,6 +5,7 @@
 mod absence;
 mod chaos;
 mod chat_bursts;
+mod chat_cache;
 mod chat_control;
 mod chat_outage;
 mod chat_posts;

@@ -173,7 +173,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
 
 /// Answers are kept for the first message of a conversation only: later ones depend on what was said.
 fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Option<Key> {
-    let first = state.history.as_ref().is_some_and(History::is_empty) && prompt.images.is_empty();
+    let first = state.begins == Some(true) && prompt.images.is_empty();
     let tenant = [head.app.as_deref().unwrap_or_default(), head.brand.as_deref().unwrap_or_default()];
     first.then(|| Key::new(&tenant, &parts.ai[0].1, prompt))
 }

@@ -14,8 +14,8 @@ use crate::{
         roster::LastFailure,
     },
     domain::{
-        ids::MessageId,
-        prompt::Role,
+        ids::{ConversationId, MessageId},
+        prompt::{History, Role},
         reply::{PARTS_MAX, Purpose, Reply, split},
         timeline::{Outcome, Stage, Wait},
     },
@@ -67,14 +67,9 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
     let covered: HashSet<&MessageId> = reply.covers.iter().collect();
     let (items, others): (Vec<Item>, Vec<Item>) =
         hand.items.into_iter().partition(|item| covered.contains(&item.delivery.job.message));
-    let mut history = state.history.take().unwrap_or_default();
-    let keep = parts.chat.history;
-    for item in &items {
-        if let Some(text) = item.kind().text() {
-            history.add(Role::User, text, keep);
-        }
-    }
-    history.add(Role::Assistant, &reply.text(), keep);
+    // What could not be read before stays unknown: the last words alone would pass for all that was said.
+    state.history = state.history.take().map(|history| grown(parts, history, &items, reply));
+    state.begins = Some(false);
     {
         let mut inner = state.cell.lock();
         inner.put_back(others);
@@ -89,11 +84,20 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
         (item, if index == 0 { Outcome::Replied } else { Outcome::Merged })
     });
     let outcomes: Vec<_> = outcomes.collect();
-    state.history = Some(history.clone());
     let user = note_user(parts, state, &outcomes).await;
-    let said = user.then_some(history);
+    let said = state.history.clone().filter(|_| user);
     conclude(parts, outcomes, None, Some(&key), said).await?;
     Ok(Next::Done)
+}
+
+/// What was said, with the question and its answer.
+fn grown(parts: &Parts, mut history: History, items: &[Item], reply: &Reply) -> History {
+    let keep = parts.chat.history;
+    for text in items.iter().filter_map(|item| item.kind().text()) {
+        history.add(Role::User, text, keep);
+    }
+    history.add(Role::Assistant, &reply.text(), keep);
+    history
 }
 
 /// Remembers the newest message answered; `true` when these are older than one answered before.
@@ -122,7 +126,7 @@ async fn conclude(
     items: Vec<(Item, Outcome)>,
     cause: Option<&str>,
     reply: Option<&str>,
-    said: Option<crate::domain::prompt::History>,
+    said: Option<History>,
 ) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let records = items.iter().map(|(item, outcome)| record(item, *outcome, now, cause, reply)).collect();
@@ -291,7 +295,23 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     parts.metrics.buried(item.delivery.lane, cause);
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
+    let was_away = item.delivery.tries > 0;
     item.delivery.park(cause).await?;
+    if was_away {
+        back(parts, &job.conversation).await;
+    }
     tracing::error!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message was parked");
     Ok(())
+}
+
+/// A head that was away has been given up: its followers wait no longer.
+async fn back(parts: &Parts, conversation: &ConversationId) {
+    if let Err(error) = parts.state.note_away(conversation, None).await {
+        // They wait until it should have been back, and go on then.
+        tracing::warn!(%error, "that a head is back could not be noted");
+    }
+    if let Some(cell) = parts.directory.find(conversation) {
+        cell.lock().away = None;
+        cell.ring();
+    }
 }
