@@ -33,10 +33,8 @@ impl Faults {
         let ordered = state.cell.lock().fault.take();
         let fault = ordered.or_else(|| if self.active { self.dice(parts) } else { None });
         let Some(fault) = fault else { return Ok(()) };
-        let now = parts.clock.monotonic();
         if let Some(hand) = &mut state.cell.lock().hand {
-            hand.phase = Phase::Ai;
-            hand.since = now;
+            hand.enter(Phase::Ai, &parts.clock);
         }
         fault.strike().await?;
         Ok(())

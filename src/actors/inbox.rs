@@ -25,10 +25,14 @@ use crate::{
         ids::ConversationId,
         job::Kind,
         time::Timestamp,
-        timeline::{Stage, Timeline, Wait},
+        timeline::{Stage, Timeline, Wait, millis},
     },
     state::Away,
+    telemetry::Clock,
 };
+
+/// A message that has lain in the queue for less has not waited: this is its pace.
+const QUEUE_PACE: Duration = Duration::from_millis(10);
 
 /// One message on its way through a conversation.
 pub struct Item {
@@ -36,6 +40,8 @@ pub struct Item {
     pub delivery: Delivery,
     /// Its story so far.
     pub timeline: Timeline,
+    /// Whether that includes what befell it in earlier tries.
+    pub is_story_known: bool,
     /// When it came into the inbox.
     pub arrived: Timestamp,
     /// Whether it must not be merged with others.
@@ -53,9 +59,29 @@ impl Item {
     pub fn new(delivery: Delivery, now: Timestamp) -> Self {
         let mut timeline = Timeline::default();
         timeline.note(delivery.job.first_seen, Stage::Accepted);
+        let waited = now.since(delivery.job.first_seen);
+        let is_first_try = delivery.tries == 0;
+        if is_first_try && !delivery.redelivered && waited >= QUEUE_PACE {
+            timeline.note(now, Stage::Waited { on: Wait::Queue, ms: millis(waited) });
+        }
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
-        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0, held: None }
+        Self {
+            delivery,
+            timeline,
+            is_story_known: is_first_try,
+            arrived: now,
+            alone,
+            superseded: false,
+            service_failures: 0,
+            held: None,
+        }
+    }
+
+    /// Its story goes on where an earlier try ended.
+    pub fn go_on(&mut self, earlier: Timeline) {
+        self.timeline.go_on(earlier);
+        self.is_story_known = true;
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -118,6 +144,30 @@ pub struct Hand {
     pub soft_limit: CancellationToken,
     /// When the watchdog has killed the actor (monotonic).
     pub killed_at: Option<Duration>,
+}
+
+impl Hand {
+    /// Begins a phase. A wait that ends with it is noted, whatever it was for: so none is left unattributed (G10).
+    pub fn enter(&mut self, phase: Phase, clock: &Clock) {
+        let now = clock.monotonic();
+        let waiting_for = |phase| if let Phase::Waiting(on, _) = phase { Some(on) } else { None };
+        let before = waiting_for(self.phase);
+        let goes_on = before.is_some() && before == waiting_for(phase);
+        self.phase = phase;
+        if goes_on {
+            return;
+        }
+        let waited = millis(now.saturating_sub(self.since));
+        self.since = now;
+        if let (Some(on), 1..) = (before, waited) {
+            self.note(clock.now(), &Stage::Waited { on, ms: waited });
+        }
+    }
+
+    /// Notes a stage in the story of each message.
+    pub fn note(&mut self, at: Timestamp, stage: &Stage) {
+        self.items.iter_mut().for_each(|item| item.timeline.note(at, stage.clone()));
+    }
 }
 
 /// One conversation's inbox, and who works on it.

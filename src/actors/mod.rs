@@ -40,6 +40,7 @@ mod posting;
 mod reconcile;
 mod retry;
 pub mod roster;
+mod story;
 mod supervisor;
 mod tree;
 mod turn;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
-use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, turn};
+use super::{Parts, farewell::farewell, inbox::Item, metrics::cause_label, posting::Poster, roster::Card, story, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{ids::ConversationId, timeline::Stage},
@@ -133,6 +133,7 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     }
     let tries = letter.tries;
     let mut item = Item::new(letter, parts.clock.now());
+    story::recall(parts, &mut item).await;
     item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
     if let Err(error) = turn::park(parts, item, &cause).await {
         tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");

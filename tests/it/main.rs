@@ -23,4 +23,5 @@ mod simulators_ai;
 mod simulators_webhooks;
 mod simulators_zendesk;
 mod storage;
+mod stories;
 mod support;

@@ -12,6 +12,7 @@ use crate::{
         farewell::{self, Passed},
         inbox::{Hand, Item, Phase},
         roster::LastFailure,
+        story,
     },
     domain::{
         ids::{ConversationId, MessageId},
@@ -46,16 +47,20 @@ fn take_hand(parts: &Parts, state: &State) -> Option<Hand> {
         return None;
     }
     inner.active(parts.clock.monotonic());
-    inner.hand.take()
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, &parts.clock);
+    Some(hand)
 }
 
 /// Takes the head; the others go back and will run by themselves.
-fn take_head(state: &State) -> Option<Item> {
+fn take_head(parts: &Parts, state: &State) -> Option<Item> {
     let mut inner = state.cell.lock();
     if !inner.is_current(state.generation) {
         return None;
     }
-    let mut items = inner.hand.take()?.items.into_iter();
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, &parts.clock);
+    let mut items = hand.items.into_iter();
     let head = items.next();
     inner.put_back(items.map(|item| Item { alone: true, ..item.touched() }));
     head
@@ -248,14 +253,15 @@ async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
 
 /// The head failed and is itself the cause: to the dead letters, a try is spent.
 pub(super) async fn failed(parts: &Parts, state: &State, cause: &str) -> Ended {
-    if let Some(head) = take_head(state) {
+    if let Some(head) = take_head(parts, state) {
         bury(parts, head, cause).await?;
     }
     Ok(Next::Done)
 }
 
 /// Sends a message to the dead letters; its followers wait for its return.
-pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+pub(in crate::actors) async fn bury(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+    story::failed(parts, &mut item, cause).await;
     let job = item.delivery.job.clone();
     let tries = item.delivery.tries + 1;
     parts.metrics.buried(item.delivery.lane, cause);
@@ -278,7 +284,7 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     let cause = &farewell::farewell(parts, &head, state.alias.clone(), cause).await;
-    let Some(item) = take_head(state) else { return Ok(Next::Done) };
+    let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
     park(parts, item, cause).await?;
     settled(parts, &job, 1, Some(cause));

@@ -144,7 +144,10 @@ async fn known(
 async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
     let target = state.alias.as_ref().unwrap_or(&state.cell.id);
     loop {
-        match holder::holder(parts, head.app.as_deref(), &state.cell.id, target).await {
+        set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
+        let holder = holder::holder(parts, head.app.as_deref(), &state.cell.id, target).await;
+        set_phase(state, parts, Phase::Preparing);
+        match holder {
             Ok(holder) => return Some(holder),
             Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
         }
@@ -190,7 +193,9 @@ async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Ar
     }
     let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
     // One page is enough for the last turns; what came before needs no search.
+    set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     let messages = parts.sunshine.messages(head.app.as_deref(), &target, Timestamp(i64::MAX)).await;
+    set_phase(state, parts, Phase::Preparing);
     let mut history = History::default();
     match messages {
         Ok(messages) => {

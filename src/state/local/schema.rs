@@ -6,7 +6,7 @@ use crate::{
     domain::{
         reply::{Purpose, Reply},
         time::Timestamp,
-        timeline::Outcome,
+        timeline::{Outcome, Timeline},
     },
     state::{Claim, Recall, Record},
     store::{self, Schema},
@@ -150,6 +150,23 @@ pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) ->
         connection.prepare_cached("UPDATE reply SET done = 1 WHERE key = ?1 AND done = 0")?.execute([reply])?;
     }
     Ok(())
+}
+
+/// Keeps a story in the row that the record of the end will take.
+pub(super) fn note_story(connection: &Connection, row: &(String, String, i64, String)) -> Result<(), store::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO record (message, replay, conversation, at, body) VALUES (?1, 0, ?2, ?3, ?4)
+             ON CONFLICT (message, replay) DO UPDATE SET body = excluded.body WHERE outcome IS NULL",
+        )?
+        .execute((&row.0, &row.1, row.2, &row.3))?;
+    Ok(())
+}
+
+pub(super) fn story(connection: &Connection, message: &str) -> Result<Option<Timeline>, store::Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT body FROM record WHERE message = ?1 AND replay = 0 AND outcome IS NULL")?;
+    Ok(parsed(statement.query_row([message], |row| row.get(0)).optional()?.flatten()))
 }
 
 /// Removes the words of a conversation; that its messages have ended stays known, without their story.
