@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     Parts,
     conversation::{self, Conversation},
-    inbox::{Cell, Hand, Item},
+    inbox::{Cell, Hand, Item, Phase},
     roster::Card,
     supervisor::end_of,
     turn,
@@ -234,7 +234,9 @@ impl Chat {
 }
 
 /// The head of what was in hand is to blame; the others run by themselves from now on.
-async fn bury(parts: &Parts, cell: &Cell, hand: Hand, cause: &str) {
+async fn bury(parts: &Parts, cell: &Cell, mut hand: Hand, cause: &str) {
+    // Whatever it waited for ends here.
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
     let mut items = hand.items.into_iter();
     let head = items.next();
     cell.lock().put_back(items.map(|item| Item { alone: true, ..item.touched() }));

@@ -41,9 +41,8 @@ impl Faults {
         let fault =
             ordered.or_else(|| if self.active { self.marked(state).or_else(|| self.dice(parts)) } else { None });
         let Some(fault) = fault else { return Ok(()) };
-        let now = parts.clock.monotonic();
         if let Some(hand) = &mut state.cell.lock().hand {
-            hand.enter(Phase::Ai, now);
+            hand.enter(Phase::Ai, parts.clock.monotonic(), parts.clock.now());
         }
         fault.strike().await?;
         Ok(())

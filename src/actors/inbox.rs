@@ -25,10 +25,13 @@ use crate::{
         ids::ConversationId,
         job::Kind,
         time::Timestamp,
-        timeline::{Stage, Timeline, Wait},
+        timeline::{Stage, Timeline, Wait, millis},
     },
     state::Away,
 };
+
+/// A message that has lain in the queue for less has not waited: this is its pace.
+const QUEUE_PACE: Duration = Duration::from_millis(10);
 
 /// One message on its way through a conversation.
 pub struct Item {
@@ -36,6 +39,8 @@ pub struct Item {
     pub delivery: Delivery,
     /// Its story so far.
     pub timeline: Timeline,
+    /// Whether that includes what befell it in earlier tries.
+    pub is_story_known: bool,
     /// When it came into the inbox.
     pub arrived: Timestamp,
     /// Whether it must not be merged with others.
@@ -55,11 +60,17 @@ impl Item {
     pub fn new(delivery: Delivery, now: Timestamp) -> Self {
         let mut timeline = Timeline::default();
         timeline.note(delivery.job.first_seen, Stage::Accepted);
+        let waited = now.since(delivery.job.first_seen);
+        let is_first_try = delivery.tries == 0;
+        if is_first_try && !delivery.redelivered && waited >= QUEUE_PACE {
+            timeline.note(now, Stage::Waited { on: Wait::Queue, ms: millis(waited) });
+        }
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
         Self {
             delivery,
             timeline,
+            is_story_known: is_first_try,
             arrived: now,
             alone,
             superseded: false,
@@ -67,6 +78,12 @@ impl Item {
             service_failures: 0,
             held: None,
         }
+    }
+
+    /// Its story goes on where an earlier try ended.
+    pub fn go_on(&mut self, earlier: Timeline) {
+        self.timeline.go_on(earlier);
+        self.is_story_known = true;
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -134,11 +151,21 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// Another phase begins.
-    pub fn enter(&mut self, phase: Phase, now: Duration) {
+    /// Begins a phase. A wait that ends with it is noted, whatever it was for: so none is left unattributed (G10).
+    pub fn enter(&mut self, phase: Phase, now: Duration, wall: Timestamp) {
         self.worked = self.worked(now);
+        let waiting_for = |phase| if let Phase::Waiting(on, _) = phase { Some(on) } else { None };
+        let before = waiting_for(self.phase);
+        let goes_on = before.is_some() && before == waiting_for(phase);
         self.phase = phase;
+        if goes_on {
+            return;
+        }
+        let waited = millis(now.saturating_sub(self.since));
         self.since = now;
+        if let (Some(on), 1..) = (before, waited) {
+            self.note(wall, &Stage::Waited { on, ms: waited });
+        }
     }
 
     /// The time spent in timed phases so far; waits do not count (design rule 12).
@@ -148,9 +175,14 @@ impl Hand {
     }
 
     /// The service has failed after so long: not the message's fault, so not on its account (G5).
-    pub fn forgive(&mut self, took: Duration, now: Duration) {
-        self.enter(self.phase, now);
+    pub fn forgive(&mut self, took: Duration, now: Duration, wall: Timestamp) {
+        self.enter(self.phase, now, wall);
         self.worked = self.worked.saturating_sub(took);
+    }
+
+    /// Notes a stage in the story of each message.
+    pub fn note(&mut self, at: Timestamp, stage: &Stage) {
+        self.items.iter_mut().for_each(|item| item.timeline.note(at, stage.clone()));
     }
 }
 

@@ -46,6 +46,7 @@ mod reconcile;
 mod retry;
 pub mod roster;
 mod stamp;
+mod story;
 mod supervisor;
 mod tree;
 mod turn;

@@ -26,7 +26,7 @@ use crate::{
     },
     guard::{self, Cache, Gate, limiter::Limits},
     state::Local,
-    store::calls::Calls,
+    store::calls::{Calls, Past},
 };
 
 const CONVERSATION: &str = "c";
@@ -78,8 +78,8 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         ..Default::default()
     };
     let no_limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
-    let calls = Arc::new(Calls::open(&path.join("calls"), clock.now()).unwrap().0);
-    let permits = |name| guard::Permits::new(name, no_limits.clone(), clock.clone(), calls.clone(), &[]);
+    let calls = Arc::new(Calls::open(&path.join("calls"), Duration::ZERO, clock.now()).unwrap().0);
+    let permits = |name| guard::Permits::new(name, no_limits.clone(), clock.clone(), calls.clone(), &Past::default());
     let guarded = guard::Service {
         name: "primary",
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
@@ -97,7 +97,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         state: Arc::new(Local::open(path, crate::state::RetentionConfig::default(), clock.now()).unwrap()),
         stack,
         ai: vec![(client::Ai::new(&service, "").unwrap(), "simulated".into())],
-        sunshine: Sunshine::new(&zendesk).unwrap(),
+        sunshine: Sunshine::new(&zendesk, clock.clone()).unwrap(),
         zendesk_up: true.into(),
         posts: permits("zendesk"),
         // One slot: who holds it decides when a reply may be posted.
@@ -111,6 +111,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         directory: Directory::new(clock.clone()),
         conversations: ConversationStarter::default(),
         handoffs: Handoffs::default(),
+        reconciler: Reconciler::default(),
         in_hand: InHand::open(&path.join("in-hand")).unwrap(),
         suspects: tokio::sync::Semaphore::new(1),
         courtesies: Courtesies::default(),
@@ -166,8 +167,15 @@ impl Scene {
         }
         let (parts, cell) = (self.parts.clone(), self.cell());
         let generation = cell.lock().begin_incarnation(parts.clock.now());
-        let mut state =
-            conversation::State { cell, generation, history: None, recalled: false, alias: None, user_noted: false };
+        let mut state = conversation::State {
+            cell,
+            generation,
+            history: None,
+            begins: None,
+            recalled: false,
+            alias: None,
+            user_noted: false,
+        };
         tokio::spawn(async move { turn::turn(&parts, &mut state).await.unwrap() })
     }
 

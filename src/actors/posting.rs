@@ -50,6 +50,7 @@ pub(super) enum Knowledge {
 /// How it went.
 pub(super) struct Posted {
     pub parts: usize,
+    /// The time of the calls, without what was waited for.
     pub took: Duration,
     /// Parts that had been posted before.
     pub found: usize,
@@ -117,7 +118,7 @@ impl Poster {
 
     /// Posts the parts that are missing.
     pub async fn post(&self, reply: &Reply, known: Knowledge) -> Result<Posted, Error> {
-        let began = self.parts.clock.monotonic();
+        let mut took = Duration::ZERO;
         let present = match known {
             Knowledge::NothingPosted => HashSet::new(),
             // Whoever meant it may have been posting until just now.
@@ -129,12 +130,11 @@ impl Poster {
             }
             let begun = part > 0 || !present.is_empty();
             let untried = known == Knowledge::NothingPosted && part == 0;
-            self.post_part(reply, part, begun, untried).await?;
+            took += self.post_part(reply, part, begun, untried).await?;
             if part == 0 && reply.parts.len() > 1 {
                 self.parts.faults.kill_point(KillPoint::BetweenParts);
             }
         }
-        let took = self.parts.clock.monotonic().saturating_sub(began);
         Ok(Posted { parts: reply.parts.len(), took, found: present.len() })
     }
 
@@ -143,7 +143,10 @@ impl Poster {
         let mut pause = PAUSE_FIRST;
         loop {
             let since = Timestamp(since.0 - LOOK_BACK.as_millis() as i64);
-            match self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await {
+            self.show(Phase::Waiting(Wait::Zendesk, None));
+            let marks = self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await;
+            self.show(Phase::Post);
+            match marks {
                 Ok(marks) => return Ok(marks),
                 // A conversation that is not there has no marks. Any other refusal proves nothing.
                 Err(client::Error::Refused(404)) => return Ok(Vec::new()),
@@ -175,13 +178,15 @@ impl Poster {
     }
 
     /// Posts one part. `begun`: an earlier part is there. `untried`: no part has been sent yet, so the intent can still
-    /// be revoked (design rule 5).
-    async fn post_part(&self, reply: &Reply, part: usize, begun: bool, mut untried: bool) -> Result<(), Error> {
+    /// be revoked (design rule 5). Returns how long the calls took.
+    async fn post_part(&self, reply: &Reply, part: usize, begun: bool, mut untried: bool) -> Result<Duration, Error> {
         let mark = reply.mark(part);
+        let mut took = Duration::ZERO;
         let mut pause = PAUSE_FIRST;
         loop {
             if self.parts.chat.shadow {
-                return self.still_ours(reply, untried).await;
+                self.still_ours(reply, untried).await?;
+                return Ok(took);
             }
             let (slot, permit) = self.turn_to_post(reply).await?;
             if self.is_outlived() {
@@ -194,9 +199,10 @@ impl Poster {
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             untried = false;
-            let started = self.parts.clock.now();
+            let (started, began) = (self.parts.clock.now(), self.parts.clock.monotonic());
             let sent = self.parts.sunshine.post(self.app.as_deref(), &self.target, &reply.parts[part], &mark).await;
             drop((call, slot));
+            took += self.parts.clock.monotonic().saturating_sub(began);
             self.parts.metrics.posted(sent.as_ref().err());
             let works = !matches!(
                 sent,
@@ -206,12 +212,12 @@ impl Poster {
             match sent {
                 Ok(()) => {
                     self.parts.posts.succeeded(None);
-                    return Ok(());
+                    return Ok(took);
                 }
                 Err(client::Error::Unknown(_)) => {
                     let found = self.present(reply, self.settled_at(started)).await?;
                     if found.contains(&mark.part) {
-                        return Ok(());
+                        return Ok(took);
                     }
                 }
                 Err(error @ (client::Error::Refused(_) | client::Error::Locked)) => {
@@ -301,7 +307,7 @@ impl Poster {
         let Some((cell, generation)) = &self.watched else { return };
         let mut inner = cell.lock();
         if let (true, Some(hand)) = (inner.is_current(*generation), &mut inner.hand) {
-            hand.enter(phase, self.parts.clock.monotonic());
+            hand.enter(phase, self.parts.clock.monotonic(), self.parts.clock.now());
         }
     }
 }

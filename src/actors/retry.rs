@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
-    turn,
+    story, turn,
 };
 use crate::{
     broker::{self, Delivery, Queue},
@@ -127,7 +127,7 @@ async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<Convers
     marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key()))
 }
 
-/// Tells the customer, hands the conversation over, parks the message, lets its followers go on.
+/// Tells the customer, hands the conversation over, parks the message; its followers go on.
 async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     let job = letter.job.clone();
     let cause = letter.reason.clone().unwrap_or_else(|| "failed".into());
@@ -146,16 +146,9 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     }
     let tries = letter.tries;
     let mut item = Item::new(letter, parts.clock.now());
+    story::recall(parts, &mut item).await;
     item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
     if let Err(error) = turn::park(parts, item, &cause).await {
         tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");
-        return;
-    }
-    if let Err(error) = parts.state.note_away(&job.conversation, None).await {
-        tracing::warn!(%error, "that a head is back could not be noted");
-    }
-    if let Some(cell) = parts.directory.find(&job.conversation) {
-        cell.lock().away = None;
-        cell.ring();
     }
 }

@@ -191,7 +191,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::domain::timeline::Wait;
+    use crate::domain::{time::Timestamp, timeline::Wait};
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -204,10 +204,10 @@ mod tests {
         let phase = Phase::Preparing;
         let mut hand = Hand { items: Vec::new(), phase, since: now, worked: secs(0), soft_limit, killed_at: None };
         for (phase, took) in phases {
-            hand.enter(*phase, now);
+            hand.enter(*phase, now, Timestamp(0));
             now += secs(*took);
         }
-        hand.enter(last, now);
+        hand.enter(last, now, Timestamp(0));
         (hand, now)
     }
 
@@ -223,9 +223,9 @@ mod tests {
         assert_eq!(judged(&hand, now + secs(40)), None);
         assert_eq!(judged(&hand, now + secs(41)), Some(Verdict::Cancel));
         hand.soft_limit.cancel();
-        hand.enter(Phase::Look, now + secs(41));
+        hand.enter(Phase::Look, now + secs(41), Timestamp(0));
         assert_eq!(judged(&hand, now + secs(50)), None, "the soft limit is for the AI call only");
-        hand.enter(Phase::Post, now + secs(50));
+        hand.enter(Phase::Post, now + secs(50), Timestamp(0));
         assert_eq!(judged(&hand, now + secs(100)), None);
         let Some(Verdict::Kill(cause)) = judged(&hand, now + secs(101)) else { panic!("not killed") };
         assert_eq!(cause, "time limit: it took more than 5m, the last of it in post");
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn the_time_a_failing_service_took_is_not_on_the_messages_account() {
         let (mut hand, now) = after(&[(Phase::Ai, 230)], Phase::Ai);
-        hand.forgive(secs(230), now);
+        hand.forgive(secs(230), now, Timestamp(0));
         assert_eq!(judged(&hand, now + secs(240)), None);
         assert_eq!(judged(&hand, now + secs(241)), Some(Verdict::Cancel));
     }

@@ -6,13 +6,15 @@ use reqwest::{
     Method, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{json, value::RawValue};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
 
-use super::{SunshineConfig, http};
+use super::{
+    SunshineConfig, http,
+    sunshine_wire::{Conversation, Page},
+};
 use crate::{
     domain::{
-        content::{self, Content, Words},
         control::Integration,
         ids::ConversationId,
         reply::{Mark, Purpose},
@@ -140,60 +142,6 @@ struct Text<'a> {
     text: &'a str,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    messages: Vec<RawMessage>,
-    #[serde(default)]
-    meta: Meta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Meta {
-    has_more: bool,
-    before_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawMessage {
-    #[serde(default)]
-    id: String,
-    received: Option<String>,
-    author: Option<RawAuthor>,
-    content: Option<Box<RawValue>>,
-    deleted: Option<bool>,
-    metadata: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawAuthor {
-    r#type: Option<String>,
-    user_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Conversation {
-    conversation: RawConversation,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawConversation {
-    active_switchboard_integration: Option<RawIntegration>,
-    brand_id: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawIntegration {
-    id: Option<String>,
-    name: Option<String>,
-    integration_id: Option<String>,
-    integration_type: Option<String>,
-}
-
 impl Sunshine {
     /// Makes a client. `api_url` may have a path, such as `https://example.zendesk.com/sc`.
     pub fn new(config: &SunshineConfig, clock: Clock) -> Result<Self, Unusable> {
@@ -271,14 +219,8 @@ impl Sunshine {
 
     /// Who is active in the switchboard, and the brand.
     pub async fn standing(&self, app: Option<&str>, of: &ConversationId) -> Result<Standing, Error> {
-        let Conversation { conversation } = self.read(self.url(app, of, "")).await?;
-        let active = conversation.active_switchboard_integration.map(|raw| Integration {
-            id: raw.id,
-            name: raw.name,
-            integration_id: raw.integration_id,
-            integration_type: raw.integration_type,
-        });
-        Ok(Standing { active, brand: conversation.brand_id.and_then(|id| id.as_str().map(str::to_owned)) })
+        let conversation: Conversation = self.read(self.url(app, of, "")).await?;
+        Ok(conversation.into())
     }
 
     /// Shows the customer that an answer is being written.
@@ -383,49 +325,11 @@ fn of_status(status: u16, retry_after: Option<Duration>) -> Option<Error> {
     }
 }
 
-impl From<RawMessage> for Message {
-    fn from(raw: RawMessage) -> Self {
-        let field = |name: &str| {
-            let value = raw.metadata.as_ref()?.get(name)?;
-            value.as_str().map(str::to_owned)
-        };
-        let mark = field("tidegate_key").map(|key| Found {
-            key,
-            part: field("tidegate_part").unwrap_or_default(),
-            ids: field("tidegate_ids").unwrap_or_default(),
-            kind: field("tidegate_kind").unwrap_or_default(),
-        });
-        let author = raw.author.as_ref();
-        let words = if raw.deleted == Some(true) { None } else { raw.content.as_deref().and_then(words) };
-        let (text, image) = words.map_or((None, None), |words| (Some(words.text), words.image));
-        Self {
-            received: raw.received.as_deref().and_then(Timestamp::parse),
-            from_customer: author.and_then(|author| author.r#type.as_deref()) == Some("user"),
-            user: author.and_then(|author| author.user_id.clone()),
-            text,
-            image,
-            id: raw.id,
-            mark,
-        }
-    }
-}
-
-/// What a message says, read as in webhooks (design 5.2, non-text).
-fn words(content: &RawValue) -> Option<Words> {
-    match content::read(Some(content)) {
-        Ok(Content::Usable(words)) => Some(words),
-        // Carousels and the like only go out; their text, if any, was said all the same.
-        _ => serde_json::from_str(content.get()).ok().map(|Outgoing { text }| Words { text, image: None }),
-    }
-}
-
-#[derive(Deserialize)]
-struct Outgoing {
-    text: String,
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::{Router, http::StatusCode};
+    use tokio::{net::TcpListener, task::JoinSet};
+
     use super::*;
 
     #[test]
@@ -439,6 +343,21 @@ mod tests {
         assert_eq!(of_status(423, None), Some(Error::Locked));
         assert_eq!(of_status(401, None), Some(Error::Unauthorized));
         assert_eq!(of_status(201, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_retry_after_that_is_a_date_is_a_wait_until_then() {
+        // The date of RFC 9110's example, and 37 seconds before it.
+        let refusal = || async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api_url = format!("http://{}", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, Router::new().fallback(refusal)).await });
+        http::tls();
+        let clock = Clock::with_wall(|| Timestamp(784_111_740_000));
+        let client = Sunshine::new(&SunshineConfig { api_url, ..SunshineConfig::default() }, clock).unwrap();
+        let asked = client.typing(Some("app"), &ConversationId::new("c").unwrap()).await;
+        assert_eq!(asked, Err(Error::Throttled(Some(Duration::from_secs(37)))));
     }
 
     #[test]

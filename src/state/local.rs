@@ -14,9 +14,11 @@ use crate::{
     domain::{
         control::Control,
         ids::{ConversationId, MessageId, UserId},
+        job::Job,
         prompt::History,
         reply::Reply,
         time::Timestamp,
+        timeline::Timeline,
     },
     store::{self, Database, Durability},
 };
@@ -191,6 +193,16 @@ impl Keeping for Local {
             Ok(None)
         };
         Ok(self.database.read(query).await?)
+    }
+
+    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error> {
+        let row = (job.message.to_string(), job.conversation.to_string(), job.received.0, schema::json(story));
+        self.change(move |connection| schema::note_story(connection, &row)).await
+    }
+
+    async fn story(&self, message: &str) -> Result<Option<Timeline>, Error> {
+        let message = message.to_owned();
+        Ok(self.database.read(move |connection| schema::story(connection, &message)).await?)
     }
 
     async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error> {

@@ -16,6 +16,7 @@ use crate::{
     domain::{
         control::Control,
         ids::{ConversationId, EventId, MessageId, UserId},
+        job::Job,
         prompt::History,
         reply::Reply,
         time::Timestamp,
@@ -149,6 +150,12 @@ pub trait Memory {
 pub trait Keeping {
     /// How a message ended, by event id or message id.
     async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
+
+    /// Keeps the story so far of a message that is not at its end; replaced by the record of its end.
+    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error>;
+
+    /// The story kept so far of a message that is not at its end.
+    async fn story(&self, message: &str) -> Result<Option<Timeline>, Error>;
 
     /// Notes that a conversation belongs to a customer, so that it can be forgotten with them.
     async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error>;

@@ -177,3 +177,21 @@ async fn a_message_that_kills_the_process_again_and_again_is_found_and_parked_al
     assert_eq!((judged.answered, judged.handed_off), (3, 1), "its neighbours are answered: {judged:?}");
     assert!(scene.daemon.ended().is_none(), "and the process lives");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_message_that_is_given_up_in_its_own_turn_is_not_waited_for_any_longer() {
+    let mut scene = Scene::with("[zendesk]\nhandoff_to = 'nobody'\n").await;
+    scene.say("c", "hello").await;
+    scene.settles().await;
+    scene.daemon.crash("node/conversations/c", r#"{"mode":"panic"}"#).await;
+    let refused = scene.say("c", "[[ai:refuse]]").await;
+    eventually("it is parked", SOON, async || {
+        scene.daemon.admin(&format!("/admin/messages/{refused}")).await["outcome"] == "parked"
+    })
+    .await;
+    assert!(scene.daemon.metric("tidegate_retries_total").await > 0.5, "it was tried again before");
+    scene.daemon.restart("").await;
+    scene.say("c", "and this?").await;
+    // Waited for, its return would be given half a minute.
+    eventually("the next one is answered", Duration::from_secs(10), async || scene.replies("c").len() == 3).await;
+}

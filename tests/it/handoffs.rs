@@ -83,19 +83,6 @@ async fn a_refused_hand_off_is_told_and_parked_and_the_bot_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_comes_before_the_answer_confirms_too() {
-    let recorder = Recorder::start().await;
-    recorder.hold_back("/passControl", Duration::from_millis(700));
-    let config = format!("[zendesk]\napi_url = '{}/sc'\n[retry]\nbase = '10ms'\n", recorder.url());
-    let scene = Scene::with(&config).await;
-    recorder.aim(&scene.zendesk.url());
-    let told = ended(&scene, &scene.say("c", "[[ai:400]]").await).await;
-    assert_eq!(told["outcome"], "parked", "{told}");
-    eventually("it is confirmed", SOON, async || handoffs(&scene.daemon, "confirmed").await > 0.5).await;
-    assert!((handoffs(&scene.daemon, "asked").await - 1.0).abs() < 0.1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_after_the_event_came_is_not_asked_for_again() {
     let recorder = Recorder::start().await;
     // Longer than the time limit of a call.

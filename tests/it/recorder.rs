@@ -40,6 +40,8 @@ struct Shared {
     held: Mutex<Option<(String, Duration)>>,
     /// Calls to paths that end so are not passed on but answered with this status.
     refused: Mutex<Option<(String, StatusCode)>>,
+    /// So many calls of this method to paths that end so are still answered 500 and not passed on.
+    failing: Mutex<Option<(Method, String, usize)>>,
 }
 
 /// Passes calls on until it is dropped.
@@ -60,6 +62,7 @@ impl Recorder {
             calls: Mutex::default(),
             held: Mutex::default(),
             refused: Mutex::default(),
+            failing: Mutex::default(),
         });
         let listener = TcpListener::bind(ANYWHERE).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -84,6 +87,11 @@ impl Recorder {
         *self.shared.refused.lock() = status.map(|status| (end.to_owned(), status));
     }
 
+    /// Answers 500 to the next calls of a method to paths that end so, without passing them on.
+    pub fn fail(&self, method: Method, end: &str, times: usize) {
+        *self.shared.failing.lock() = Some((method, end.to_owned(), times));
+    }
+
     /// The base URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -97,6 +105,16 @@ impl Recorder {
     /// The posted messages.
     pub fn posts(&self) -> Vec<Call> {
         self.calls("/messages").into_iter().filter(|call| call.method == "POST").collect()
+    }
+}
+
+impl Shared {
+    fn fails(&self, method: &Method, path: &str) -> bool {
+        let mut failing = self.failing.lock();
+        let Some((which, end, left)) = &mut *failing else { return false };
+        let fails = *left > 0 && which == method && path.ends_with(end.as_str());
+        *left -= usize::from(fails);
+        fails
     }
 }
 
@@ -124,6 +142,9 @@ async fn pass(
     let refused = shared.refused.lock().clone().filter(|(end, _)| uri.path().ends_with(end.as_str()));
     if let Some((_, status)) = refused {
         return status.into_response();
+    }
+    if shared.fails(&method, uri.path()) {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let path_and_query = uri.path_and_query().map_or("/", |it| it.as_str());
     let mut request = shared.client.request(method.clone(), format!("{upstream}{path_and_query}")).body(body.clone());

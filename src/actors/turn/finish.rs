@@ -12,10 +12,11 @@ use crate::{
         farewell::{self, Passed},
         inbox::{Hand, Item, Phase},
         roster::LastFailure,
+        story,
     },
     domain::{
-        ids::MessageId,
-        prompt::Role,
+        ids::{ConversationId, MessageId},
+        prompt::{History, Role},
         reply::{PARTS_MAX, Purpose, Reply, split},
         timeline::{Outcome, Stage, Wait},
     },
@@ -46,16 +47,20 @@ fn take_hand(parts: &Parts, state: &State) -> Option<Hand> {
         return None;
     }
     inner.active(parts.clock.monotonic());
-    inner.hand.take()
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    Some(hand)
 }
 
 /// Takes the head; the others go back and will run by themselves.
-fn take_head(state: &State) -> Option<Item> {
+fn take_head(parts: &Parts, state: &State) -> Option<Item> {
     let mut inner = state.cell.lock();
     if !inner.is_current(state.generation) {
         return None;
     }
-    let mut items = inner.hand.take()?.items.into_iter();
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    let mut items = hand.items.into_iter();
     let head = items.next();
     inner.put_back(items.map(|item| Item { alone: true, ..item.touched() }));
     head
@@ -67,14 +72,9 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
     let covered: HashSet<&MessageId> = reply.covers.iter().collect();
     let (items, others): (Vec<Item>, Vec<Item>) =
         hand.items.into_iter().partition(|item| covered.contains(&item.delivery.job.message));
-    let mut history = state.history.take().unwrap_or_default();
-    let keep = parts.chat.history;
-    for item in &items {
-        if let Some(text) = item.kind().text() {
-            history.add(Role::User, text, keep);
-        }
-    }
-    history.add(Role::Assistant, &reply.text(), keep);
+    // What could not be read before stays unknown: the last words alone would pass for all that was said.
+    state.history = state.history.take().map(|history| grown(parts, history, &items, reply));
+    state.begins = Some(false);
     {
         let mut inner = state.cell.lock();
         inner.put_back(others);
@@ -89,11 +89,20 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
         (item, if index == 0 { Outcome::Replied } else { Outcome::Merged })
     });
     let outcomes: Vec<_> = outcomes.collect();
-    state.history = Some(history.clone());
     let user = note_user(parts, state, &outcomes).await;
-    let said = user.then_some(history);
+    let said = state.history.clone().filter(|_| user);
     conclude(parts, outcomes, None, Some(&key), said).await?;
     Ok(Next::Done)
+}
+
+/// What was said, with the question and its answer.
+fn grown(parts: &Parts, mut history: History, items: &[Item], reply: &Reply) -> History {
+    let keep = parts.chat.history;
+    for text in items.iter().filter_map(|item| item.kind().text()) {
+        history.add(Role::User, text, keep);
+    }
+    history.add(Role::Assistant, &reply.text(), keep);
+    history
 }
 
 /// Remembers the newest message answered; `true` when these are older than one answered before.
@@ -122,7 +131,7 @@ async fn conclude(
     items: Vec<(Item, Outcome)>,
     cause: Option<&str>,
     reply: Option<&str>,
-    said: Option<crate::domain::prompt::History>,
+    said: Option<History>,
 ) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let records = items.iter().map(|(item, outcome)| record(item, *outcome, now, cause, reply)).collect();
@@ -244,14 +253,15 @@ async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
 
 /// The head failed and is itself the cause: to the dead letters, a try is spent.
 pub(super) async fn failed(parts: &Parts, state: &State, cause: &str) -> Ended {
-    if let Some(head) = take_head(state) {
+    if let Some(head) = take_head(parts, state) {
         bury(parts, head, cause).await?;
     }
     Ok(Next::Done)
 }
 
 /// Sends a message to the dead letters; its followers wait for its return.
-pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+pub(in crate::actors) async fn bury(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+    story::failed(parts, &mut item, cause).await;
     let job = item.delivery.job.clone();
     let tries = item.delivery.tries + 1;
     parts.metrics.buried(item.delivery.lane, cause);
@@ -278,7 +288,7 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
         // Not told, perhaps; the next start goes on from here.
         return Ok(Next::HandBack);
     }
-    let Some(item) = take_head(state) else { return Ok(Next::Done) };
+    let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
     let buried_before = item.delivery.tries > 0;
     if !buried_before {
@@ -298,7 +308,23 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     parts.state.conclude(vec![record], None).await?;
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
+    let was_away = item.delivery.tries > 0;
     item.delivery.park(cause).await?;
+    if was_away {
+        back(parts, &job.conversation).await;
+    }
     tracing::error!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message was parked");
     Ok(())
+}
+
+/// A head that was away has been given up: its followers wait no longer.
+async fn back(parts: &Parts, conversation: &ConversationId) {
+    if let Err(error) = parts.state.note_away(conversation, None).await {
+        // They wait until it should have been back, and go on then.
+        tracing::warn!(%error, "that a head is back could not be noted");
+    }
+    if let Some(cell) = parts.directory.find(conversation) {
+        cell.lock().away = None;
+        cell.ring();
+    }
 }

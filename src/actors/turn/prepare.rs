@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 use super::{Next, finish, set_phase};
 use crate::{
     actors::{Parts, conversation::State, holder, inbox::Phase, posting},
-    client::Found,
+    client::{self, Found},
     domain::{
         control::Holder,
         ids::MessageId,
@@ -45,6 +45,8 @@ pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
     match parts.state.remembered(&state.cell.id).await {
         Ok(remembered) => {
             state.recalled = true;
+            // Words are kept with an answer only.
+            state.begins = remembered.history.is_some().then_some(false);
             state.history = remembered.history;
             let mut inner = state.cell.lock();
             if inner.alias.is_none() {
@@ -161,7 +163,10 @@ async fn known(
 async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
     let target = state.alias.as_ref().unwrap_or(&state.cell.id);
     loop {
-        match holder::holder(parts, head.app.as_deref(), target).await {
+        set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
+        let holder = holder::holder(parts, head.app.as_deref(), target).await;
+        set_phase(state, parts, Phase::Preparing);
+        match holder {
             Ok(holder) => return Some(holder),
             Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
         }
@@ -201,19 +206,24 @@ fn asks_for_human<'a>(parts: &'a Parts, jobs: &[(Arc<Job>, u32, bool)]) -> Optio
 async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Arc<Job>, u32, bool)]) -> bool {
     let keep = parts.chat.history;
     if keep == 0 {
+        // Whether the conversation begins here is left open; knowing would cost a call that nothing else needs.
         state.history = Some(History::default());
         return true;
     }
     let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
     // One page is enough for the last turns; what came before needs no search.
+    set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     let messages = parts.sunshine.messages(head.app.as_deref(), &target, Timestamp(i64::MAX)).await;
+    set_phase(state, parts, Phase::Preparing);
     let mut history = History::default();
     match messages {
         Ok(messages) => {
             let waiting = |id: &str| jobs.iter().any(|(job, ..)| job.message.as_str() == id);
-            let earlier = messages.into_iter().filter(|message| {
+            let is_earlier = |message: &client::Message| {
                 !waiting(&message.id) && message.received.is_none_or(|received| received <= head.received)
-            });
+            };
+            let earlier: Vec<client::Message> = messages.into_iter().filter(is_earlier).collect();
+            state.begins = Some(earlier.is_empty());
             for message in earlier {
                 let role = if message.from_customer { Role::User } else { Role::Assistant };
                 if let Some(text) = message.text.filter(|text| !text.is_empty()) {
@@ -224,7 +234,6 @@ async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Ar
         // A history we cannot have must not keep the customer waiting; the next burst tries again.
         Err(error) => {
             tracing::warn!(%error, conversation.id = %state.cell.id, "the history could not be read; answering without it");
-            state.history = Some(History::default());
             return !parts.draining.is_cancelled();
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         ids::MessageId,
         reply::{self, Purpose, Reply},
         time::Timestamp,
-        timeline::Outcome,
+        timeline::{Outcome, Timeline},
     },
     state::{Claim, Recall, Record},
     store::{self, Schema},
@@ -164,6 +164,23 @@ pub(super) fn revoke(connection: &Connection, reply: &Reply, key: &str) -> Resul
     }
     connection.prepare_cached(sql::REVOKE)?.execute([key])?;
     Ok(())
+}
+
+/// Keeps a story in the row that the record of the end will take.
+pub(super) fn note_story(connection: &Connection, row: &(String, String, i64, String)) -> Result<(), store::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO record (message, replay, conversation, at, body) VALUES (?1, 0, ?2, ?3, ?4)
+             ON CONFLICT (message, replay) DO UPDATE SET body = excluded.body WHERE outcome IS NULL",
+        )?
+        .execute((&row.0, &row.1, row.2, &row.3))?;
+    Ok(())
+}
+
+pub(super) fn story(connection: &Connection, message: &str) -> Result<Option<Timeline>, store::Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT body FROM record WHERE message = ?1 AND replay = 0 AND outcome IS NULL")?;
+    Ok(parsed(statement.query_row([message], |row| row.get(0)).optional()?.flatten()))
 }
 
 /// Removes the words of a conversation; that its messages have ended stays known, without their story.
