@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, roster::Card, turn};
+use super::{Parts, removal, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -73,13 +73,7 @@ impl Events {
     async fn work_off(&self, delivery: Delivery) -> Result<(), ActorProcessingErr> {
         let job = delivery.job.clone();
         match &job.kind {
-            Kind::UserRemoved { user } => {
-                for conversation in self.parts.state.forget_user(user).await? {
-                    if let Some(cell) = self.parts.directory.find(&conversation) {
-                        cell.lock().removed = true;
-                    }
-                }
-            }
+            Kind::UserRemoved { user } => removal::remove(&self.parts, user).await?,
             Kind::DeliveryReport { failed, code } => {
                 self.parts.metrics.delivery_reported(*failed);
                 if *failed {

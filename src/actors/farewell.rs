@@ -62,7 +62,7 @@ impl Handoffs {
 
 /// Tells the customer and hands the conversation over, as far as that can be done in time.
 pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<ConversationId>, cause: &str) {
-    if job.kind.text().is_none() {
+    if job.kind.text().is_none() || parts.directory.is_removed(&job.conversation) {
         return;
     }
     let control = parts.state.control(&job.conversation).await.ok().flatten();

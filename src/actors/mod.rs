@@ -36,6 +36,7 @@ mod link;
 mod metrics;
 mod posting;
 mod reconcile;
+mod removal;
 mod retry;
 pub mod roster;
 mod supervisor;

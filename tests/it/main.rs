@@ -14,6 +14,7 @@ mod inspection;
 mod oddities;
 mod official_client;
 mod recorder;
+mod removal;
 mod samples;
 mod signatures;
 mod simulators_ai;
