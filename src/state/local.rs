@@ -8,6 +8,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 mod schema;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 use super::{Away, Claim, Error, Keeping, Ledger, Memory, Presence, Recall, Record, Remembered, RetentionConfig};
 use crate::{

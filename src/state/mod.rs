@@ -5,6 +5,8 @@
 //! file and a fleet in Redis; both pass the same contract.
 
 mod config;
+#[cfg(test)]
+mod contract;
 mod local;
 
 use std::sync::Arc;
