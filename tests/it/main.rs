@@ -9,6 +9,7 @@ mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
 mod crashes;
+mod delivery_reports;
 mod ingress;
 mod inspection;
 mod oddities;
