@@ -8,7 +8,10 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Parts, inbox::Cell, turn};
-use crate::domain::{ids::ConversationId, prompt::History};
+use crate::domain::{
+    ids::{ConversationId, UserId},
+    prompt::History,
+};
 
 /// What the actor is told.
 pub enum Message {
@@ -36,8 +39,8 @@ pub struct State {
     pub recalled: bool,
     /// The conversation this one was merged into.
     pub alias: Option<ConversationId>,
-    /// Whether its customer has been noted.
-    pub user_noted: bool,
+    /// Its customer, once noted.
+    pub user: Option<UserId>,
 }
 
 impl Actor for Conversation {
@@ -50,7 +53,7 @@ impl Actor for Conversation {
         _: ActorRef<Message>,
         (cell, generation): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State { cell, generation, history: None, begins: None, recalled: false, alias: None, user_noted: false })
+        Ok(State { cell, generation, history: None, begins: None, recalled: false, alias: None, user: None })
     }
 
     async fn handle(

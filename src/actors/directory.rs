@@ -16,7 +16,11 @@ use super::{
     conversation,
     inbox::{Cell, Item},
 };
-use crate::{broker::Delivery, domain::ids::ConversationId, telemetry::Clock};
+use crate::{
+    broker::Delivery,
+    domain::ids::{ConversationId, UserId},
+    telemetry::Clock,
+};
 
 /// How many messages are held.
 #[derive(Default)]
@@ -94,6 +98,34 @@ impl Directory {
     /// The cell of a conversation, if it is alive.
     pub fn find(&self, id: &ConversationId) -> Option<Arc<Cell>> {
         self.cells.get(id).map(|entry| entry.value().clone())
+    }
+
+    /// Tells a conversation that it was removed; also one that is not alive, so that what is given to it from now on
+    /// finds that out.
+    pub fn remove(&self, id: &ConversationId) {
+        let entry = self.cells.entry(id.clone()).or_insert_with(|| Arc::new(Cell::new(id.clone())));
+        let cell = entry.value().clone();
+        let mut inner = cell.lock();
+        drop(entry);
+        inner.removed = true;
+        // The head it waits for may never come back.
+        inner.away = None;
+        inner.active(self.clock.monotonic());
+        inner.ring();
+        drop(inner);
+        cell.arrived.notify_one();
+    }
+
+    /// Whether a conversation was removed.
+    pub fn is_removed(&self, id: &ConversationId) -> bool {
+        self.find(id).is_some_and(|cell| cell.lock().removed)
+    }
+
+    /// The conversations in which a customer's message waits or is in hand.
+    pub fn of_user(&self, user: &UserId) -> Vec<ConversationId> {
+        let all = self.all().into_iter();
+        let theirs = all.filter(|cell| cell.lock().holds_message_of(user));
+        theirs.map(|cell| cell.id.clone()).collect()
     }
 
     /// All cells.

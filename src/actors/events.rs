@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, patience::outwait, roster::Card, turn};
+use super::{Parts, patience::outwait, removal, roster::Card, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -18,6 +18,9 @@ use crate::{
 
 /// Events taken at once.
 const AT_ONCE: usize = 64;
+
+/// The longest code of Zendesk's that is taken for one.
+const ERROR_CODE_BYTES_MAX: usize = 64;
 
 /// The consumer and worker of the events lane.
 pub(super) struct Events {
@@ -80,19 +83,15 @@ impl Events {
 
     async fn work_off(&self, delivery: Delivery) -> Result<(), ActorProcessingErr> {
         let job = delivery.job.clone();
+        let mut cause = None;
         match &job.kind {
-            Kind::UserRemoved { user } => {
-                for conversation in self.parts.state.forget_user(user).await? {
-                    if let Some(cell) = self.parts.directory.find(&conversation) {
-                        cell.lock().removed = true;
-                    }
-                }
-            }
+            Kind::UserRemoved { user } => removal::remove(&self.parts, user).await?,
             Kind::DeliveryReport { failed, code } => {
                 self.parts.metrics.delivery_reported(*failed);
                 if *failed {
-                    let code = code.as_deref().unwrap_or("unknown");
+                    let code = error_code(code.as_deref());
                     tracing::warn!(conversation.id = %job.conversation, code, "a reply did not reach its customer's channel");
+                    cause = Some(code.to_owned());
                 }
             }
             Kind::Support { event_type } => tracing::debug!(event_type, "an event of Zendesk Support"),
@@ -103,10 +102,10 @@ impl Events {
             // The other kinds travel in their conversation.
             _ => {}
         }
-        self.conclude(delivery).await
+        self.conclude(delivery, cause).await
     }
 
-    async fn conclude(&self, delivery: Delivery) -> Result<(), ActorProcessingErr> {
+    async fn conclude(&self, delivery: Delivery, cause: Option<String>) -> Result<(), ActorProcessingErr> {
         let job = &delivery.job;
         let now = self.parts.clock.now();
         let mut timeline = Timeline::default();
@@ -118,7 +117,7 @@ impl Events {
             conversation: job.conversation.clone(),
             outcome: Outcome::Applied,
             at: now,
-            cause: None,
+            cause,
             timeline,
             reply: None,
             text: None,
@@ -126,5 +125,31 @@ impl Events {
         self.parts.state.conclude(vec![record], None).await?;
         self.parts.metrics.ended(delivery.lane, Outcome::Applied, now.since(job.first_seen));
         Ok(delivery.ack().await?)
+    }
+}
+
+/// Zendesk's code of a failed delivery, such as `uncategorized_error`. What is not shaped like one may be free text, which
+/// can hold the customer's words or number, and is not kept.
+fn error_code(code: Option<&str>) -> &str {
+    let is_code = |code: &&str| {
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
+        (1..=ERROR_CODE_BYTES_MAX).contains(&code.len()) && code.bytes().all(usual)
+    };
+    code.filter(is_code).unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_looks_like_a_code_is_kept_of_a_failure() {
+        for code in ["uncategorized_error", "bad_request", "131026", "whatsapp:470"] {
+            assert_eq!(error_code(Some(code)), code);
+        }
+        let long = "x".repeat(ERROR_CODE_BYTES_MAX + 1);
+        for other in [None, Some(""), Some("Message to +49 170 1234567 failed"), Some("größe"), Some(&*long)] {
+            assert_eq!(error_code(other), "unknown", "{other:?}");
+        }
     }
 }

@@ -81,7 +81,7 @@ pub(super) enum Passed {
 /// Tells the customer and hands the conversation over, as far as that can be done in time. Returns the cause, with what
 /// Zendesk said if it refused the hand-off.
 pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<ConversationId>, cause: &str) -> String {
-    if job.kind.text().is_none() {
+    if job.kind.text().is_none() || parts.directory.is_removed(&job.conversation) {
         return cause.to_owned();
     }
     let target = alias.as_ref().unwrap_or(&job.conversation);

@@ -22,7 +22,7 @@ use crate::{
     broker::Delivery,
     domain::{
         burst::Fragment,
-        ids::ConversationId,
+        ids::{ConversationId, UserId},
         job::Kind,
         time::Timestamp,
         timeline::{Stage, Timeline, Wait, millis},
@@ -383,6 +383,12 @@ impl Inner {
         let in_hand = self.hand.as_ref().and_then(|hand| hand.items.first()).map(Item::order);
         let waiting = self.inbox.front().map(Item::order);
         waiting.is_some() && waiting < in_hand
+    }
+
+    /// Whether a message of this customer waits or is in hand.
+    pub fn holds_message_of(&self, user: &UserId) -> bool {
+        let in_hand = self.hand.iter().flat_map(|hand| &hand.items);
+        self.inbox.iter().chain(in_hand).any(|item| item.kind().user() == Some(user))
     }
 
     /// Something has happened.

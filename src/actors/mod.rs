@@ -43,6 +43,7 @@ mod outlived_tests;
 mod patience;
 mod posting;
 mod reconcile;
+mod removal;
 mod retry;
 pub mod roster;
 mod stamp;

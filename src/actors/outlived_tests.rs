@@ -174,7 +174,7 @@ impl Scene {
             begins: None,
             recalled: false,
             alias: None,
-            user_noted: false,
+            user: None,
         };
         tokio::spawn(async move { turn::turn(&parts, &mut state).await.unwrap() })
     }

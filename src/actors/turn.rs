@@ -90,7 +90,10 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
             Err(error) => return Err(error),
         };
         match next {
-            Next::Done => return Ok(true),
+            Next::Done => {
+                forget_if_removed(parts, state).await;
+                return Ok(true);
+            }
             Next::Superseded => {
                 superseded = true;
                 let worked = worked(state, parts);
@@ -107,6 +110,18 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
                 return Ok(false);
             }
         }
+    }
+}
+
+/// Forgets what a removed conversation has left behind since it was removed.
+async fn forget_if_removed(parts: &Parts, state: &mut State) {
+    if !state.cell.lock().removed {
+        return;
+    }
+    state.history = None;
+    if let Err(error) = parts.state.forget_conversation(&state.cell.id).await {
+        // It is thrown away by its age.
+        tracing::error!(%error, conversation.id = %state.cell.id, "a removed conversation could not be forgotten once more");
     }
 }
 

@@ -4,6 +4,7 @@
 mod bounds;
 mod dedupe;
 mod publishing;
+mod removing;
 mod settling;
 mod taking;
 pub(super) mod tools;
@@ -44,6 +45,7 @@ pub(super) trait Factory: Send + Sync {
 pub(super) use bounds::*;
 pub(super) use dedupe::*;
 pub(super) use publishing::*;
+pub(super) use removing::*;
 pub(super) use settling::*;
 pub(super) use taking::*;
 
@@ -76,6 +78,10 @@ macro_rules! contract {
             what_was_delayed_is_delivered_once_after_a_restart
             what_was_in_hand_is_ready_after_a_restart
             a_long_reason_is_cut_between_characters
+            what_lies_of_a_conversation_is_removed_in_each_standing
+            what_a_customer_wrote_is_removed_from_conversations_not_known_as_theirs
+            what_was_to_be_removed_and_is_given_back_stands_where_it_stood
+            a_customer_is_removed_from_a_long_backlog_that_is_worked_off_meanwhile
             a_message_is_found_in_each_standing
             the_counts_are_true_in_each_standing
             a_full_queue_refuses_messages_and_recovers

@@ -15,7 +15,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{job::Job, time::Timestamp},
+    domain::{
+        ids::{ConversationId, UserId},
+        job::{self, Job},
+        time::Timestamp,
+    },
     store,
 };
 
@@ -113,12 +117,37 @@ pub trait Broker: Send + Sync {
     async fn can_store(&self) -> Result<(), Error> {
         Ok(())
     }
+    /// Takes in hand whatever lies here of a customer in nobody's hand, whatever its standing. Each is to be acked once
+    /// its end has been recorded; one that is given back stands where it stood.
+    async fn forget(&self, whose: &Whose) -> Result<Vec<Delivery>, Error>;
 
     /// How much lies where. Costs no I/O.
     fn counts(&self) -> Vec<Count>;
 
     /// Throws away what has outlived its retention, and memories of ids older than Zendesk's retries.
     async fn tidy(&self) -> Result<(), Error>;
+}
+
+/// Whose messages are to be removed.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// The customer.
+    pub user: UserId,
+    /// The conversations known to be theirs.
+    pub conversations: Vec<ConversationId>,
+}
+
+impl Whose {
+    /// Whether a message is theirs: it lies in a conversation of theirs, they wrote it, or it could not be understood
+    /// and names them.
+    pub fn owns(&self, job: &Job) -> bool {
+        let wrote = match &job.kind {
+            job::Kind::Message { user, .. } | job::Kind::Postback { user, .. } => user.as_ref() == Some(&self.user),
+            job::Kind::Unusable { raw } => raw.contains(&format!("\"{}\"", self.user)),
+            _ => false,
+        };
+        wrote || self.conversations.contains(&job.conversation)
+    }
 }
 
 /// The states a message can be in.

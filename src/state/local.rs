@@ -8,6 +8,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 mod schema;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 use super::{Away, Claim, Error, Keeping, Ledger, Memory, Presence, Recall, Record, Remembered, RetentionConfig};
 use crate::{
@@ -121,6 +123,7 @@ impl Memory for Local {
                     history: schema::parsed(row.get(1)?),
                     away: schema::parsed(row.get(2)?),
                     alias: row.get::<_, Option<String>>(3)?.and_then(|id| ConversationId::new(&id).ok()),
+                    user: row.get::<_, Option<String>>(4)?.and_then(|id| UserId::new(&id).ok()),
                 })
             });
             Ok(row.optional()?.unwrap_or_default())
@@ -183,12 +186,9 @@ impl Keeping for Local {
         let id = id.to_owned();
         let query = move |connection: &Connection| {
             for statement in sql::RECORD {
-                let mut statement = connection.prepare_cached(statement)?;
-                let found = statement.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-                let Some((body, reply)) = found else { continue };
-                let Some(mut record) = schema::parsed::<Record>(body) else { continue };
-                record.text = schema::parsed::<Reply>(reply).map(|reply| reply.text());
-                return Ok(Some(record));
+                if let Some(record) = schema::record(connection, statement, &id)? {
+                    return Ok(Some(record));
+                }
             }
             Ok(None)
         };
@@ -205,10 +205,10 @@ impl Keeping for Local {
         Ok(self.database.read(move |connection| schema::story(connection, &message)).await?)
     }
 
-    async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error> {
+    async fn note_user(&self, conversation: &ConversationId, user: &UserId, at: Timestamp) -> Result<(), Error> {
         let (id, user) = (conversation.clone(), user.clone());
         self.change(move |connection| {
-            connection.prepare_cached(sql::NOTE_USER)?.execute((id.as_str(), user.as_str()))?;
+            connection.prepare_cached(sql::NOTE_USER)?.execute((id.as_str(), user.as_str(), at.0))?;
             Ok(())
         })
         .await
@@ -234,22 +234,15 @@ impl Keeping for Local {
         Ok(())
     }
 
-    async fn forget_user(&self, user: &UserId) -> Result<Vec<ConversationId>, Error> {
+    async fn conversations_of(&self, user: &UserId) -> Result<Vec<ConversationId>, Error> {
         let user = user.clone();
-        let forgotten: Vec<String> = self
-            .change(move |connection| {
-                let mut statement = connection.prepare_cached(sql::OF_USER)?;
-                let ids: Vec<String> =
-                    statement.query_map([user.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?;
-                ids.iter().try_for_each(|id| schema::forget(connection, id))?;
-                Ok(ids)
-            })
-            .await?;
-        let forgotten: Vec<_> = forgotten.iter().filter_map(|id| ConversationId::new(id).ok()).collect();
-        for conversation in &forgotten {
-            self.controls.invalidate(conversation).await;
-        }
-        Ok(forgotten)
+        let query = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(sql::OF_USER)?;
+            let ids = statement.query_map([user.as_str()], |row| row.get::<_, String>(0))?;
+            Ok(ids.collect::<Result<Vec<_>, _>>()?)
+        };
+        let ids = self.database.read(query).await?;
+        Ok(ids.iter().filter_map(|id| ConversationId::new(id).ok()).collect())
     }
 
     async fn tidy(&self, now: Timestamp) -> Result<(), Error> {

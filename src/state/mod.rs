@@ -5,6 +5,8 @@
 //! file and a fleet in Redis; both pass the same contract.
 
 mod config;
+#[cfg(test)]
+mod contract;
 mod local;
 
 use std::sync::Arc;
@@ -126,6 +128,8 @@ pub struct Remembered {
     pub away: Option<Away>,
     /// The conversation it was merged into.
     pub alias: Option<ConversationId>,
+    /// Its customer.
+    pub user: Option<UserId>,
 }
 
 /// What is remembered of conversations.
@@ -148,7 +152,7 @@ pub trait Memory {
 /// What is kept about whom.
 #[async_trait]
 pub trait Keeping {
-    /// How a message ended, by event id or message id.
+    /// How a message ended, by event id or message id. Of one whose customer was forgotten, that alone.
     async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
 
     /// Keeps the story so far of a message that is not at its end; replaced by the record of its end.
@@ -157,17 +161,18 @@ pub trait Keeping {
     /// The story kept so far of a message that is not at its end.
     async fn story(&self, message: &str) -> Result<Option<Timeline>, Error>;
 
-    /// Notes that a conversation belongs to a customer, so that it can be forgotten with them.
-    async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error>;
+    /// Notes that a customer wrote in a conversation `at` that time, so that it can be forgotten with them.
+    async fn note_user(&self, conversation: &ConversationId, user: &UserId, at: Timestamp) -> Result<(), Error>;
 
     /// Moves what is remembered under `from` to `into`.
     async fn merge(&self, from: &ConversationId, into: &ConversationId) -> Result<(), Error>;
 
-    /// Forgets a conversation's words and holder.
-    async fn forget_conversation(&self, conversation: &ConversationId) -> Result<(), Error>;
+    /// The conversations that belong to a customer, as far as that was noted.
+    async fn conversations_of(&self, user: &UserId) -> Result<Vec<ConversationId>, Error>;
 
-    /// Forgets whatever is kept of a customer; the conversations concerned.
-    async fn forget_user(&self, user: &UserId) -> Result<Vec<ConversationId>, Error>;
+    /// Forgets a conversation: its words, whatever was said in it, its holder and its customer. How its messages ended
+    /// stays known, without their story.
+    async fn forget_conversation(&self, conversation: &ConversationId) -> Result<(), Error>;
 
     /// Throws away what has outlived its retention.
     async fn tidy(&self, now: Timestamp) -> Result<(), Error>;

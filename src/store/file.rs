@@ -128,6 +128,9 @@ fn configure(connection: &Connection) -> Result<(), Error> {
     // waits for a sync. As a rule another thread has done so by then (`writer::fold`).
     connection.pragma_update(None, "wal_autocheckpoint", 16_384)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    // What is deleted is overwritten: a removed customer's words must not lie on in free pages of the file. In the log
+    // they lie until it is folded into the file and begun anew.
+    connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

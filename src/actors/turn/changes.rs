@@ -47,7 +47,11 @@ pub(super) async fn apply(parts: &Arc<Parts>, state: &mut State) -> Result<Next,
                 }
             }
             if let Some(user) = surviving_user {
-                parts.state.note_user(&job.conversation, user).await?;
+                // What is kept under the old name is theirs as well.
+                for conversation in discarded.iter().chain([&job.conversation]) {
+                    parts.state.note_user(conversation, user, job.received).await?;
+                }
+                state.user = Some(user.clone());
             }
             state.history = None;
         }

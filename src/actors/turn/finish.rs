@@ -11,6 +11,7 @@ use crate::{
         conversation::State,
         farewell::{self, Passed},
         inbox::{Hand, Item, Phase},
+        removal,
         roster::LastFailure,
         story,
     },
@@ -68,6 +69,7 @@ fn take_head(parts: &Parts, state: &State) -> Option<Item> {
 
 /// The reply has been posted.
 pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply) -> Ended {
+    let whose_is_known = prepare::note_user(parts, state).await;
     let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     let covered: HashSet<&MessageId> = reply.covers.iter().collect();
     let (items, others): (Vec<Item>, Vec<Item>) =
@@ -89,8 +91,8 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
         (item, if index == 0 { Outcome::Replied } else { Outcome::Merged })
     });
     let outcomes: Vec<_> = outcomes.collect();
-    let user = note_user(parts, state, &outcomes).await;
-    let said = state.history.clone().filter(|_| user);
+    // Without knowing the customer the words could not be forgotten with them.
+    let said = state.history.clone().filter(|_| whose_is_known);
     conclude(parts, outcomes, None, Some(&key), said).await?;
     Ok(Next::Done)
 }
@@ -112,17 +114,6 @@ fn note_answered(state: &State, items: &[Item]) -> bool {
     let late = inner.answered.is_some_and(|answered| answered > newest);
     inner.answered = inner.answered.max(Some(newest));
     late
-}
-
-/// Notes, once, whose conversation it is; `true` always, so that it reads as a condition of keeping the words: without
-/// knowing the customer they could not be forgotten with them.
-async fn note_user(parts: &Parts, state: &mut State, items: &[(Item, Outcome)]) -> bool {
-    if state.user_noted {
-        return true;
-    }
-    let Some(user) = items.iter().find_map(|(item, _)| item.kind().user()) else { return true };
-    state.user_noted = parts.state.note_user(&state.cell.id, user).await.is_ok();
-    state.user_noted
 }
 
 /// Records how messages ended, then acknowledges them.
@@ -303,6 +294,11 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
 pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let job = item.delivery.job.clone();
+    if parts.directory.is_removed(&job.conversation) {
+        // Parked it would lie there, words and all, although its customer is to be forgotten.
+        conclude(parts, vec![(item, Outcome::Discarded)], Some(removal::CAUSE), None, None).await?;
+        return Ok(parts.state.forget_conversation(&job.conversation).await?);
+    }
     item.timeline.note(now, Stage::Failed { cause: cause.to_owned() });
     let record = record(&item, Outcome::Parked, now, Some(cause), None);
     parts.state.conclude(vec![record], None).await?;

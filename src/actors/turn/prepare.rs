@@ -48,6 +48,7 @@ pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
             // Words are kept with an answer only.
             state.begins = remembered.history.is_some().then_some(false);
             state.history = remembered.history;
+            state.user = remembered.user;
             let mut inner = state.cell.lock();
             if inner.alias.is_none() {
                 inner.alias = remembered.alias;
@@ -62,6 +63,20 @@ pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
     }
 }
 
+/// Notes whose conversation it is, at first sight of a message of theirs, so that whatever is kept of it can be
+/// forgotten with them; `false` when that could not be noted.
+pub(super) async fn note_user(parts: &Parts, state: &mut State) -> bool {
+    let user = jobs(state).iter().find_map(|(job, ..)| job.kind.user().cloned());
+    let Some(noted) = user.as_ref().filter(|user| state.user.as_ref() != Some(user)) else { return true };
+    let outcome = parts.state.note_user(&state.cell.id, noted, parts.clock.now()).await;
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, conversation.id = %state.cell.id, "whose conversation it is could not be noted");
+        return false;
+    }
+    state.user = user;
+    true
+}
+
 /// What is in hand: its jobs, with the number of the life they live and whether they may have been worked on before.
 pub(super) fn jobs(state: &State) -> Vec<(Arc<Job>, u32, bool)> {
     let inner = state.cell.lock();
@@ -74,6 +89,7 @@ pub(super) fn jobs(state: &State) -> Vec<(Arc<Job>, u32, bool)> {
 /// Looks at each message in hand; those that need no answer are settled on the way.
 pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Prepared, ActorProcessingErr> {
     set_phase(state, parts, Phase::Preparing);
+    note_user(parts, state).await;
     let jobs = jobs(state);
     for (job, replay, redelivered) in &jobs {
         let Some(known) = known(parts, state, job, *replay, *redelivered).await? else {

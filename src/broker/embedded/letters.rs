@@ -41,6 +41,17 @@ impl Letters {
         }
     }
 
+    /// Whether somebody has it in hand.
+    pub fn holds(&self, seq: i64) -> bool {
+        self.held.contains(&seq)
+    }
+
+    /// Nobody is given these until they are settled or returned.
+    pub fn leave_out(&mut self, withheld: &HashSet<i64>) {
+        self.waiting.retain(|row| !withheld.contains(&row.seq));
+        self.held.extend(withheld);
+    }
+
     /// Gives out at most `room`.
     pub fn pop(&mut self, room: usize) -> Vec<Row> {
         let rows: Vec<Row> = self.waiting.drain(..room.min(self.waiting.len())).collect();

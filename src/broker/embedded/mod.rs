@@ -5,6 +5,7 @@
 
 mod lease;
 mod letters;
+mod removal;
 mod schema;
 mod shelf;
 mod sql;
@@ -21,11 +22,12 @@ use tokio::sync::Notify;
 use self::{
     lease::Lease,
     letters::Letters,
+    removal::Withheld,
     schema::Insert,
     shelf::{Row, Shelf, Wish},
     tally::Tally,
 };
-use super::{Broker, Config, Count, Delivery, Error, Found, Lane, Publication, Published, Queue, Standing};
+use super::{Broker, Config, Count, Delivery, Error, Found, Lane, Publication, Published, Queue, Standing, Whose};
 use crate::{
     domain::time::Timestamp,
     store::{self, Database, Durability},
@@ -75,6 +77,7 @@ struct State {
     dead: Letters,
     next_due: Option<Timestamp>,
     tally: Tally,
+    withheld: Withheld,
 }
 
 impl State {
@@ -100,6 +103,7 @@ impl Embedded {
             dead: Letters::new(dead_behind),
             next_due,
             tally: Tally::new(&census),
+            withheld: Withheld::default(),
         };
         let embedded = &config.embedded;
         let inner = Inner {
@@ -226,7 +230,10 @@ impl Inner {
             state.next_due = *next_due;
             for row in woken {
                 state.tally.moved(row.lane, Standing::Delayed, Standing::Ready);
-                state.shelf(row.lane).returned(row.clone());
+                match state.withheld.get_mut(&row.seq) {
+                    Some(standing) => *standing = Standing::Ready,
+                    None => state.shelf(row.lane).returned(row.clone()),
+                }
             }
             drop(state);
             // The other lane's consumer may be asleep.
@@ -345,6 +352,10 @@ impl Broker for Embedded {
             count.oldest = self.inner.oldest(count.lane);
         }
         counts
+    }
+
+    async fn forget(&self, whose: &Whose) -> Result<Vec<Delivery>, Error> {
+        removal::take(&self.inner, whose).await
     }
 
     async fn tidy(&self) -> Result<(), Error> {

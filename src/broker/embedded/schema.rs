@@ -1,12 +1,15 @@
 //! The tables of the embedded queue, and what is asked of them.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, named_params};
 
 use super::{shelf::Row, sql};
 use crate::{
-    broker::{Lane, Published, Standing},
+    broker::{Lane, Published, Standing, Whose},
     domain::{
         ids::{ConversationId, EventId, MessageId},
         job::{Job, Kind},
@@ -242,6 +245,50 @@ pub(super) fn find(connection: &Connection, id: &str) -> Result<Option<(Row, Sta
         }
     }
     Ok(None)
+}
+
+/// The next rows, and whether each holds a customer's id.
+pub(super) fn naming(connection: &Connection, user: &str, after: i64, limit: usize) -> Result<Vec<(i64, bool)>, Error> {
+    let mut statement = connection.prepare_cached(sql::NAMING)?;
+    let rows = statement.query_map((after, user.as_bytes(), limit as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The rows of a customer, among those of their conversations and those that hold their id.
+pub(super) fn owned(connection: &Connection, whose: &Whose, naming: &[i64]) -> Result<Vec<(Row, Standing)>, Error> {
+    let read = |stored: &SqlRow<'_>| Ok((row(stored)?, standing_of(stored.get(7)?)));
+    let mut owned = BTreeMap::new();
+    let mut statement = connection.prepare_cached(sql::ALL_OF_CONVERSATION)?;
+    for conversation in &whose.conversations {
+        for lane in [Lane::Chat, Lane::Events] {
+            let rows = statement.query_map((lane_code(lane), conversation.as_str()), read)?;
+            owned.extend(rows.collect::<Result<Vec<_>, _>>()?.into_iter().map(|found| (found.0.seq, found)));
+        }
+    }
+    let mut statement = connection.prepare_cached(sql::BY_NUMBER)?;
+    for seq in naming {
+        let found = statement.query_row([seq], read).optional()?;
+        owned.extend(found.filter(|(row, _)| whose.owns(&row.job)).map(|found| (*seq, found)));
+    }
+    Ok(owned.into_values().collect())
+}
+
+/// Which of these rows are there.
+pub(super) fn present(connection: &Connection, rows: &[i64]) -> Result<HashSet<i64>, Error> {
+    let mut statement = connection.prepare_cached(sql::IS_PRESENT)?;
+    let mut present = HashSet::new();
+    for seq in rows {
+        if statement.exists([seq])? {
+            present.insert(*seq);
+        }
+    }
+    Ok(present)
+}
+
+/// Removes a row; its size, if it was there.
+pub(super) fn remove(connection: &Connection, seq: i64) -> Result<Option<u64>, Error> {
+    let mut statement = connection.prepare_cached(sql::REMOVE)?;
+    Ok(statement.query_row([seq], |row| row.get::<_, i64>(0)).optional()?.map(i64::unsigned_abs))
 }
 
 /// Messages and bytes by lane, and messages by lane and standing for those set aside.

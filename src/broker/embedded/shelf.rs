@@ -1,4 +1,4 @@
-//! What a queue keeps in memory of what lies on the disk: the next messages, who holds how many, and how far it has read.
+//! What a queue keeps in memory of what lies on the disk: the next messages, who holds how many, how far it has read.
 //!
 //! A published message goes straight from the writer into `ready`, as long as the queue has read everything before it
 //! and there is room; otherwise it stays on the disk and is read when its turn comes. A conversation that holds its
@@ -107,20 +107,19 @@ impl Shelf {
         self.returned.insert(place, row);
     }
 
-    /// Whether somebody has the row in hand.
+    /// Whether somebody has it in hand.
     pub fn holds(&self, seq: i64) -> bool {
         self.in_hand.contains_key(&seq)
     }
 
-    /// When the oldest row that is not settled was taken in, as far as it lies in memory; else the number behind which
-    /// the disk may hold one.
+    /// When the oldest unsettled row in memory was taken in; else the number behind which the disk may hold one.
     pub fn oldest(&self) -> Result<Timestamp, Option<i64>> {
-        let waiting = [self.returned.front(), self.ready.front()].into_iter().flatten();
-        let waiting = waiting.map(|row| (row.seq, row.job.first_seen));
-        let held = self.in_hand.first_key_value().map(|(seq, first_seen)| (*seq, *first_seen));
-        let oldest = waiting.chain(held).min_by_key(|(seq, _)| *seq);
-        let unread = (!self.caught_up).then_some(self.reached);
-        oldest.map(|(_, first_seen)| first_seen).ok_or(unread)
+        let waiting =
+            self.returned.front().into_iter().chain(self.ready.front()).map(|row| (row.seq, row.job.first_seen));
+        let oldest = waiting
+            .chain(self.in_hand.iter().next().map(|(seq, first_seen)| (*seq, *first_seen)))
+            .min_by_key(|(seq, _)| *seq);
+        oldest.map(|(_, first_seen)| first_seen).ok_or((!self.caught_up).then_some(self.reached))
     }
 
     /// A row that was held has been settled.
@@ -142,6 +141,25 @@ impl Shelf {
         }
         if left <= self.share / 2 && self.saturated.contains_key(conversation) {
             self.wanted.insert(conversation.clone());
+        }
+    }
+
+    /// Nobody is given the row until it is let go.
+    pub fn withhold(&mut self, row: &Row) {
+        self.in_hand.insert(row.seq, row.job.first_seen);
+    }
+
+    /// They wait no longer to be given out.
+    pub fn leave_out(&mut self, withheld: &HashSet<i64>) {
+        self.ready.retain(|row| !withheld.contains(&row.seq));
+        self.returned.retain(|row| !withheld.contains(&row.seq));
+    }
+
+    /// The row is withheld no more: it has gone, or is put back.
+    pub fn let_go(&mut self, seq: i64) {
+        self.in_hand.remove(&seq);
+        if self.reading {
+            self.settled.insert(seq);
         }
     }
 

@@ -55,6 +55,16 @@ pub(super) const BY_NUMBER: &str = concat!("SELECT ", columns!(), " FROM job WHE
 pub(super) const OLDEST: &str =
     "SELECT first_seen FROM job WHERE seq > ?1 AND +lane = ?2 AND standing = 0 ORDER BY seq LIMIT 1";
 
+pub(super) const ALL_OF_CONVERSATION: &str =
+    concat!("SELECT ", columns!(), " FROM job INDEXED BY job_by_conversation WHERE lane = ?1 AND conversation = ?2");
+
+/// Whether rows hold some bytes: the next `?3` of them.
+pub(super) const NAMING: &str = "SELECT seq, instr(body, ?2) > 0 FROM job WHERE seq > ?1 ORDER BY seq LIMIT ?3";
+
+pub(super) const IS_PRESENT: &str = "SELECT 1 FROM job WHERE seq = ?1";
+
+pub(super) const REMOVE: &str = "DELETE FROM job WHERE seq = ?1 RETURNING bytes";
+
 pub(super) const PURGE_PARKED: &str =
     "DELETE FROM job WHERE standing = 3 AND standing > 0 AND due < ?1 RETURNING lane, bytes";
 
@@ -75,5 +85,9 @@ pub(super) const HOT: &[&str] = &[
     SET_ASIDE,
     BY_NUMBER,
     OLDEST,
+    ALL_OF_CONVERSATION,
+    NAMING,
+    IS_PRESENT,
+    REMOVE,
     PURGE_PARKED,
 ];

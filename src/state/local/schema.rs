@@ -1,11 +1,11 @@
 //! The tables of the local state, and what is asked of them.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::sql;
 use crate::{
     domain::{
-        ids::MessageId,
+        ids::{ConversationId, EventId, MessageId},
         reply::{self, Purpose, Reply},
         time::Timestamp,
         timeline::{Outcome, Timeline},
@@ -131,11 +131,13 @@ pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Resul
     Ok(Claim::Ours)
 }
 
-/// Whether a reply of that name was entered with other words: those may have been posted.
+/// Whether a reply of that name was entered with other words, or for other messages: those may have been posted.
 pub(super) fn is_meant_otherwise(connection: &Connection, reply: &Reply, key: &str) -> Result<bool, store::Error> {
     let mut statement = connection.prepare_cached(sql::REPLY)?;
     let meant: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
-    Ok(meant.is_some_and(|body| parsed::<Reply>(body).is_none_or(|meant| meant.parts != reply.parts)))
+    Ok(meant.is_some_and(|body| {
+        parsed::<Reply>(body).is_none_or(|meant| (&meant.parts, &meant.covers) != (&reply.parts, &reply.covers))
+    }))
 }
 
 pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) -> Result<(), store::Error> {
@@ -154,6 +156,35 @@ pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) ->
         connection.prepare_cached(sql::DONE)?.execute([reply])?;
     }
     Ok(())
+}
+
+/// How a message ended. Of one whose story was forgotten, no more than that.
+pub(super) fn record(connection: &Connection, statement: &str, id: &str) -> Result<Option<Record>, store::Error> {
+    let read = |row: &Row<'_>| {
+        let text = |column| row.get::<_, Option<String>>(column);
+        Ok((text(0)?, text(1)?, [text(2)?, text(3)?, text(4)?], text(5)?, Timestamp(row.get(6)?)))
+    };
+    let found = connection.prepare_cached(statement)?.query_row([id], read).optional()?;
+    Ok(found.and_then(|(body, said, ids, outcome, at)| {
+        if let Some(mut record) = parsed::<Record>(body) {
+            // What was meant and not posted was not said.
+            record.text = record.reply.as_ref().and_then(|_| parsed::<Reply>(said)).map(|said| said.text());
+            return Some(record);
+        }
+        let [message, event, conversation] = ids;
+        Some(Record {
+            // An event's id is noted at the end; until then the message names it.
+            id: EventId::new(event.as_ref().or(message.as_ref())?).ok()?,
+            message: MessageId::new(&message?).ok()?,
+            conversation: ConversationId::new(&conversation?).ok()?,
+            outcome: parsed(outcome)?,
+            at,
+            cause: None,
+            timeline: Timeline::default(),
+            reply: None,
+            text: None,
+        })
+    }))
 }
 
 /// Takes an intent back, with what it covers.
@@ -196,7 +227,7 @@ pub(super) fn forget(connection: &Connection, id: &str) -> Result<(), store::Err
             forget.execute([reply::key(&message, purpose, replay)])?;
         }
     }
-    connection.prepare_cached(sql::FORGET_STORIES)?.execute([id])?;
+    connection.prepare_cached(sql::FORGET_STORIES)?.execute((id, json(&Outcome::Discarded)))?;
     connection.prepare_cached(sql::FORGET_CONVERSATION)?.execute([id])?;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) const COVER: &str =
 pub(super) const UNCOVER: &str =
     "DELETE FROM record WHERE message = ?1 AND replay = ?2 AND reply = ?3 AND outcome IS NULL";
 
-pub(super) const REVOKE: &str = "DELETE FROM reply WHERE key = ?1";
+pub(super) const REVOKE: &str = "DELETE FROM reply WHERE key = ?1 AND done = 0";
 
 pub(super) const CONCLUDE: &str = "INSERT INTO record (message, replay, event, conversation, outcome, reply, at, body)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
@@ -34,7 +34,7 @@ pub(super) const SAID: &str = "INSERT INTO conversation (id, history, control, t
      ON CONFLICT (id) DO UPDATE SET history = excluded.history, touched = excluded.touched,
          control = coalesce(excluded.control, control)";
 
-pub(super) const REMEMBERED: &str = "SELECT control, history, away, alias FROM conversation WHERE id = ?1";
+pub(super) const REMEMBERED: &str = "SELECT control, history, away, alias, user FROM conversation WHERE id = ?1";
 
 pub(super) const NOTE_CONTROL: &str = "INSERT INTO conversation (id, control, touched) VALUES (?1, ?2, ?3)
      ON CONFLICT (id) DO UPDATE SET control = excluded.control, history = NULL
@@ -43,21 +43,26 @@ pub(super) const NOTE_CONTROL: &str = "INSERT INTO conversation (id, control, to
 pub(super) const NOTE_AWAY: &str =
     "INSERT INTO conversation (id, away) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET away = excluded.away";
 
-pub(super) const NOTE_USER: &str =
-    "INSERT INTO conversation (id, user) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET user = excluded.user";
+pub(super) const NOTE_USER: &str = "INSERT INTO conversation (id, user, touched) VALUES (?1, ?2, ?3)
+     ON CONFLICT (id) DO UPDATE SET user = excluded.user, touched = max(touched, excluded.touched)";
+
+macro_rules! record {
+    () => {
+        "SELECT record.body, reply.body, message, event, conversation, outcome, record.at
+         FROM record LEFT JOIN reply ON reply.key = record.reply "
+    };
+}
 
 /// By message id and by event id in turn: asked with OR, SQLite reads every record. The index by event leaves out the
 /// events that are named like their message, and is taken only if the query says so.
 pub(super) const RECORD: [&str; 2] = [
-    "SELECT record.body, reply.body FROM record LEFT JOIN reply ON reply.key = record.reply
-     WHERE message = ?1 ORDER BY replay DESC LIMIT 1",
-    "SELECT record.body, reply.body FROM record LEFT JOIN reply ON reply.key = record.reply
-     WHERE event = ?1 AND event IS NOT NULL AND event != message ORDER BY replay DESC LIMIT 1",
+    concat!(record!(), "WHERE message = ?1 ORDER BY replay DESC LIMIT 1"),
+    concat!(record!(), "WHERE event = ?1 AND event IS NOT NULL AND event != message ORDER BY replay DESC LIMIT 1"),
 ];
 
 pub(super) const MERGE_INTO: &str = "INSERT INTO conversation (id, user, history, touched)
      SELECT ?2, user, history, touched FROM conversation WHERE id = ?1
-     ON CONFLICT (id) DO UPDATE SET history = coalesce(history, excluded.history)";
+     ON CONFLICT (id) DO UPDATE SET history = coalesce(history, excluded.history), user = coalesce(user, excluded.user)";
 
 pub(super) const MERGED: &str = "INSERT INTO conversation (id, alias) VALUES (?1, ?2)
      ON CONFLICT (id) DO UPDATE SET alias = excluded.alias, history = NULL, control = NULL, away = NULL";
@@ -70,7 +75,9 @@ pub(super) const LIVES: &str = "SELECT message, replay FROM record WHERE convers
 
 pub(super) const FORGET_REPLY: &str = "UPDATE reply SET body = NULL WHERE key = ?1";
 
-pub(super) const FORGET_STORIES: &str = "UPDATE record SET body = NULL WHERE conversation = ?1 AND outcome IS NOT NULL";
+/// What was meant and has not ended is not meant any more. Whoever has it in hand records how it ended after all.
+pub(super) const FORGET_STORIES: &str =
+    "UPDATE record SET body = NULL, outcome = coalesce(outcome, ?2) WHERE conversation = ?1";
 
 pub(super) const TIDY_TEXTS: &str = "UPDATE reply SET body = NULL WHERE key IN
      (SELECT key FROM reply WHERE done = 1 AND body IS NOT NULL AND at < ?1 LIMIT ?2)";
@@ -82,9 +89,15 @@ macro_rules! oldest_ended {
 }
 
 /// Rows are numbered by age, so the oldest are found without an index by time. What has not ended is passed over: it
-/// is kept, and must not be in the way.
-pub(super) const TIDY_REPLIES: &str =
-    concat!("DELETE FROM reply WHERE key IN (SELECT reply FROM record WHERE ", oldest_ended!(), ")");
+/// is kept, and must not be in the way; nor is a reply taken that covers some of it.
+pub(super) const TIDY_REPLIES: &str = concat!(
+    "DELETE FROM reply WHERE key IN (SELECT reply FROM record WHERE ",
+    oldest_ended!(),
+    ") AND NOT EXISTS (
+         SELECT 1 FROM json_each(reply.body, '$.covers')
+         CROSS JOIN record ON record.message = json_each.value AND record.replay = json_extract(reply.body, '$.replay')
+         WHERE record.outcome IS NULL)"
+);
 
 pub(super) const TIDY_RECORDS: &str = concat!("DELETE FROM record WHERE ", oldest_ended!());
 
@@ -139,7 +152,7 @@ mod tests {
     fn no_statement_reads_a_whole_table_or_sorts() {
         for statement in ALL {
             let plan = plan::of(&SCHEMA, statement);
-            for forbidden in ["SCAN", "USE TEMP B-TREE"] {
+            for forbidden in ["SCAN meta", "SCAN reply", "SCAN record", "SCAN conversation", "USE TEMP B-TREE"] {
                 assert!(!plan.contains(forbidden), "{statement}\n{plan}");
             }
         }

@@ -1,0 +1,77 @@
+//! Removes a customer from the queue, from the state, and from what is in hand.
+//!
+//! Recorded first, removed then, as every end (G1): whenever the process dies, the event that orders the removal comes
+//! again and finds what is left. What is in hand is left to its conversation, which is told; `turn` and `retry` then end
+//! it without an answer, and what was said of it is forgotten once more.
+
+use std::collections::HashSet;
+
+use ractor::ActorProcessingErr;
+
+use super::Parts;
+use crate::{
+    broker::{Delivery, Whose},
+    domain::{
+        ids::{ConversationId, UserId},
+        job::Job,
+        time::Timestamp,
+        timeline::{Outcome, Stage, Timeline},
+    },
+    state::Record,
+};
+
+/// Why a removed customer's messages are not answered.
+pub(super) const CAUSE: &str = "its customer was removed";
+
+/// Removes a customer.
+pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<(), ActorProcessingErr> {
+    let mut conversations: HashSet<ConversationId> = parts.state.conversations_of(user).await?.into_iter().collect();
+    conversations.extend(parts.directory.of_user(user));
+    // Told first: what is given to them from now on is not answered.
+    conversations.iter().for_each(|conversation| parts.directory.remove(conversation));
+    let whose = Whose { user: user.clone(), conversations: conversations.iter().cloned().collect() };
+    let removed = parts.broker.forget(&whose).await?;
+    // What nobody had seen yet, and what was on its way to its conversation just now.
+    let waiting = removed.iter().filter(|delivery| delivery.job.kind.user() == Some(user));
+    let others = waiting.map(|delivery| delivery.job.conversation.clone()).chain(parts.directory.of_user(user));
+    for conversation in others {
+        if conversations.insert(conversation.clone()) {
+            parts.directory.remove(&conversation);
+        }
+    }
+    discard(parts, removed).await?;
+    for conversation in &conversations {
+        parts.state.forget_conversation(conversation).await?;
+    }
+    Ok(())
+}
+
+async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProcessingErr> {
+    let now = parts.clock.now();
+    let records = removed.iter().map(|delivery| discarded(&delivery.job, now)).collect();
+    parts.state.conclude(records, None).await?;
+    for delivery in removed {
+        let job = delivery.job.clone();
+        parts.metrics.ended(delivery.lane, Outcome::Discarded, now.since(job.first_seen));
+        parts.in_hand.forget(job.message.as_str());
+        delivery.ack().await?;
+    }
+    Ok(())
+}
+
+fn discarded(job: &Job, now: Timestamp) -> Record {
+    let mut timeline = Timeline::default();
+    timeline.note(job.first_seen, Stage::Accepted);
+    timeline.note(now, Stage::Ended { outcome: Outcome::Discarded.as_str().into() });
+    Record {
+        id: job.id.clone(),
+        message: job.message.clone(),
+        conversation: job.conversation.clone(),
+        outcome: Outcome::Discarded,
+        at: now,
+        cause: Some(CAUSE.into()),
+        timeline,
+        reply: None,
+        text: None,
+    }
+}
