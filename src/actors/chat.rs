@@ -93,6 +93,8 @@ impl Actor for Chat {
         *self.parts.conversations.0.lock() = Some(myself.clone());
         let bell = myself.clone();
         self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
+        // A failure may have been ordered before there was anybody to hear it.
+        myself.cast(Message::Bell)?;
         myself.send_interval(SWEEP_EVERY, || Message::Sweep);
         for cell in self.parts.directory.all() {
             let needed = cell.lock().adopt();

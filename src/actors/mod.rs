@@ -15,7 +15,8 @@
 //! │  └─ chat/<partition>        consumer.rs
 //! ├─ events                     events.rs
 //! ├─ retry                      retry.rs
-//! └─ watchdog                   watchdog.rs     on a runtime of its own
+//! ├─ watchdog                   watchdog.rs     on a runtime of its own
+//! └─ deputy                     link.rs         looks after the watchdog
 //! ```
 
 mod breaker;

@@ -274,6 +274,8 @@ impl Actor for Supervisor {
         state.plan.card.started(self.roster.clock.now());
         let bell = myself.clone();
         state.plan.card.bell.connect(move || drop(bell.cast(Message::Bell)));
+        // A failure may have been ordered before there was anybody to hear it.
+        myself.cast(Message::Bell)?;
         for index in 0..state.plan.children.len() {
             self.start(state, &myself, index).await?;
         }

@@ -32,6 +32,10 @@ const STATE_EVERY: Duration = Duration::from_secs(30);
 /// Also the pause before a conversation that could not be reconciled is read again.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+const DEPUTY_EVERY: Duration = Duration::from_secs(5);
+
+/// A blocked runtime of the watchdog's must not block the supervisor that starts it.
+const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// A round may take this long: after a long absence a thousand conversations are read from Zendesk.
 const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
@@ -92,7 +96,7 @@ pub async fn grow(
     if branches.retry {
         children.push(grower.retry());
     }
-    children.push(grower.watchdog(apart.clone()));
+    children.extend([grower.watchdog(apart.clone()), grower.deputy()]);
     let plan = grower.plan("node", "node", children);
     let (root, ended) = Supervisor::root(&parts.roster, &parts.metrics, plan).await?;
     Ok(Tree { root, ended })
@@ -242,15 +246,30 @@ impl Grower<'_> {
         child(card.clone(), move || RetryActor { parts: parts.clone(), card: card.clone() })
     }
 
+    /// Looks after the watchdog, which looks after everybody else.
+    fn deputy(&self) -> Child {
+        let (watchdog, limit) = (self.card("node/watchdog", "watchdog"), self.parts.actor_time_limit);
+        let round: Round = Arc::new(move || {
+            if let Some((keeper, order)) = watchdog.stamp.examine(limit) {
+                keeper(order);
+            }
+            Box::pin(std::future::ready(Ok(())))
+        });
+        self.rounds("node/deputy", DEPUTY_EVERY, round)
+    }
+
     fn watchdog(&self, apart: Handle) -> Child {
         let card = self.card("node/watchdog", "watchdog");
         let (parts, on_card) = (self.parts.clone(), card.clone());
         let start: Start = Arc::new(move |above| {
             let watchdog = Watchdog { parts: parts.clone(), card: on_card.clone() };
-            let spawned = apart.spawn(async move { Actor::spawn_linked(None, watchdog, (), above).await });
+            let mut spawned = apart.spawn(async move { Actor::spawn_linked(None, watchdog, (), above).await });
             Box::pin(async move {
-                let actor = spawned.await.map_err(|error| SpawnErr::StartupFailed(error.into()))??.0;
-                Ok(actor.get_cell())
+                let Ok(started) = tokio::time::timeout(START_WITHIN, &mut spawned).await else {
+                    spawned.abort();
+                    return Err(SpawnErr::StartupFailed("its runtime is blocked".into()));
+                };
+                Ok(started.map_err(|error| SpawnErr::StartupFailed(error.into()))??.0.get_cell())
             })
         });
         Child { card, restart: Restart::Permanent, start }

@@ -39,6 +39,8 @@ pub(super) enum Message {
 /// What it knows.
 pub(super) struct State {
     looked: Duration,
+    /// How often it looks.
+    every: Duration,
     /// After a standstill everybody gets time to do what was due meanwhile.
     blind_until: Duration,
 }
@@ -68,15 +70,17 @@ impl Actor for Watchdog {
 
     async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
         let now = self.parts.clock.monotonic();
-        Ok(State { looked: now, blind_until: now })
-    }
-
-    async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
-        let bell = myself.clone();
-        self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
         let shortest = self.parts.chat.soft_time_limit.min(self.parts.actor_time_limit);
         let every = (shortest / 10).clamp(Duration::from_millis(10), LOOK_EVERY_MAX);
-        myself.send_interval(every, || Message::Look);
+        Ok(State { looked: now, every, blind_until: now })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let bell = myself.clone();
+        self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
+        // A failure may have been ordered before there was anybody to hear it.
+        myself.cast(Message::Bell)?;
+        myself.send_interval(state.every, || Message::Look);
         Ok(())
     }
 
@@ -88,6 +92,8 @@ impl Actor for Watchdog {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Look => {
+                // For the one who looks after it.
+                self.card.stamp.wakes_at(Some(self.parts.clock.monotonic() + state.every));
                 if state.sees(self.parts.clock.monotonic()) {
                     self.look();
                     self.look_at_cards();
@@ -259,7 +265,7 @@ mod tests {
 
     #[test]
     fn after_a_standstill_nobody_is_blamed_for_a_while() {
-        let mut state = State { looked: secs(10), blind_until: secs(10) };
+        let mut state = State { looked: secs(10), every: secs(1), blind_until: secs(10) };
         assert!(state.sees(secs(11)));
         assert!(!state.sees(secs(400)));
         assert!(!state.sees(secs(404)));

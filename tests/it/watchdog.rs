@@ -104,6 +104,26 @@ async fn an_actor_above_the_conversations_that_blocks_is_replaced_and_the_work_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_itself_is_looked_after() {
+    let scene = Scene::with(&format!("[node]\nactor_time_limit = '{}ms'\n", LIMIT.as_millis())).await;
+    assert_eq!(scene.daemon.crash("node/watchdog", r#"{"mode":"hang"}"#).await, 202);
+    eventually("it is back", SOON, async || {
+        shown(&scene, "node/watchdog").await["restarts"].as_u64().is_some_and(|restarts| restarts >= 1)
+    })
+    .await;
+    // And does its work again.
+    comes_back(&mut Work { scene: &scene, events: 0 }, "node/broker-link", "hang", "took more than").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_of_the_one_above_all_ends_the_process() {
+    let mut scene = Scene::with(&format!("[node]\nactor_time_limit = '{}ms'\n", LIMIT.as_millis())).await;
+    assert_eq!(scene.daemon.crash("node", r#"{"mode":"hang"}"#).await, 202);
+    eventually("the process ends", SOON, async || scene.daemon.ended().is_some()).await;
+    assert_eq!(scene.daemon.ended().and_then(|status| status.code()), Some(70), "{}", scene.daemon.log_tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_actor_that_waits_for_work_is_not_stuck() {
     let scene = Scene::with("[node]\nactor_time_limit = '50ms'\n").await;
     scene.say("c", "hello").await;
