@@ -1,9 +1,16 @@
 //! The same steps without us: the measure beside which ours is set.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{Router, body::Bytes, extract::State, routing::post};
 use rusqlite::Connection;
+use serde_json::json;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
@@ -27,14 +34,54 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-type Write = (Vec<u8>, Option<oneshot::Sender<()>>);
+/// One step that is written; those that somebody waits for are synced.
+type Write = (Step, Option<oneshot::Sender<()>>);
+
+/// What the road writes: the least a loop must keep to answer each message once, also after a crash.
+enum Step {
+    /// A message, under the two ids by which a second copy is known.
+    Message { n: u64, body: Vec<u8> },
+    /// What is to be posted.
+    Intent { n: u64, text: Vec<u8> },
+    /// It has been posted: the record, the words of the conversation, and the message goes.
+    Outcome { n: u64, conversation: u64, words: Vec<u8> },
+}
+
+const TABLES: &str = "
+    PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    CREATE TABLE job (n INTEGER PRIMARY KEY, body BLOB);
+    CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE record (id TEXT PRIMARY KEY, text BLOB, outcome TEXT) WITHOUT ROWID;
+    CREATE TABLE conversation (id INTEGER PRIMARY KEY, words BLOB);";
+
+impl Step {
+    fn run(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let execute = |sql: &str, params: &[&dyn rusqlite::ToSql]| connection.prepare_cached(sql)?.execute(params);
+        match self {
+            Self::Message { n, body } => {
+                for id in [format!("e:66f0a1b2c3d4e5{n:010x}"), format!("m:66f0a1b2c3d4e6{n:010x}")] {
+                    execute("INSERT OR IGNORE INTO seen VALUES (?1)", &[&id])?;
+                }
+                execute("INSERT INTO job VALUES (?1, ?2)", &[&(*n as i64), body])?;
+            }
+            Self::Intent { n, text } => {
+                execute("INSERT INTO record (id, text) VALUES (?1, ?2)", &[&format!("66f0a1b2c3d4e6{n:010x}"), text])?;
+            }
+            Self::Outcome { n, conversation, words } => {
+                let id = format!("66f0a1b2c3d4e6{n:010x}");
+                execute("UPDATE record SET outcome = 'replied' WHERE id = ?1", &[&id])?;
+                execute("INSERT OR REPLACE INTO conversation VALUES (?1, ?2)", &[&(*conversation as i64), words])?;
+                execute("DELETE FROM job WHERE n = ?1", &[&(*n as i64)])?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A store with one writer and group commit, synced like ours.
 fn store(folder: &Path) -> mpsc::Sender<Write> {
     let connection = Connection::open(folder.join("bare.db")).expect("a file can be made");
-    let set_up =
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE t (n INTEGER PRIMARY KEY, body BLOB);";
-    connection.execute_batch(set_up).expect("it is SQL");
+    connection.execute_batch(TABLES).expect("it is SQL");
     let (sender, mut waiting) = mpsc::channel::<Write>(8_192);
     std::thread::spawn(move || {
         while let Some(first) = waiting.blocking_recv() {
@@ -46,9 +93,8 @@ fn store(folder: &Path) -> mpsc::Sender<Write> {
                 }
             }
             connection.execute_batch("BEGIN").expect("it is SQL");
-            for (body, _) in &group {
-                let mut insert = connection.prepare_cached("INSERT INTO t (body) VALUES (?1)").expect("it is SQL");
-                insert.execute([body]).expect("there is room");
+            for (step, _) in &group {
+                step.run(&connection).expect("there is room");
             }
             connection.execute_batch("COMMIT").expect("it is SQL");
             for done in group.into_iter().filter_map(|(_, done)| done) {
@@ -59,18 +105,25 @@ fn store(folder: &Path) -> mpsc::Sender<Write> {
     sender
 }
 
-async fn write(store: &mpsc::Sender<Write>, body: Vec<u8>) {
+async fn write(store: &mpsc::Sender<Write>, step: Step) {
     let (done, written) = oneshot::channel();
-    store.send((body, Some(done))).await.expect("the store runs");
+    store.send((step, Some(done))).await.expect("the store runs");
     written.await.expect("the store runs");
+}
+
+/// Numbers messages and conversations by what the load generator wrote into them.
+fn numbers(event: &serde_json::Value) -> (u64, u64) {
+    let number = |id: &serde_json::Value| u64::from_str_radix(&id.as_str().unwrap_or_default()[14..], 16).unwrap_or(0);
+    let payload = &event["events"][0]["payload"];
+    (number(&payload["message"]["id"]), number(&payload["conversation"]["id"]))
 }
 
 /// A handler that parses, stores durably and answers.
 pub async fn storer(folder: &Path) -> SocketAddr {
     let handler = |State(store): State<mpsc::Sender<Write>>, body: Bytes| async move {
-        let parsed = serde_json::from_slice::<serde_json::Value>(&body).is_ok();
-        write(&store, body.to_vec()).await;
-        if parsed { "1" } else { "0" }
+        let parsed = serde_json::from_slice::<serde_json::Value>(&body).expect("it is JSON");
+        write(&store, Step::Message { n: numbers(&parsed).0, body: body.to_vec() }).await;
+        "1"
     };
     serve(Router::new().route("/webhooks/sunshine", post(handler)).with_state(store(folder))).await
 }
@@ -79,13 +132,16 @@ pub async fn storer(folder: &Path) -> SocketAddr {
 pub async fn road(folder: &Path, ai: SocketAddr, zendesk: SocketAddr, concurrency: usize) -> SocketAddr {
     tidegate::cli::tls();
     let client = reqwest::Client::builder().pool_max_idle_per_host(concurrency).build().expect("a client can be made");
-    let road = Road { client, store: store(folder), slots: Arc::new(Semaphore::new(concurrency)), ai, zendesk };
+    let slots = Arc::new(Semaphore::new(concurrency));
+    let road = Road { client, store: store(folder), slots, words: Arc::default(), ai, zendesk };
     let handler = |State(road): State<Road>, body: Bytes| async move {
-        let parsed = serde_json::from_slice::<serde_json::Value>(&body).is_ok();
-        write(&road.store, body.to_vec()).await;
+        let parsed = serde_json::from_slice::<serde_json::Value>(&body).expect("it is JSON");
+        let (n, conversation) = numbers(&parsed);
+        write(&road.store, Step::Message { n, body: body.to_vec() }).await;
+        let text = parsed["events"][0]["payload"]["message"]["content"]["text"].as_str().unwrap_or_default().to_owned();
         // Ends with the bench.
-        tokio::spawn(road.answer(body));
-        if parsed { "1" } else { "0" }
+        tokio::spawn(road.answer(n, conversation, text));
+        "1"
     };
     serve(Router::new().route("/webhooks/sunshine", post(handler)).with_state(road)).await
 }
@@ -95,24 +151,42 @@ struct Road {
     client: reqwest::Client,
     store: mpsc::Sender<Write>,
     slots: Arc<Semaphore>,
+    /// The last words of each conversation, which go with every question.
+    words: Arc<Mutex<HashMap<u64, VecDeque<String>>>>,
     ai: SocketAddr,
     zendesk: SocketAddr,
 }
 
+/// Words kept of a conversation.
+const HISTORY: usize = 20;
+
 impl Road {
-    async fn answer(self, body: Bytes) {
+    fn said(&self, conversation: u64, text: String) -> Vec<String> {
+        let mut words = self.words.lock().expect("nobody panics with it");
+        let words = words.entry(conversation).or_default();
+        words.push_back(text);
+        if words.len() > HISTORY {
+            words.pop_front();
+        }
+        words.iter().cloned().collect()
+    }
+
+    async fn answer(self, n: u64, conversation: u64, text: String) {
         let _slot = self.slots.acquire().await.expect("it is open");
-        let question =
-            format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}", body.len());
+        let turns: Vec<_> =
+            self.said(conversation, text).iter().map(|text| json!({"role": "user", "content": text})).collect();
+        let question = json!({"model": "m", "messages": turns}).to_string();
         let asked = self.client.post(format!("http://{}/v1/chat/completions", self.ai)).body(question).send().await;
         let answer = asked.expect("it answers").bytes().await.expect("it answers");
-        write(&self.store, answer.to_vec()).await;
-        let posted = self.client.post(format!("http://{}/v2/messages", self.zendesk)).body(answer).send().await;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).expect("it is JSON");
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
+        write(&self.store, Step::Intent { n, text: text.clone().into_bytes() }).await;
+        let reply = json!({"author": {"type": "business"}, "content": {"type": "text", "text": text}, "metadata": {"key": n.to_string()}});
+        let url = format!("http://{}/v2/conversations/{conversation}/messages", self.zendesk);
+        let posted = self.client.post(url).body(reply.to_string()).send().await;
         posted.expect("it answers").bytes().await.expect("it answers");
-        // The outcome, and the row that goes.
-        for _ in 0..2 {
-            let _ = self.store.send((Vec::new(), None)).await;
-        }
+        let words = serde_json::to_vec(&self.said(conversation, text)).expect("it is plain data");
+        let _ = self.store.send((Step::Outcome { n, conversation, words }, None)).await;
     }
 }
 

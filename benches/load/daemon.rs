@@ -26,9 +26,11 @@ pub fn folder() -> TempDir {
 impl Daemon {
     /// Starts it and waits until it takes connections.
     pub async fn start(role: Option<&str>, settings: &[(&str, String)]) -> Self {
-        let free =
-            || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free");
-        let (public, admin, folder) = (free(), free(), folder());
+        // Bound together, so that they are not the same.
+        let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+        let [public, admin] = bound.each_ref().map(|listener| listener.local_addr().expect("it is bound"));
+        drop(bound);
+        let folder = folder();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.arg("run").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(role) = role {

@@ -2,6 +2,10 @@
 //!
 //! The load generator, the stubs and the daemon share the machine; the bare programs beside it do too.
 
+/// The bare programs allocate like the daemon, so that the ratio is of what they do.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod bare;
 mod client;
 mod daemon;

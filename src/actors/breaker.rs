@@ -58,7 +58,7 @@ impl BreakerActor {
 
     async fn look(&self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("a look at the gate");
         let service = self.service();
         service.gate.poll();
         for transition in service.gate.transitions() {
@@ -76,7 +76,9 @@ impl BreakerActor {
                 service.bulkhead.ramp();
             }
         }
-        if let Some(due) = service.gate.recovery_due() {
+        let due = service.gate.recovery_due();
+        self.card.stamp.wakes_at(due.map(|due| due.max(self.parts.clock.monotonic() + LOOK_AGAIN_MIN)));
+        if let Some(due) = due {
             let pause = due.saturating_sub(self.parts.clock.monotonic()).max(LOOK_AGAIN_MIN);
             myself.send_after(pause, || Message::Bell);
         }

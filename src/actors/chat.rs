@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     Parts,
     conversation::{self, Conversation},
-    inbox::{Cell, Hand, Item},
+    inbox::{Cell, Hand, Item, Phase},
     roster::Card,
     supervisor::end_of,
     turn,
@@ -109,7 +109,7 @@ impl Actor for Chat {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("a conversation's actor");
         match message {
             Message::Start(cell) => self.start(&myself, state, cell).await,
             Message::Replace(cell, generation, cause) => self.replace(&myself, state, &cell, generation, cause),
@@ -128,6 +128,7 @@ impl Actor for Chat {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let Some((id, abnormal, _)) = end_of(&event) else { return Ok(()) };
+        let _in_hand = self.card.begin("a conversation's end");
         let Some((cell, generation)) = state.running.remove(&id) else { return Ok(()) };
         if !abnormal {
             return Ok(());
@@ -192,7 +193,7 @@ impl Chat {
         });
         self.parts.metrics.restarted("conversation", reason);
         tracing::warn!(conversation.id = %cell.id, cause, "a conversation's actor failed and is started again");
-        if state.restarts.ended(self.parts.clock.monotonic(), 0.0) == Decision::Escalate {
+        if state.restarts.ended(0, self.parts.clock.monotonic(), 0.0) == Decision::Escalate {
             return Err(format!("too many conversations fail, the last one: {cause}").into());
         }
         while state.burials.try_join_next().is_some() {}
@@ -233,7 +234,9 @@ impl Chat {
 }
 
 /// The head of what was in hand is to blame; the others run by themselves from now on.
-async fn bury(parts: &Parts, cell: &Cell, hand: Hand, cause: &str) {
+async fn bury(parts: &Parts, cell: &Cell, mut hand: Hand, cause: &str) {
+    // Whatever it waited for ends here.
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
     let mut items = hand.items.into_iter();
     let head = items.next();
     cell.lock().put_back(items.map(|item| Item { alone: true, ..item.touched() }));

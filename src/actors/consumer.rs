@@ -71,9 +71,10 @@ impl Consumer {
                 return Ok(());
             }
         };
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("delivering");
         self.card.handled(deliveries.len() as u64);
         for delivery in deliveries {
+            self.parts.reconciler.heard_of(delivery.job.app.as_deref());
             // One that was in hand when the process died is not merged: the next death would blame the others too.
             let suspect = self.parts.in_hand.crashes(delivery.job.message.as_str()) > 0;
             if let Some(cell) = self.parts.directory.deliver(delivery, suspect) {

@@ -30,6 +30,8 @@ pub struct State {
     pub generation: u64,
     /// What was said, once it has been looked up.
     pub history: Option<History>,
+    /// Whether what is in hand begins the conversation; not known until that has been looked up.
+    pub begins: Option<bool>,
     /// Whether the state has been asked what it remembers.
     pub recalled: bool,
     /// The conversation this one was merged into.
@@ -48,7 +50,7 @@ impl Actor for Conversation {
         _: ActorRef<Message>,
         (cell, generation): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State { cell, generation, history: None, recalled: false, alias: None, user_noted: false })
+        Ok(State { cell, generation, history: None, begins: None, recalled: false, alias: None, user_noted: false })
     }
 
     async fn handle(
@@ -68,10 +70,12 @@ impl Conversation {
     /// Works until the inbox is empty, the node drains, or this incarnation has been replaced.
     async fn work_off(&self, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.cell.lock().heard();
+        let durations = self.parts.roster.durations.of("conversation");
         while !self.parts.draining.is_cancelled() {
-            let _busy = self.parts.roster.durations.busy("conversation");
-            let more = turn::turn(&self.parts, state).await?;
-            if !more {
+            let began = self.parts.clock.monotonic();
+            let more = turn::turn(&self.parts, state).await;
+            durations.observe(self.parts.clock.monotonic().saturating_sub(began).as_secs_f64());
+            if !more? {
                 break;
             }
         }

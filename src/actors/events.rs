@@ -71,7 +71,7 @@ impl Events {
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
-            let _busy = self.card.busy();
+            let _in_hand = self.card.begin("an event");
             self.card.handled(1);
             self.work_off(delivery).await?;
         }

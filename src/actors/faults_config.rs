@@ -18,11 +18,24 @@ pub struct FaultsConfig {
     pub kill_at: KillPoint,
     /// Passes of that point that are let through first.
     pub kill_after: u64,
+    /// The process kills itself while the AI works on a message that contains this text; empty: on none.
+    pub kill_on: String,
+    /// The actor panics whenever it takes a message that contains this text; empty: on none.
+    pub panic_on: String,
 }
 
 impl Default for FaultsConfig {
     fn default() -> Self {
-        Self { panic: 0.0, error: 0.0, hang: 0.0, block: 0.0, kill_at: KillPoint::Never, kill_after: 0 }
+        Self {
+            panic: 0.0,
+            error: 0.0,
+            hang: 0.0,
+            block: 0.0,
+            kill_at: KillPoint::Never,
+            kill_after: 0,
+            kill_on: String::new(),
+            panic_on: String::new(),
+        }
     }
 }
 

@@ -25,10 +25,13 @@ use crate::{
         ids::ConversationId,
         job::Kind,
         time::Timestamp,
-        timeline::{Stage, Timeline, Wait},
+        timeline::{Stage, Timeline, Wait, millis},
     },
     state::Away,
 };
+
+/// A message that has lain in the queue for less has not waited: this is its pace.
+const QUEUE_PACE: Duration = Duration::from_millis(10);
 
 /// One message on its way through a conversation.
 pub struct Item {
@@ -36,12 +39,16 @@ pub struct Item {
     pub delivery: Delivery,
     /// Its story so far.
     pub timeline: Timeline,
+    /// Whether that includes what befell it in earlier tries.
+    pub is_story_known: bool,
     /// When it came into the inbox.
     pub arrived: Timestamp,
     /// Whether it must not be merged with others.
     pub alone: bool,
     /// Whether its answer was withheld because a newer message came.
     pub superseded: bool,
+    /// Time spent in timed phases on answers that were withheld because a newer message came.
+    pub worked: Duration,
     /// How often the service has failed on it.
     pub service_failures: u32,
     /// Counts it as held by this node.
@@ -53,9 +60,30 @@ impl Item {
     pub fn new(delivery: Delivery, now: Timestamp) -> Self {
         let mut timeline = Timeline::default();
         timeline.note(delivery.job.first_seen, Stage::Accepted);
+        let waited = now.since(delivery.job.first_seen);
+        let is_first_try = delivery.tries == 0;
+        if is_first_try && !delivery.redelivered && waited >= QUEUE_PACE {
+            timeline.note(now, Stage::Waited { on: Wait::Queue, ms: millis(waited) });
+        }
         timeline.note(now, Stage::Taken);
         let alone = delivery.tries > 0 || delivery.replay > 0 || delivery.job.kind.text().is_none();
-        Self { delivery, timeline, arrived: now, alone, superseded: false, service_failures: 0, held: None }
+        Self {
+            delivery,
+            timeline,
+            is_story_known: is_first_try,
+            arrived: now,
+            alone,
+            superseded: false,
+            worked: Duration::ZERO,
+            service_failures: 0,
+            held: None,
+        }
+    }
+
+    /// Its story goes on where an earlier try ended.
+    pub fn go_on(&mut self, earlier: Timeline) {
+        self.timeline.go_on(earlier);
+        self.is_story_known = true;
     }
 
     /// Somebody has worked on it: from now on the ledger is asked before anything is done.
@@ -114,10 +142,48 @@ pub struct Hand {
     pub phase: Phase,
     /// Since when (monotonic).
     pub since: Duration,
+    /// Time spent in timed phases before that one.
+    pub worked: Duration,
     /// Cancels the AI call when the soft time limit is over.
     pub soft_limit: CancellationToken,
     /// When the watchdog has killed the actor (monotonic).
     pub killed_at: Option<Duration>,
+}
+
+impl Hand {
+    /// Begins a phase. A wait that ends with it is noted, whatever it was for: so none is left unattributed (G10).
+    pub fn enter(&mut self, phase: Phase, now: Duration, wall: Timestamp) {
+        self.worked = self.worked(now);
+        let waiting_for = |phase| if let Phase::Waiting(on, _) = phase { Some(on) } else { None };
+        let before = waiting_for(self.phase);
+        let goes_on = before.is_some() && before == waiting_for(phase);
+        self.phase = phase;
+        if goes_on {
+            return;
+        }
+        let waited = millis(now.saturating_sub(self.since));
+        self.since = now;
+        if let (Some(on), 1..) = (before, waited) {
+            self.note(wall, &Stage::Waited { on, ms: waited });
+        }
+    }
+
+    /// The time spent in timed phases so far; waits do not count (design rule 12).
+    pub fn worked(&self, now: Duration) -> Duration {
+        let running = if self.phase.is_timed() { now.saturating_sub(self.since) } else { Duration::ZERO };
+        self.worked + running
+    }
+
+    /// The service has failed after so long: not the message's fault, so not on its account (G5).
+    pub fn forgive(&mut self, took: Duration, now: Duration, wall: Timestamp) {
+        self.enter(self.phase, now, wall);
+        self.worked = self.worked.saturating_sub(took);
+    }
+
+    /// Notes a stage in the story of each message.
+    pub fn note(&mut self, at: Timestamp, stage: &Stage) {
+        self.items.iter_mut().for_each(|item| item.timeline.note(at, stage.clone()));
+    }
 }
 
 /// One conversation's inbox, and who works on it.
@@ -187,8 +253,8 @@ impl Cell {
         let inner = self.inner.lock();
         let in_hand = inner.hand.as_ref().and_then(|hand| {
             Some(InHandView {
-                message_id: hand.items.first()?.delivery.job.message.to_string(),
-                conversation_id: self.id.to_string(),
+                message_id: Some(hand.items.first()?.delivery.job.message.to_string()),
+                conversation_id: Some(self.id.to_string()),
                 phase: hand.phase.name(),
                 age_ms: u64::try_from(now.saturating_sub(hand.since).as_millis()).unwrap_or(u64::MAX),
             })
@@ -288,9 +354,10 @@ impl Inner {
 
     /// Takes the first `count` messages in hand.
     pub fn take(&mut self, count: usize, now: Duration) {
-        let items = self.inbox.drain(..count.min(self.inbox.len())).collect();
+        let items: Vec<Item> = self.inbox.drain(..count.min(self.inbox.len())).collect();
+        let worked = items.iter().map(|item| item.worked).max().unwrap_or_default();
         let soft_limit = CancellationToken::new();
-        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, soft_limit, killed_at: None });
+        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, worked, soft_limit, killed_at: None });
         self.active_at = now;
     }
 

@@ -102,6 +102,12 @@ impl Desk {
         *self.tried.lock() = Some((self.clock.monotonic(), stored));
     }
 
+    /// Whether the last delivery at any of the desks could not be stored.
+    pub(super) fn are_refusing(desks: &[Arc<Self>]) -> bool {
+        let last = desks.iter().filter_map(|desk| desk.tried_last()).max();
+        last.is_some_and(|(_, stored)| !stored)
+    }
+
     fn next_batch(&self) -> Vec<Admission> {
         let mut waiting = self.waiting.lock();
         let mut messages = 0;
@@ -163,7 +169,7 @@ impl Ingress {
             if batch.is_empty() {
                 return Ok(());
             }
-            let _busy = self.card.busy();
+            let _in_hand = self.card.begin("storing");
             self.card.handled(batch.len() as u64);
             self.store_batch(batch).await;
         }

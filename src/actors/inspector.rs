@@ -12,6 +12,7 @@ use crate::{
     broker::Standing,
     domain::{
         ids::{ConversationId, EventId, MessageId},
+        job::Job,
         time::{Timestamp, rfc3339},
         timeline::{Outcome, Stage, Timeline},
     },
@@ -48,8 +49,8 @@ pub enum MessageView {
         reason: Option<String>,
         /// When it was accepted, RFC 3339.
         accepted_at: String,
-        /// Its story since this process has it.
-        timeline: Option<Vec<EntryView>>,
+        /// Its story, over all its tries.
+        timeline: Vec<EntryView>,
     },
     /// It has ended.
     Ended(#[serde(serialize_with = "ended")] Record),
@@ -147,9 +148,14 @@ impl Inspector {
         if let Some(record) = self.parts.state.record(id).await.map_err(|error| error.to_string())? {
             return Ok(Some(MessageView::Ended(record)));
         }
-        let found = self.parts.broker.find(id).await.map_err(|error| error.to_string())?;
-        Ok(found.map(|found| {
-            let (phase, timeline) = self.in_memory(&found.job.conversation, found.job.message.as_str());
+        let Some(found) = self.parts.broker.find(id).await.map_err(|error| error.to_string())? else { return Ok(None) };
+        let (phase, timeline) = self.in_memory(&found.job.conversation, found.job.message.as_str());
+        let timeline = match timeline {
+            Some((timeline, true)) => timeline,
+            Some((timeline, false)) => self.whole_story(&found.job, timeline).await?,
+            None => self.whole_story(&found.job, Timeline::default()).await?,
+        };
+        Ok(Some({
             let standing = if phase.is_some() { Standing::InHand } else { found.standing };
             MessageView::Queued {
                 id: found.job.id.to_string(),
@@ -160,22 +166,35 @@ impl Inspector {
                 tries: found.tries,
                 reason: found.reason,
                 accepted_at: found.job.first_seen.to_rfc3339(),
-                timeline,
+                timeline: story(&timeline),
             }
         }))
     }
 
-    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, Option<Vec<EntryView>>) {
+    /// What was written down of earlier tries, and this one.
+    async fn whole_story(&self, job: &Job, mut this: Timeline) -> Result<Timeline, String> {
+        let earlier = self.parts.state.story(job.message.as_str()).await.map_err(|error| error.to_string())?;
+        match earlier {
+            Some(earlier) => this.go_on(earlier),
+            None if this.entries().is_empty() => this.note(job.first_seen, Stage::Accepted),
+            None => {}
+        }
+        Ok(this)
+    }
+
+    /// What is being done with a message, and its story, with whether that is whole; as far as it is in memory.
+    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, Option<(Timeline, bool)>) {
         let Some(cell) = self.parts.directory.find(conversation) else { return (None, None) };
         let inner = cell.lock();
+        let story = |item: &super::inbox::Item| (item.timeline.clone(), item.is_story_known);
         let is_it = |item: &&super::inbox::Item| item.delivery.job.message.as_str() == message;
         if let Some(hand) = &inner.hand
             && let Some(item) = hand.items.iter().find(is_it)
         {
-            return (Some(hand.phase.name()), Some(story(&item.timeline)));
+            return (Some(hand.phase.name()), Some(story(item)));
         }
         let waiting = inner.inbox.iter().find(is_it);
-        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(|item| story(&item.timeline)))
+        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(story))
     }
 }
 

@@ -53,7 +53,7 @@ impl Actor for LimiterActor {
             Message::Due => *state = None,
         }
         self.card.meet_fault().await?;
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("handing out permits");
         self.card.handled(1);
         self.card.waiting(self.permits.waiting());
         if let Some(due) = self.permits.serve() {
@@ -63,6 +63,7 @@ impl Actor for LimiterActor {
                 myself.send_after(due.saturating_sub(self.clock.monotonic()), || Message::Due);
             }
         }
+        self.card.stamp.wakes_at(*state);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::roster::Card;
+use crate::telemetry::Clock;
 
 /// What is done on a round.
 pub(super) type Round = Arc<dyn Fn() -> BoxFuture<'static, Result<(), ActorProcessingErr>> + Send + Sync>;
@@ -14,6 +15,9 @@ pub(super) type Round = Arc<dyn Fn() -> BoxFuture<'static, Result<(), ActorProce
 pub(super) struct Rounds {
     pub card: Arc<Card>,
     pub every: Duration,
+    /// The longest time a round may take.
+    pub within: Duration,
+    pub clock: Clock,
     pub round: Round,
 }
 
@@ -44,8 +48,10 @@ impl Actor for Rounds {
     async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
         if let Message::Round = message {
-            let _busy = self.card.busy();
+            let _in_hand = self.card.stamp.begin("a round", Some(self.within));
             self.card.handled(1);
+            // The rounds come at fixed times; one that took long may be followed by the next at once.
+            self.card.stamp.wakes_at(Some(self.clock.monotonic() + self.every));
             if let Err(error) = (self.round)().await {
                 tracing::warn!(actor.path = self.card.path, %error, "a round could not be finished; the next one tries again");
             }

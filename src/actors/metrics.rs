@@ -171,7 +171,8 @@ impl Metrics {
         self.posts.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    pub(super) fn handed_off(&self, outcome: &'static str) {
+    /// Counts a hand-off by what became of it.
+    pub fn handed_off(&self, outcome: &'static str) {
         self.handoffs.get_or_create(&[("outcome", outcome)]).inc();
     }
 

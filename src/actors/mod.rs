@@ -3,7 +3,8 @@
 //! ```text
 //! node                          supervisor.rs   one_for_one; past its intensity the process ends
 //! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
-//! ├─ state-link                 link.rs         tidies the state, notes that the node is alive
+//! ├─ state-link                 link.rs         tidies the state
+//! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
 //! │  ├─ breaker/<service>       breaker.rs
 //! │  └─ limiter/<service>       limiter.rs      also limiter/zendesk, for posts
@@ -19,28 +20,33 @@
 
 mod breaker;
 mod budget;
-mod busy;
 mod chat;
 mod config;
 mod consumer;
 mod conversation;
 mod courtesies;
 mod directory;
+mod durations;
 mod events;
 mod farewell;
 mod faults;
 mod faults_config;
+mod holder;
 mod inbox;
 mod ingress;
 mod inspector;
 mod limiter;
 mod link;
 mod metrics;
+#[cfg(test)]
+mod outlived_tests;
 mod patience;
 mod posting;
 mod reconcile;
 mod retry;
 pub mod roster;
+mod stamp;
+mod story;
 mod supervisor;
 mod tree;
 mod turn;
@@ -75,6 +81,7 @@ pub use self::{
     ingress::{Admitted, Desk, Refusal, STORED_WITHIN},
     inspector::{Inspector, MessageView},
     metrics::Metrics,
+    reconcile::Reconciler,
     roster::Roster,
     tree::{Branches, Tree, grow},
 };
@@ -113,6 +120,8 @@ pub struct Parts {
     pub directory: Directory,
     /// Starts their actors.
     pub conversations: chat::Sender,
+    /// What is known of an absence of this node.
+    pub reconciler: Reconciler,
     /// Hand-offs that wait for their confirmation.
     pub handoffs: Handoffs,
     /// What was in hand when the last process died.
@@ -123,6 +132,8 @@ pub struct Parts {
     pub courtesies: Courtesies,
     /// Failures made on purpose.
     pub faults: Faults,
+    /// The longest time for which an actor above the conversations may be at one thing.
+    pub actor_time_limit: Duration,
     /// The actors' cards.
     pub roster: Arc<Roster>,
     /// The clocks.

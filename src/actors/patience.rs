@@ -6,13 +6,13 @@ use std::{fmt::Display, time::Duration};
 use super::{Parts, roster::Card};
 
 /// The pause before the store is tried again; nothing that waits gets lost meanwhile.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Says that the store failed and waits, at the longest until the node drains.
 pub(super) async fn outwait(parts: &Parts, card: &Card, error: &(impl Display + ?Sized)) {
     tracing::warn!(actor.path = card.path, %error, "the store failed; it is tried again in a second");
     tokio::select! {
         () = parts.draining.cancelled() => {}
-        () = tokio::time::sleep(PAUSE) => {}
+        () = tokio::time::sleep(STORE_PAUSE) => {}
     }
 }

@@ -13,6 +13,7 @@ use super::{
     KillPoint, Parts,
     conversation::State,
     inbox::{Cell, Phase},
+    turn::is_too_old,
 };
 use crate::{
     client::{self, Found},
@@ -49,6 +50,7 @@ pub(super) enum Knowledge {
 /// How it went.
 pub(super) struct Posted {
     pub parts: usize,
+    /// The time of the calls, without what was waited for.
     pub took: Duration,
     /// Parts that had been posted before.
     pub found: usize,
@@ -63,9 +65,15 @@ pub(super) enum Error {
     /// A message that comes before these has arrived; nothing was posted.
     #[error("an earlier message has arrived")]
     Preceded,
+    /// The customer has waited so long that the reply would be stale.
+    #[error("the deadline has passed")]
+    Expired,
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
+    /// The actor was replaced while it was blocked; its successor posts.
+    #[error("the actor has been replaced")]
+    Outlived,
     /// Zendesk will never take it.
     #[error("{0}")]
     Refused(String),
@@ -75,9 +83,7 @@ pub(super) enum Error {
 pub(super) struct Poster {
     parts: Arc<Parts>,
     app: Option<String>,
-    /// The conversation as the queue knows it.
-    conversation: ConversationId,
-    /// Where posts go: the same, or the one it was merged into.
+    /// Where posts go: the message's conversation, or the one it was merged into.
     target: ConversationId,
     /// Whose phase is shown, if a conversation's actor posts.
     watched: Option<(Arc<Cell>, u64)>,
@@ -91,16 +97,14 @@ impl Poster {
             let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
             head.and_then(|head| head.delivery.job.app.clone())
         };
-        let conversation = state.cell.id.clone();
-        let target = state.alias.clone().unwrap_or_else(|| conversation.clone());
-        Self { parts: parts.clone(), app, conversation, target, watched: Some((state.cell.clone(), state.generation)) }
+        let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
+        Self { parts: parts.clone(), app, target, watched: Some((state.cell.clone(), state.generation)) }
     }
 
     /// For anybody else, on behalf of one message.
     pub fn detached(parts: &Arc<Parts>, job: &Job, alias: Option<ConversationId>) -> Self {
-        let conversation = job.conversation.clone();
-        let target = alias.unwrap_or_else(|| conversation.clone());
-        Self { parts: parts.clone(), app: job.app.clone(), conversation, target, watched: None }
+        let target = alias.unwrap_or_else(|| job.conversation.clone());
+        Self { parts: parts.clone(), app: job.app.clone(), target, watched: None }
     }
 
     /// Enters what is no answer into the ledger and posts it, at most once whoever tries.
@@ -114,7 +118,7 @@ impl Poster {
 
     /// Posts the parts that are missing.
     pub async fn post(&self, reply: &Reply, known: Knowledge) -> Result<Posted, Error> {
-        let began = self.parts.clock.monotonic();
+        let mut took = Duration::ZERO;
         let present = match known {
             Knowledge::NothingPosted => HashSet::new(),
             // Whoever meant it may have been posting until just now.
@@ -125,12 +129,12 @@ impl Poster {
                 continue;
             }
             let begun = part > 0 || !present.is_empty();
-            self.post_part(reply, part, begun).await?;
+            let untried = known == Knowledge::NothingPosted && part == 0;
+            took += self.post_part(reply, part, begun, untried).await?;
             if part == 0 && reply.parts.len() > 1 {
                 self.parts.faults.kill_point(KillPoint::BetweenParts);
             }
         }
-        let took = self.parts.clock.monotonic().saturating_sub(began);
         Ok(Posted { parts: reply.parts.len(), took, found: present.len() })
     }
 
@@ -139,10 +143,14 @@ impl Poster {
         let mut pause = PAUSE_FIRST;
         loop {
             let since = Timestamp(since.0 - LOOK_BACK.as_millis() as i64);
-            match self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await {
+            self.show(Phase::Waiting(Wait::Zendesk, None));
+            let marks = self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await;
+            self.show(Phase::Post);
+            match marks {
                 Ok(marks) => return Ok(marks),
-                // A conversation that is not there has no marks.
-                Err(client::Error::Refused(_)) => return Ok(Vec::new()),
+                // A conversation that is not there has no marks. Any other refusal proves nothing.
+                Err(client::Error::Refused(404)) => return Ok(Vec::new()),
+                Err(error @ client::Error::Refused(_)) => return Err(Error::Refused(error.to_string())),
                 Err(error) => pause = self.wait_out(&error, pause).await?,
             }
         }
@@ -169,22 +177,32 @@ impl Poster {
         }
     }
 
-    async fn post_part(&self, reply: &Reply, part: usize, begun: bool) -> Result<(), Error> {
+    /// Posts one part. `begun`: an earlier part is there. `untried`: no part has been sent yet, so the intent can still
+    /// be revoked (design rule 5). Returns how long the calls took.
+    async fn post_part(&self, reply: &Reply, part: usize, begun: bool, mut untried: bool) -> Result<Duration, Error> {
         let mark = reply.mark(part);
+        let mut took = Duration::ZERO;
         let mut pause = PAUSE_FIRST;
         loop {
-            if !begun {
-                self.still_ours(reply).await?;
-            }
             if self.parts.chat.shadow {
-                return Ok(());
+                self.still_ours(reply, untried).await?;
+                return Ok(took);
             }
             let (slot, permit) = self.turn_to_post(reply).await?;
+            if self.is_outlived() {
+                return Err(Error::Outlived);
+            }
+            // Looked at last: the waits before may have been long.
+            if !begun {
+                self.still_ours(reply, untried).await?;
+            }
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
-            let started = self.parts.clock.now();
+            untried = false;
+            let (started, began) = (self.parts.clock.now(), self.parts.clock.monotonic());
             let sent = self.parts.sunshine.post(self.app.as_deref(), &self.target, &reply.parts[part], &mark).await;
             drop((call, slot));
+            took += self.parts.clock.monotonic().saturating_sub(began);
             self.parts.metrics.posted(sent.as_ref().err());
             let works = !matches!(
                 sent,
@@ -194,12 +212,12 @@ impl Poster {
             match sent {
                 Ok(()) => {
                     self.parts.posts.succeeded(None);
-                    return Ok(());
+                    return Ok(took);
                 }
                 Err(client::Error::Unknown(_)) => {
                     let found = self.present(reply, self.settled_at(started)).await?;
                     if found.contains(&mark.part) {
-                        return Ok(());
+                        return Ok(took);
                     }
                 }
                 Err(error @ (client::Error::Refused(_) | client::Error::Locked)) => {
@@ -229,19 +247,32 @@ impl Poster {
         }
     }
 
-    /// Right before the first post: does a human hold the conversation meanwhile?
-    async fn still_ours(&self, reply: &Reply) -> Result<(), Error> {
+    /// Right before the first post: does a human hold the conversation meanwhile, is it too late, and, as long as the
+    /// reply can be revoked, has an earlier message arrived?
+    async fn still_ours(&self, reply: &Reply, revocable: bool) -> Result<(), Error> {
         if reply.purpose != Purpose::Answer {
             return Ok(());
         }
-        let control = self.parts.state.control(&self.conversation).await;
+        let control = self.parts.state.control(&self.target).await;
         // What cannot be asked now was asked at the last look.
         let taken = control.is_ok_and(|control| control.is_some_and(|control| !control.holder.lets_us_answer()));
         if taken {
             return Err(Error::NotOurs);
         }
-        let preceded = self.watched.as_ref().is_some_and(|(cell, _)| cell.lock().is_preceded());
-        if preceded && !self.parts.draining.is_cancelled() { Err(Error::Preceded) } else { Ok(()) }
+        let Some((cell, _)) = self.watched.as_ref().filter(|_| !self.parts.draining.is_cancelled()) else {
+            return Ok(());
+        };
+        let inner = cell.lock();
+        let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
+        if head.is_some_and(|head| is_too_old(&self.parts, &head.delivery.job)) {
+            return Err(Error::Expired);
+        }
+        if revocable && inner.is_preceded() { Err(Error::Preceded) } else { Ok(()) }
+    }
+
+    /// Whether another incarnation of the conversation's actor works meanwhile.
+    fn is_outlived(&self) -> bool {
+        self.watched.as_ref().is_some_and(|(cell, generation)| !cell.lock().is_current(*generation))
     }
 
     /// Waits after a failure that is not the message's; returns the next pause.
@@ -276,8 +307,7 @@ impl Poster {
         let Some((cell, generation)) = &self.watched else { return };
         let mut inner = cell.lock();
         if let (true, Some(hand)) = (inner.is_current(*generation), &mut inner.hand) {
-            hand.phase = phase;
-            hand.since = self.parts.clock.monotonic();
+            hand.enter(phase, self.parts.clock.monotonic(), self.parts.clock.now());
         }
     }
 }

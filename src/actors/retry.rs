@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
-    turn,
+    story, turn,
 };
 use crate::{
     broker::{self, Delivery, Queue},
@@ -87,9 +87,10 @@ impl RetryActor {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken?,
         };
-        let _busy = self.card.busy();
+        let _in_hand = self.card.begin("judging");
         self.card.handled(letters.len() as u64);
         for letter in letters {
+            let _in_hand = self.card.begin("a dead letter");
             match self.parts.retry.pause(letter.tries, rand::random()) {
                 Some(pause) => self.bring_back(letter, pause).await?,
                 None => {
@@ -126,7 +127,7 @@ async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<Convers
     marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key()))
 }
 
-/// Tells the customer, hands the conversation over, parks the message, lets its followers go on.
+/// Tells the customer, hands the conversation over, parks the message; its followers go on.
 async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     let job = letter.job.clone();
     let cause = letter.reason.clone().unwrap_or_else(|| "failed".into());
@@ -138,23 +139,16 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
         }
         return;
     }
-    farewell(parts, &job, alias, &cause).await;
+    let cause = farewell(parts, &job, alias, &cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.
         return;
     }
     let tries = letter.tries;
     let mut item = Item::new(letter, parts.clock.now());
+    story::recall(parts, &mut item).await;
     item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
     if let Err(error) = turn::park(parts, item, &cause).await {
         tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");
-        return;
-    }
-    if let Err(error) = parts.state.note_away(&job.conversation, None).await {
-        tracing::warn!(%error, "that a head is back could not be noted");
-    }
-    if let Some(cell) = parts.directory.find(&job.conversation) {
-        cell.lock().away = None;
-        cell.ring();
     }
 }

@@ -13,7 +13,10 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::busy::{Busy, Durations};
+use super::{
+    durations::Durations,
+    stamp::{Busy, Stamp},
+};
 use crate::{
     domain::time::{Timestamp, rfc3339},
     guard::bell::Bell,
@@ -97,13 +100,14 @@ pub struct Card {
     waiting: AtomicUsize,
     last_failure: Mutex<Option<LastFailure>>,
     fault: Mutex<Option<Fault>>,
-    durations: Durations,
+    /// What the actor has in hand, for the watchdog.
+    pub(super) stamp: Stamp,
     /// Wakes the actor, so that it meets a fault ordered for it.
     pub bell: Bell,
 }
 
 impl Card {
-    fn new(path: &str, kind: &'static str, durations: Durations) -> Self {
+    fn new(path: &str, kind: &'static str, clock: Clock, durations: &Durations) -> Self {
         Self {
             path: path.to_owned(),
             kind,
@@ -115,7 +119,7 @@ impl Card {
             waiting: AtomicUsize::new(0),
             last_failure: Mutex::new(None),
             fault: Mutex::new(None),
-            durations,
+            stamp: Stamp::new(clock, durations.of(kind)),
             bell: Bell::default(),
         }
     }
@@ -128,20 +132,22 @@ impl Card {
 
     /// The actor has ended for good.
     pub fn stopped(&self) {
+        self.stamp.clear();
         self.set_state(State::Stopped);
     }
 
     /// The actor failed and will be started again.
     pub fn failed(&self, now: Timestamp, reason: &str) {
+        self.stamp.clear();
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.restarts.fetch_add(1, Ordering::Relaxed);
         *self.last_failure.lock() = Some(LastFailure { at: now, reason: shortened(reason) });
         self.set_state(State::Starting);
     }
 
-    /// The actor is busy until the guard is dropped.
-    pub fn busy(&self) -> Busy {
-        self.durations.busy(self.kind)
+    /// The actor is at something until the guard is dropped; too long, and the watchdog has it killed.
+    pub fn begin(&self, what: &'static str) -> Busy<'_> {
+        self.stamp.begin(what, None)
     }
 
     /// The actor has handled so many things more.
@@ -163,6 +169,7 @@ impl Card {
     /// Meets a failure that was ordered. The error says that the actor is broken.
     pub async fn meet_fault(&self) -> Result<(), Ordered> {
         let fault = self.fault.lock().take();
+        let _in_hand = self.begin("a failure on purpose");
         match fault {
             Some(fault) => fault.strike().await,
             None => Ok(()),
@@ -180,7 +187,12 @@ impl Card {
             path: self.path.clone(),
             kind: self.kind.to_owned(),
             state: State::ALL[usize::from(self.state.load(Ordering::Relaxed)) % State::ALL.len()],
-            in_hand: None,
+            in_hand: self.stamp.in_hand().map(|(phase, age)| InHandView {
+                message_id: None,
+                conversation_id: None,
+                phase: phase.to_owned(),
+                age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            }),
             waiting: self.waiting.load(Ordering::Relaxed),
             handled: self.handled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
@@ -224,9 +236,9 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InHandView {
     /// The message; the head of a burst.
-    pub message_id: String,
+    pub message_id: Option<String>,
     /// Its conversation.
-    pub conversation_id: String,
+    pub conversation_id: Option<String>,
     /// What is being done with it.
     pub phase: String,
     /// For how long, in milliseconds.
@@ -274,13 +286,14 @@ pub struct Roster {
 impl Roster {
     /// Begins without cards.
     pub fn new(clock: Clock) -> Self {
-        Self { cards: Mutex::default(), durations: Durations::new(clock.clone()), clock }
+        Self { cards: Mutex::default(), durations: Durations::new(), clock }
     }
 
     /// The card of the actor at `path`; an actor that is started again finds its old one.
     pub fn card(&self, path: &str, kind: &'static str) -> Arc<Card> {
         let mut cards = self.cards.lock();
-        cards.entry(path.to_owned()).or_insert_with(|| Arc::new(Card::new(path, kind, self.durations.clone()))).clone()
+        let card = || Arc::new(Card::new(path, kind, self.clock.clone(), &self.durations));
+        cards.entry(path.to_owned()).or_insert_with(card).clone()
     }
 
     /// The card at a path, if there is one.

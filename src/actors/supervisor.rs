@@ -4,6 +4,9 @@
 //! (`docs/adr/001-supervision.md`). Children are matched by actor id, so the late news of an old incarnation is not
 //! taken for the new one's. Past its intensity a supervisor fails, and the one above decides.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
@@ -12,6 +15,7 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, 
 use super::{
     metrics::Metrics,
     roster::{Card, Roster},
+    stamp::Order,
 };
 use crate::domain::restart::{Backoff, Decision, Intensity, Restart, Restarts, Strategy};
 
@@ -62,14 +66,18 @@ pub struct Supervisor {
 /// What a supervisor is told.
 pub enum Message {
     /// The pause before a restart is over.
-    Start {
-        /// Which child.
-        index: usize,
-        /// The incarnation to be started; another has been ordered since if it is not the latest.
-        generation: u64,
-    },
+    Start(Vec<Ordered>),
+    /// The watchdog has found a child stuck.
+    Stuck(ActorId, Order),
     /// Look whether a failure was ordered.
     Bell,
+}
+
+/// An incarnation to be started; another has been ordered since if it is not the child's latest.
+#[derive(Clone, Copy)]
+pub struct Ordered {
+    index: usize,
+    generation: u64,
 }
 
 /// What a supervisor knows.
@@ -83,6 +91,15 @@ pub struct State {
 struct Running {
     actor: Option<ActorCell>,
     generation: u64,
+    /// Why the watchdog had it killed.
+    killed_for: Option<String>,
+}
+
+impl State {
+    /// The child whose present incarnation that is.
+    fn position(&self, id: ActorId) -> Option<usize> {
+        self.running.iter().position(|child| child.actor.as_ref().is_some_and(|actor| actor.get_id() == id))
+    }
 }
 
 impl Supervisor {
@@ -104,7 +121,12 @@ impl Supervisor {
         plan: Plan,
     ) -> Result<(ActorRef<Message>, tokio::task::JoinHandle<()>), SpawnErr> {
         let supervisor = Self { roster: roster.clone(), metrics: metrics.clone() };
-        Actor::spawn(None, supervisor, plan).await
+        let card = plan.card.clone();
+        let (root, ended) = Actor::spawn(None, supervisor, plan).await?;
+        let stuck = root.get_cell();
+        // Nobody is above it to start it again: the process ends.
+        card.stamp.kept_by(move |_| stuck.kill());
+        Ok((root, ended))
     }
 
     async fn start(
@@ -115,9 +137,12 @@ impl Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         let child = &state.plan.children[index];
         state.running[index].generation += 1;
+        state.running[index].killed_for = None;
         match (child.start)(myself.get_cell()).await {
             Ok(actor) => {
                 child.card.started(self.roster.clock.now());
+                let (above, id) = (myself.clone(), actor.get_id());
+                child.card.stamp.kept_by(move |order| drop(above.cast(Message::Stuck(id, order))));
                 state.running[index].actor = Some(actor);
                 Ok(())
             }
@@ -144,7 +169,7 @@ impl Supervisor {
         child.card.failed(now, reason);
         self.metrics.restarted(child.card.kind, cause(reason));
         tracing::warn!(actor.path = child.card.path, reason, "an actor failed and is started again");
-        let Decision::Again(pause) = state.restarts.ended(self.roster.clock.monotonic(), rand::random()) else {
+        let Decision::Again(pause) = state.restarts.ended(index, self.roster.clock.monotonic(), rand::random()) else {
             tracing::error!(actor.path = state.plan.card.path, "too many restarts; the supervisor above decides");
             return Err(format!(
                 "{}: too many restarts, the last of {}: {reason}",
@@ -156,18 +181,69 @@ impl Supervisor {
         for other in affected.clone().rev().filter(|other| *other != index) {
             stop(state.running[other].actor.take()).await;
         }
+        let mut ordered = Vec::new();
         for other in affected {
             state.running[other].generation += 1;
-            let generation = state.running[other].generation;
-            myself.send_after(pause, move || Message::Start { index: other, generation });
+            let child = &state.plan.children[other];
+            if child.restart == Restart::Temporary {
+                child.card.stopped();
+                continue;
+            }
+            ordered.push(Ordered { index: other, generation: state.running[other].generation });
+        }
+        myself.send_after(pause, move || Message::Start(ordered));
+        Ok(())
+    }
+
+    /// Starts what was ordered, in order, unless it has been ordered anew since.
+    async fn start_ordered(
+        &self,
+        state: &mut State,
+        myself: &ActorRef<Message>,
+        ordered: Vec<Ordered>,
+    ) -> Result<(), ActorProcessingErr> {
+        for Ordered { index, generation } in ordered {
+            if state.running[index].generation == generation {
+                self.start(state, myself, index).await?;
+            }
         }
         Ok(())
+    }
+
+    /// A child is stuck: it is killed, or given up and replaced if that does not end it.
+    async fn stuck(
+        &self,
+        state: &mut State,
+        myself: &ActorRef<Message>,
+        id: ActorId,
+        order: Order,
+    ) -> Result<(), ActorProcessingErr> {
+        // One that has ended meanwhile is not stuck any more.
+        let Some(index) = state.position(id) else { return Ok(()) };
+        let child = &mut state.running[index];
+        match order {
+            Order::Kill(cause) => {
+                tracing::warn!(actor.path = state.plan.children[index].card.path, cause, "a stuck actor is killed");
+                child.killed_for = Some(cause);
+                child.actor.iter().for_each(ActorCell::kill);
+                Ok(())
+            }
+            Order::Replace(cause) => {
+                // The old one may end some day; nobody waits for that. Those below it would work beside their successors.
+                let below = child.actor.iter().flat_map(ActorCell::get_children);
+                below.for_each(|actor| actor.kill());
+                self.metrics.zombie();
+                self.ended(state, myself, index, true, &cause).await
+            }
+        }
     }
 }
 
 /// The kind of a failure as label value.
 fn cause(reason: &str) -> &'static str {
-    if reason.contains("killed") || reason.contains("time limit") {
+    if reason.contains("time limit") {
+        "time_limit"
+    } else if reason.contains("killed") {
         "killed"
     } else if reason.contains("panic") {
         "panic"
@@ -210,12 +286,11 @@ impl Actor for Supervisor {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = state.plan.card.busy();
+        let card = state.plan.card.clone();
+        let _in_hand = card.begin("supervising");
         match message {
-            Message::Start { index, generation } if state.running[index].generation == generation => {
-                self.start(state, &myself, index).await
-            }
-            Message::Start { .. } => Ok(()),
+            Message::Start(ordered) => self.start_ordered(state, &myself, ordered).await,
+            Message::Stuck(id, order) => self.stuck(state, &myself, id, order).await,
             Message::Bell => Ok(state.plan.card.meet_fault().await?),
         }
     }
@@ -227,13 +302,12 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let Some((id, abnormal, reason)) = end_of(&event) else { return Ok(()) };
-        let _busy = state.plan.card.busy();
-        let index = state.running.iter().position(|child| child.actor.as_ref().is_some_and(|it| it.get_id() == id));
-        match index {
-            Some(index) => self.ended(state, &myself, index, abnormal, &reason).await,
-            // An incarnation that we have stopped or replaced ourselves.
-            None => Ok(()),
-        }
+        // Else it is an incarnation that we have stopped or replaced ourselves.
+        let Some(index) = state.position(id) else { return Ok(()) };
+        let reason = state.running[index].killed_for.take().unwrap_or(reason);
+        let card = state.plan.card.clone();
+        let _in_hand = card.begin("supervising");
+        self.ended(state, &myself, index, abnormal, &reason).await
     }
 
     /// A supervisor that stops would kill its children; so they are stopped before, the last started first.

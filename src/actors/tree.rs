@@ -28,8 +28,13 @@ use crate::{
 };
 
 const TIDY_EVERY: Duration = Duration::from_secs(600);
-const ALIVE_EVERY: Duration = Duration::from_secs(30);
+const STATE_EVERY: Duration = Duration::from_secs(30);
+/// Also the pause before a conversation that could not be reconciled is read again.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+
+/// A round may take this long: after a long absence a thousand conversations are read from Zendesk.
+const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// What grows depends on the roles of the node.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +74,12 @@ pub async fn grow(
 ) -> Result<Tree, SpawnErr> {
     Census::register(registry, parts);
     let grower = Grower { parts };
-    let mut children = vec![grower.broker_link(), grower.state_link(), grower.guards(guards)];
+    // Before anybody works: what is known of holders may be out of date.
+    if let Err(error) = reconcile::note_alive(parts, desks).await {
+        tracing::warn!(%error, "that this node is alive could not be noted");
+    }
+    let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
+    let mut children: Vec<Child> = links.into_iter().chain([grower.guards(guards)]).collect();
     if branches.ingress {
         children.push(grower.ingress(desks));
     }
@@ -120,7 +130,11 @@ impl Grower<'_> {
 
     fn rounds(&self, path: &str, every: Duration, round: Round) -> Child {
         let card = self.card(path, "link");
-        child(card.clone(), move || Rounds { card: card.clone(), every, round: round.clone() })
+        let clock = self.parts.clock.clone();
+        child(card.clone(), move || {
+            let (card, clock, round) = (card.clone(), clock.clone(), round.clone());
+            Rounds { card, every, within: ROUND_WITHIN, clock, round }
+        })
     }
 
     fn broker_link(&self) -> Child {
@@ -136,14 +150,21 @@ impl Grower<'_> {
         let parts = self.parts.clone();
         let round: Round = Arc::new(move || {
             let parts = parts.clone();
+            Box::pin(async move { Ok(parts.state.tidy(parts.clock.now()).await?) })
+        });
+        self.rounds("node/state-link", STATE_EVERY, round)
+    }
+
+    fn reconciler(&self, desks: &[Arc<Desk>]) -> Child {
+        let (parts, desks) = (self.parts.clone(), desks.to_vec());
+        let round: Round = Arc::new(move || {
+            let (parts, desks) = (parts.clone(), desks.clone());
             Box::pin(async move {
-                if let Some(last) = reconcile::alive(&parts).await {
-                    reconcile::reconcile(parts.clone(), last).await;
-                }
-                Ok(parts.state.tidy(parts.clock.now()).await?)
+                reconcile::note_alive(&parts, &desks).await?;
+                Ok(reconcile::reconcile(&parts).await?)
             })
         });
-        self.rounds("node/state-link", ALIVE_EVERY, round)
+        self.rounds("node/reconciler", ALIVE_EVERY, round)
     }
 
     /// Alarms about hand-offs that Zendesk does not confirm.

@@ -12,6 +12,7 @@ mod prepare;
 
 pub(super) use changes::UNREADABLE;
 pub(super) use finish::{bury, park};
+pub(super) use prepare::is_too_old;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,19 +22,26 @@ use super::{
     Parts,
     conversation::State,
     inbox::{Inner, Item, Phase},
-    posting,
+    patience::STORE_PAUSE,
+    posting, story,
 };
-use crate::domain::{
-    burst::{Gather, Merging, gather},
-    reply::Reply,
-    timeline::{Stage, Wait},
+use crate::{
+    domain::{
+        burst::{Gather, Merging, gather},
+        reply::Reply,
+        timeline::{Stage, Wait, millis},
+    },
+    state::Claim,
 };
 
 /// A head that has not come back this long after it was expected is not waited for any longer; it comes late then.
 const HEAD_SLACK: Duration = Duration::from_secs(30);
 
-/// The pause after the state or the queue could not be written.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// What an inbox takes to be looked into; a message that lies there for less has not waited for its turn.
+const PACE: Duration = Duration::from_millis(10);
+
+/// A shorter wait is none.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How a turn goes on.
 enum Next {
@@ -50,7 +58,14 @@ enum Waiting {
     Nothing,
     Ready,
     /// Look again then (monotonic), or when something arrives.
-    Until(Duration),
+    Until(Duration, Wait),
+}
+
+/// What gathering a burst has waited for.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    on_head: Duration,
+    on_merge: Duration,
 }
 
 /// Works off one burst; `false` when there is nothing to do now. An error means that the actor is broken.
@@ -61,14 +76,15 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
         if !gather_burst(parts, state).await {
             return Ok(false);
         }
+        story::recall_in_hand(parts, state).await;
         parts.faults.strike(parts, state).await?;
         let next = match work(parts, state, superseded).await {
             Ok(next) => next,
             // The store is in trouble, not the message and not the actor.
             Err(error) if error.is::<crate::state::Error>() || error.is::<crate::broker::Error>() => {
                 tracing::error!(%error, conversation.id = %state.cell.id, "a conversation waits for its store");
-                let drained = prepare::wait(parts, state, Wait::Zendesk, STORE_PAUSE).await.is_none();
-                put_back(state, |_| ());
+                let drained = prepare::wait(parts, state, Wait::Store, STORE_PAUSE).await.is_none();
+                put_back(parts, state, |_| ());
                 return Ok(!drained);
             }
             Err(error) => return Err(error),
@@ -77,15 +93,17 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
             Next::Done => return Ok(true),
             Next::Superseded => {
                 superseded = true;
-                put_back(state, |items| {
+                let worked = worked(state, parts);
+                put_back(parts, state, |items| {
                     for item in items {
                         item.superseded = true;
+                        item.worked = worked;
                         item.timeline.note(parts.clock.now(), Stage::Superseded);
                     }
                 });
             }
             Next::HandBack => {
-                put_back(state, |_| ());
+                put_back(parts, state, |_| ());
                 return Ok(false);
             }
         }
@@ -94,7 +112,7 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
 
 /// Waits until a burst is complete and takes it in hand; `false` when there is nothing to take.
 async fn gather_burst(parts: &Parts, state: &State) -> bool {
-    let began = parts.clock.monotonic();
+    let mut spent = Spent::default();
     loop {
         let arrived = state.cell.arrived.notified();
         let waiting = {
@@ -107,19 +125,22 @@ async fn gather_burst(parts: &Parts, state: &State) -> bool {
             if let Waiting::Ready = waiting {
                 let count = ready_count(parts, &inner);
                 inner.take(count, parts.clock.monotonic());
-                note_gathering(parts, &mut inner, began);
+                note_gathering(parts, &mut inner, spent);
             }
             waiting
         };
         match waiting {
             Waiting::Nothing => return false,
             Waiting::Ready => return true,
-            Waiting::Until(until) => {
+            Waiting::Until(until, on) => {
+                let began = parts.clock.monotonic();
                 tokio::select! {
                     () = parts.draining.cancelled() => return false,
                     () = tokio::time::sleep_until(parts.clock.instant(until)) => {}
                     () = arrived => {}
                 }
+                let waited = parts.clock.monotonic().saturating_sub(began);
+                *(if on == Wait::Head { &mut spent.on_head } else { &mut spent.on_merge }) += waited;
             }
         }
     }
@@ -137,13 +158,16 @@ fn look_into(parts: &Parts, inner: &Inner) -> Waiting {
     if let Some(away) = &inner.away {
         let given_up_at = away.until.after(HEAD_SLACK);
         let is_back = inner.inbox.iter().any(|item| item.delivery.job.message == away.head);
-        if !is_back && now < given_up_at {
-            return Waiting::Until(parts.clock.monotonic() + given_up_at.since(now));
+        let left = given_up_at.since(now);
+        // A wait longer than any pause between tries means that the wall clock was set back.
+        let is_expected = now < given_up_at && left <= parts.retry.longest_pause() + HEAD_SLACK;
+        if !is_back && is_expected {
+            return Waiting::Until(parts.clock.monotonic() + left, Wait::Head);
         }
     }
     match gather(&inner.fragments(), now, merging(parts)) {
         Gather::Take(_) => Waiting::Ready,
-        Gather::Until(until) => Waiting::Until(parts.clock.monotonic() + until.since(now)),
+        Gather::Until(until) => Waiting::Until(parts.clock.monotonic() + until.since(now), Wait::Merge),
     }
 }
 
@@ -154,15 +178,22 @@ fn ready_count(parts: &Parts, inner: &Inner) -> usize {
     }
 }
 
-fn note_gathering(parts: &Parts, inner: &mut Inner, began: Duration) {
+/// Notes what each message has waited for since it was last heard of: earlier messages, then an absent head, then more
+/// fragments.
+fn note_gathering(parts: &Parts, inner: &mut Inner, spent: Spent) {
     inner.away = None;
     let now = parts.clock.now();
-    let waited = parts.clock.monotonic().saturating_sub(began).as_millis();
     let Some(hand) = &mut inner.hand else { return };
     let fragments = hand.items.len();
     for item in &mut hand.items {
-        if waited > 0 {
-            item.timeline.note(now, Stage::Waited { on: Wait::Merge, ms: u64::try_from(waited).unwrap_or(u64::MAX) });
+        let idle = item.timeline.entries().last().map_or(Duration::ZERO, |entry| now.since(entry.at));
+        let on_merge = spent.on_merge.min(idle);
+        let on_head = spent.on_head.min(idle - on_merge);
+        for (on, waited) in [(Wait::Turn, idle - on_merge - on_head), (Wait::Head, on_head), (Wait::Merge, on_merge)] {
+            let least = if on == Wait::Turn { PACE } else { WAIT_MIN };
+            if waited >= least {
+                item.timeline.note(now, Stage::Waited { on, ms: millis(waited) });
+            }
         }
         if fragments > 1 {
             item.timeline.note(now, Stage::Merged { fragments });
@@ -170,12 +201,13 @@ fn note_gathering(parts: &Parts, inner: &mut Inner, began: Duration) {
     }
 }
 
-fn put_back(state: &State, change: impl FnOnce(&mut [Item])) {
+fn put_back(parts: &Parts, state: &State, change: impl FnOnce(&mut [Item])) {
     let mut inner = state.cell.lock();
     if !inner.is_current(state.generation) {
         return;
     }
     if let Some(mut hand) = inner.hand.take() {
+        hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
         change(&mut hand.items);
         inner.put_back(hand.items.into_iter().map(Item::touched));
     }
@@ -212,14 +244,44 @@ async fn answer(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Resu
     }
     let reply = finish::reply(parts, state, &answer.text);
     parts.faults.kill_point(super::KillPoint::BeforeIntent);
-    match parts.state.intend(&reply).await? {
-        crate::state::Claim::Ours => {}
-        // Another reply covers one of them: look again, and post that.
-        crate::state::Claim::Taken(_) => return Ok(Next::Superseded),
+    match intend(parts, state, &reply, superseded).await? {
+        Meant::Ours => {}
+        Meant::Over(next) => return Ok(next),
     }
     parts.faults.kill_point(super::KillPoint::AfterIntent);
     note(state, parts, &Stage::Intended);
     post(parts, state, reply, posting::Knowledge::NothingPosted).await
+}
+
+/// Whether the reply may be posted.
+enum Meant {
+    Ours,
+    Over(Next),
+}
+
+/// Enters the reply into the ledger, for as long as it takes: the answer is kept meanwhile, and the AI not asked again.
+async fn intend(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    reply: &Reply,
+    superseded: bool,
+) -> Result<Meant, ActorProcessingErr> {
+    loop {
+        match parts.state.intend(reply).await {
+            Ok(Claim::Ours) => return Ok(Meant::Ours),
+            // Another reply covers one of them: look again, and post that.
+            Ok(Claim::Taken(_)) => return Ok(Meant::Over(Next::Superseded)),
+            Err(error) => {
+                tracing::error!(%error, conversation.id = %state.cell.id, "a reply waits for the state");
+                if prepare::wait(parts, state, Wait::Store, STORE_PAUSE).await.is_none() {
+                    return Ok(Meant::Over(Next::HandBack));
+                }
+                if let Some(next) = prepare::last_look(parts, state, superseded).await? {
+                    return Ok(Meant::Over(next));
+                }
+            }
+        }
+    }
 }
 
 async fn post(
@@ -235,8 +297,7 @@ async fn post(
             if found > 0 {
                 note(state, parts, &Stage::LookedFor { found });
             }
-            let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            note(state, parts, &Stage::Posted { parts: count, ms });
+            note(state, parts, &Stage::Posted { parts: count, ms: millis(took) });
             parts.faults.kill_point(super::KillPoint::AfterPost);
             finish::replied(parts, state, &reply).await
         }
@@ -248,19 +309,26 @@ async fn post(
             parts.state.revoke(&reply).await?;
             Ok(Next::Superseded)
         }
-        Err(posting::Error::Draining) => Ok(Next::HandBack),
+        Err(posting::Error::Expired) => {
+            parts.state.revoke(&reply).await?;
+            finish::hand_over(parts, state, "the deadline has passed", None).await
+        }
+        Err(posting::Error::Draining | posting::Error::Outlived) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,
     }
 }
 
 /// Says what is being done with what is in hand.
 fn set_phase(state: &State, parts: &Parts, phase: Phase) {
-    let now = parts.clock.monotonic();
     let mut inner = state.cell.lock();
     if let (true, Some(hand)) = (inner.is_current(state.generation), &mut inner.hand) {
-        hand.phase = phase;
-        hand.since = now;
+        hand.enter(phase, parts.clock.monotonic(), parts.clock.now());
     }
+}
+
+/// The time spent in timed phases on what is in hand.
+fn worked(state: &State, parts: &Parts) -> Duration {
+    state.cell.lock().hand.as_ref().map(|hand| hand.worked(parts.clock.monotonic())).unwrap_or_default()
 }
 
 /// Notes a stage in the story of each message in hand.
@@ -268,6 +336,6 @@ fn note(state: &State, parts: &Parts, stage: &Stage) {
     let now = parts.clock.now();
     let mut inner = state.cell.lock();
     if let (true, Some(hand)) = (inner.is_current(state.generation), &mut inner.hand) {
-        hand.items.iter_mut().for_each(|item| item.timeline.note(now, stage.clone()));
+        hand.note(now, stage);
     }
 }

@@ -2,6 +2,7 @@
 //! all of them through [`contract!`]. What is not said here, callers may not assume.
 
 mod bounds;
+mod dedupe;
 mod publishing;
 mod settling;
 mod taking;
@@ -41,6 +42,7 @@ pub(super) trait Factory: Send + Sync {
 }
 
 pub(super) use bounds::*;
+pub(super) use dedupe::*;
 pub(super) use publishing::*;
 pub(super) use settling::*;
 pub(super) use taking::*;
@@ -52,6 +54,7 @@ macro_rules! contract {
             publications_are_answered_in_order
             a_duplicate_is_known_across_batches_lanes_and_restarts
             event_ids_and_message_ids_are_told_apart
+            what_is_known_is_never_stored_again_and_what_is_new_always
             a_batch_is_stored_whole_although_its_publisher_gives_up
             an_unusable_event_goes_straight_to_the_parked_letters
             a_conversation_comes_in_the_order_of_publication

@@ -9,6 +9,7 @@ use crate::{
     domain::ids::ConversationId,
     node,
     store::FolderLock,
+    telemetry::Clock,
 };
 
 /// How long a dependency may take to answer.
@@ -103,7 +104,7 @@ fn folder(config: &Config) -> Finding {
 
 async fn zendesk(config: &Config) -> Finding {
     const WHAT: &str = "zendesk";
-    let client = match Sunshine::new(&config.zendesk) {
+    let client = match Sunshine::new(&config.zendesk, Clock::system()) {
         Ok(client) => client,
         Err(error) => return Finding::bad(WHAT, error.to_string(), "check zendesk.api_url"),
     };

@@ -1,7 +1,11 @@
 //! Asks a service that speaks OpenAI's `POST /chat/completions` (API reference "Create chat completion").
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{
+    Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{AiService, http};
 use crate::domain::{
@@ -14,7 +18,8 @@ use crate::domain::{
 
 /// A client of one AI service.
 pub struct Ai {
-    url: String,
+    /// `None` when the address is no URL: nobody can be asked then, and the configuration has to be mended.
+    url: Option<Url>,
     model: String,
     images: bool,
     handoff_tool: String,
@@ -47,11 +52,11 @@ enum Content<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part<'a> {
     Text { text: &'a str },
-    ImageUrl { image_url: Url<'a> },
+    ImageUrl { image_url: ImageUrl<'a> },
 }
 
 #[derive(Serialize)]
-struct Url<'a> {
+struct ImageUrl<'a> {
     url: &'a str,
 }
 
@@ -71,7 +76,7 @@ struct Function<'a> {
 struct Completion {
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -102,14 +107,6 @@ struct Called {
 }
 
 #[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-}
-
-#[derive(Deserialize)]
 struct Refused {
     error: RefusedBody,
 }
@@ -131,7 +128,7 @@ impl Ai {
             headers.insert(AUTHORIZATION, bearer);
         }
         Ok(Self {
-            url: format!("{}/chat/completions", service.base_url.trim_end_matches('/')),
+            url: Url::parse(&format!("{}/chat/completions", service.base_url.trim_end_matches('/'))).ok(),
             model: service.model.clone(),
             images: service.images,
             handoff_tool: handoff_tool.to_owned(),
@@ -142,11 +139,9 @@ impl Ai {
 
     /// Asks one question. `now`: the wall clock, for a `Retry-After` that is a date.
     pub async fn ask(&self, prompt: &Prompt, now: Timestamp) -> Result<Answer, Failure> {
-        if !self.url.starts_with("http") {
-            return Err(Failure::Unusable(0));
-        }
+        let Some(url) = self.url.clone() else { return Err(Failure::Unusable(0)) };
         let body = serde_json::to_vec(&self.request(prompt)).expect("a request is plain data");
-        let sent = self.client.post(&self.url).headers(self.headers.clone()).body(body).send().await;
+        let sent = self.client.post(url).headers(self.headers.clone()).body(body).send().await;
         let response = sent.map_err(|error| failure(&error))?;
         let status = response.status().as_u16();
         let advice = retry_after::parse(|name| response.headers().get(name).and_then(|v| v.to_str().ok()), now.0);
@@ -166,7 +161,7 @@ impl Ai {
         let message = |(index, turn): (usize, &'a crate::domain::prompt::Turn)| {
             let with_images = self.images && index == last && !prompt.images.is_empty();
             let content = if with_images {
-                let images = prompt.images.iter().map(|url| Part::ImageUrl { image_url: Url { url } });
+                let images = prompt.images.iter().map(|url| Part::ImageUrl { image_url: ImageUrl { url } });
                 Content::Parts(std::iter::once(Part::Text { text: &turn.text }).chain(images).collect())
             } else {
                 Content::Text(&turn.text)
@@ -197,12 +192,17 @@ impl Ai {
         if text.trim().is_empty() && !handoff {
             return Err(Failure::UnusableAnswer);
         }
-        let tokens = completion.usage.map_or_else(Tokens::default, |usage| Tokens {
-            input: usage.prompt_tokens,
-            output: usage.completion_tokens,
-        });
+        let tokens = Tokens {
+            input: count(&completion.usage["prompt_tokens"]),
+            output: count(&completion.usage["completion_tokens"]),
+        };
         Ok(Answer { text, handoff, tokens, limit_requests })
     }
+}
+
+/// A number of tokens; whatever else stands there spoils no answer.
+fn count(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_f64().map(|count| count.max(0.0) as u64)).unwrap_or(0)
 }
 
 /// Some services refuse content by a 400 whose code says so (Azure OpenAI: `content_filter`).

@@ -5,9 +5,10 @@ mod ai_config;
 mod http;
 mod sunshine;
 mod sunshine_config;
+mod sunshine_wire;
 
 pub use ai::Ai;
 pub use ai_config::{AiConfig, AiService};
 pub use http::tls;
-pub use sunshine::{Error, Found, Message, Sunshine};
+pub use sunshine::{Error, Found, Message, Standing, Sunshine};
 pub use sunshine_config::SunshineConfig;

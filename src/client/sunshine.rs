@@ -3,20 +3,26 @@
 use std::{collections::HashSet, time::Duration};
 
 use reqwest::{
-    Method,
+    Method, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{SunshineConfig, http};
-use crate::domain::{
-    control::Integration,
-    ids::ConversationId,
-    reply::{Mark, Purpose},
-    retry_after,
-    secret::Secret,
-    time::Timestamp,
+use super::{
+    SunshineConfig, http,
+    sunshine_wire::{Conversation, Page},
+};
+use crate::{
+    domain::{
+        control::Integration,
+        ids::ConversationId,
+        reply::{Mark, Purpose},
+        retry_after,
+        secret::Secret,
+        time::Timestamp,
+    },
+    telemetry::Clock,
 };
 
 /// Pages of messages searched for a mark: 5 x 100 messages, more than a conversation gains in minutes.
@@ -45,6 +51,17 @@ pub enum Error {
     Refused(u16),
 }
 
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// `zendesk.api_url` is no URL.
+    #[error("zendesk.api_url is no URL")]
+    Address,
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
+}
+
 /// A message as Zendesk gives it back.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -54,12 +71,23 @@ pub struct Message {
     pub received: Option<Timestamp>,
     /// Whether a customer wrote it.
     pub from_customer: bool,
-    /// Its text, if it has one.
+    /// Its text, or the line that stands for what is no text; none when it was deleted.
     pub text: Option<String>,
+    /// Where an image lies.
+    pub image: Option<String>,
     /// The customer who wrote it.
     pub user: Option<String>,
     /// Our mark, if it carries one.
     pub mark: Option<Found>,
+}
+
+/// How a conversation stands.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Who is active in the switchboard.
+    pub active: Option<Integration>,
+    /// The brand, if it is named.
+    pub brand: Option<String>,
 }
 
 /// A mark found in a message.
@@ -89,10 +117,11 @@ impl Found {
 
 /// A client of one Zendesk installation.
 pub struct Sunshine {
-    base: String,
+    base: Url,
     app: String,
     client: reqwest::Client,
     headers: HeaderMap,
+    clock: Clock,
 }
 
 #[derive(Serialize)]
@@ -113,66 +142,9 @@ struct Text<'a> {
     text: &'a str,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    messages: Vec<RawMessage>,
-    #[serde(default)]
-    meta: Meta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Meta {
-    has_more: bool,
-    before_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawMessage {
-    #[serde(default)]
-    id: String,
-    received: Option<String>,
-    author: Option<RawAuthor>,
-    content: Option<RawContent>,
-    metadata: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawAuthor {
-    r#type: Option<String>,
-    user_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawContent {
-    text: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Conversation {
-    conversation: RawConversation,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawConversation {
-    active_switchboard_integration: Option<RawIntegration>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawIntegration {
-    id: Option<String>,
-    name: Option<String>,
-    integration_id: Option<String>,
-    integration_type: Option<String>,
-}
-
 impl Sunshine {
     /// Makes a client. `api_url` may have a path, such as `https://example.zendesk.com/sc`.
-    pub fn new(config: &SunshineConfig) -> Result<Self, reqwest::Error> {
+    pub fn new(config: &SunshineConfig, clock: Clock) -> Result<Self, Unusable> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Ok(mut basic) = HeaderValue::from_str(&basic(&config.key_id, &config.key_secret)) {
@@ -180,11 +152,17 @@ impl Sunshine {
             headers.insert(AUTHORIZATION, basic);
         }
         Ok(Self {
-            base: config.api_url.trim_end_matches('/').to_owned(),
+            base: Url::parse(&config.api_url).map_err(|_| Unusable::Address)?,
             app: config.app_id.clone(),
             client: http::client(config.timeout)?,
             headers,
+            clock,
         })
+    }
+
+    /// The app that is configured, if one is.
+    pub fn app(&self) -> Option<&str> {
+        (!self.app.is_empty()).then_some(self.app.as_str())
     }
 
     /// Posts one part of a reply. There is no idempotency key, so an unknown outcome has to be looked for.
@@ -192,7 +170,7 @@ impl Sunshine {
         let post =
             Post { author: Author { r#type: "business" }, content: Text { r#type: "text", text }, metadata: mark };
         let body = serde_json::to_vec(&post).expect("a post is plain data");
-        self.call(Method::POST, &self.path(app, to, "/messages"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, "/messages"), Some(body)).await.map(drop)
     }
 
     /// The newest messages, newest last, back to the first one received before `since`.
@@ -203,17 +181,18 @@ impl Sunshine {
         since: Timestamp,
     ) -> Result<Vec<Message>, Error> {
         let mut found: Vec<Message> = Vec::new();
-        let mut cursor = String::new();
+        let mut cursor = None;
         for _ in 0..PAGES_MAX {
-            let path = format!("{}{cursor}", self.path(app, of, "/messages"));
-            let page: Page = self.read(&path).await?;
+            let mut url = self.url(app, of, "/messages");
+            url.set_query(cursor.as_deref());
+            let page: Page = self.read(url).await?;
             let mut older: Vec<Message> = page.messages.into_iter().map(Message::from).collect();
             older.sort_by_key(|message| message.received);
             let reached = older.first().and_then(|message| message.received).is_some_and(|received| received < since);
             older.append(&mut found);
             found = older;
             match page.meta.before_cursor {
-                Some(before) if page.meta.has_more && !reached => cursor = format!("?page[before]={before}"),
+                Some(before) if page.meta.has_more && !reached => cursor = Some(format!("page[before]={before}")),
                 _ => break,
             }
         }
@@ -235,19 +214,19 @@ impl Sunshine {
 
     /// Who is active in the switchboard.
     pub async fn active(&self, app: Option<&str>, of: &ConversationId) -> Result<Option<Integration>, Error> {
-        let conversation: Conversation = self.read(&self.path(app, of, "")).await?;
-        Ok(conversation.conversation.active_switchboard_integration.map(|raw| Integration {
-            id: raw.id,
-            name: raw.name,
-            integration_id: raw.integration_id,
-            integration_type: raw.integration_type,
-        }))
+        Ok(self.standing(app, of).await?.active)
+    }
+
+    /// Who is active in the switchboard, and the brand.
+    pub async fn standing(&self, app: Option<&str>, of: &ConversationId) -> Result<Standing, Error> {
+        let conversation: Conversation = self.read(self.url(app, of, "")).await?;
+        Ok(conversation.into())
     }
 
     /// Shows the customer that an answer is being written.
     pub async fn typing(&self, app: Option<&str>, to: &ConversationId) -> Result<(), Error> {
         let body = br#"{"author":{"type":"business"},"type":"typing:start"}"#.to_vec();
-        self.call(Method::POST, &self.path(app, to, "/activity"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, "/activity"), Some(body)).await.map(drop)
     }
 
     /// Hands the conversation to `target` (id, name or type of a switchboard integration). Idempotent for a target
@@ -268,22 +247,25 @@ impl Sunshine {
                 "tidegate_summary": summary,
             },
         });
-        self.call(Method::POST, &self.path(app, of, "/passControl"), Some(body.to_string().into_bytes()))
-            .await
-            .map(drop)
+        self.call(Method::POST, self.url(app, of, "/passControl"), Some(body.to_string().into_bytes())).await.map(drop)
     }
 
-    fn path(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> String {
+    fn url(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> Url {
         let app = if self.app.is_empty() { app.unwrap_or_default() } else { &self.app };
-        format!("{}/v2/apps/{}/conversations/{}{end}", self.base, segment(app), segment(conversation.as_str()))
+        let base = self.base.path().trim_end_matches('/');
+        let path = format!("{base}/v2/apps/{}/conversations/{}{end}", segment(app), segment(conversation.as_str()));
+        // Parsed once, at the start; a host is dear to parse.
+        let mut url = self.base.clone();
+        url.set_path(&path);
+        url
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let body = self.call(Method::GET, path, None).await?;
+    async fn read<T: DeserializeOwned>(&self, url: Url) -> Result<T, Error> {
+        let body = self.call(Method::GET, url, None).await?;
         serde_json::from_slice(&body).map_err(|_| Error::Unknown("answer"))
     }
 
-    async fn call(&self, method: Method, url: &str, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
+    async fn call(&self, method: Method, url: Url, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
         let request = self.client.request(method, url).headers(self.headers.clone());
         let request = match body {
             Some(body) => request.body(body),
@@ -291,7 +273,8 @@ impl Sunshine {
         };
         let response = request.send().await.map_err(|error| network(&error))?;
         let status = response.status().as_u16();
-        let advice = retry_after::parse(|name| response.headers().get(name).and_then(|v| v.to_str().ok()), 0);
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let advice = retry_after::parse(header, self.clock.now().0);
         let failed = of_status(status, advice.retry_after);
         let body = http::body(response).await;
         match (failed, body) {
@@ -342,32 +325,11 @@ fn of_status(status: u16, retry_after: Option<Duration>) -> Option<Error> {
     }
 }
 
-impl From<RawMessage> for Message {
-    fn from(raw: RawMessage) -> Self {
-        let field = |name: &str| {
-            let value = raw.metadata.as_ref()?.get(name)?;
-            value.as_str().map(str::to_owned)
-        };
-        let mark = field("tidegate_key").map(|key| Found {
-            key,
-            part: field("tidegate_part").unwrap_or_default(),
-            ids: field("tidegate_ids").unwrap_or_default(),
-            kind: field("tidegate_kind").unwrap_or_default(),
-        });
-        let author = raw.author.as_ref();
-        Self {
-            received: raw.received.as_deref().and_then(Timestamp::parse),
-            from_customer: author.and_then(|author| author.r#type.as_deref()) == Some("user"),
-            user: author.and_then(|author| author.user_id.clone()),
-            text: raw.content.and_then(|content| content.text),
-            id: raw.id,
-            mark,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::{Router, http::StatusCode};
+    use tokio::{net::TcpListener, task::JoinSet};
+
     use super::*;
 
     #[test]
@@ -381,6 +343,21 @@ mod tests {
         assert_eq!(of_status(423, None), Some(Error::Locked));
         assert_eq!(of_status(401, None), Some(Error::Unauthorized));
         assert_eq!(of_status(201, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_retry_after_that_is_a_date_is_a_wait_until_then() {
+        // The date of RFC 9110's example, and 37 seconds before it.
+        let refusal = || async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api_url = format!("http://{}", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, Router::new().fallback(refusal)).await });
+        http::tls();
+        let clock = Clock::with_wall(|| Timestamp(784_111_740_000));
+        let client = Sunshine::new(&SunshineConfig { api_url, ..SunshineConfig::default() }, clock).unwrap();
+        let asked = client.typing(Some("app"), &ConversationId::new("c").unwrap()).await;
+        assert_eq!(asked, Err(Error::Throttled(Some(Duration::from_secs(37)))));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct NodeConfig {
     /// Time from SIGTERM to the end of the process, more than 5 s.
     #[serde(with = "units::duration")]
     pub shutdown_grace: Duration,
+    /// Time at one thing after which an actor that is no conversation's is killed and started again.
+    #[serde(with = "units::duration")]
+    pub actor_time_limit: Duration,
     /// Worker threads; 0 = one per core.
     pub worker_threads: usize,
 }
@@ -27,6 +30,8 @@ impl Default for NodeConfig {
             name: String::new(),
             roles: vec![Role::Ingress, Role::Api, Role::Chat, Role::Events, Role::Retry],
             shutdown_grace: Duration::from_secs(30),
+            // Storing, the longest thing they do, is a matter of milliseconds; a disk may stall for seconds.
+            actor_time_limit: Duration::from_secs(30),
             worker_threads: 0,
         }
     }

@@ -60,7 +60,9 @@ pub fn gather(waiting: &[Fragment], now: Timestamp, merging: Merging) -> Gather 
         last = Fragment { first_seen: last.first_seen.max(next.first_seen), ..*next };
     }
     let closes = last.first_seen.after(merging.quiet).min(last_start);
-    if size == FRAGMENTS_MAX || now >= closes { Gather::Take(size) } else { Gather::Until(closes) }
+    // Nobody waits longer than the cap; a wait that seems longer means that the wall clock was set back.
+    let clock_went_back = closes.since(now) > merging.cap;
+    if size == FRAGMENTS_MAX || now >= closes || clock_went_back { Gather::Take(size) } else { Gather::Until(closes) }
 }
 
 #[cfg(test)]
@@ -107,6 +109,14 @@ mod tests {
         waiting[0].superseded = true;
         assert_eq!(gather(&waiting[..2], Timestamp(5_000), MERGING), Gather::Until(Timestamp(5_800)));
         assert_eq!(gather(&waiting, Timestamp(9_000), MERGING), Gather::Take(3));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nobody_waiting() {
+        let taken_before = at(&[3_600_000, 3_600_300]);
+        assert_eq!(gather(&taken_before, Timestamp(0), MERGING), Gather::Take(2));
+        let other_node_is_ahead = at(&[50]);
+        assert_eq!(gather(&other_node_is_ahead, Timestamp(0), MERGING), Gather::Until(Timestamp(850)));
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 4] = [Self::Answer, Self::Holding, Self::Failure, Self::Handoff];
+
     /// The purpose as it stands in a post's metadata (`tidegate_kind`).
     pub fn as_str(self) -> &'static str {
         match self {

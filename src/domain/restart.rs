@@ -89,7 +89,8 @@ pub enum Decision {
 pub struct Restarts {
     intensity: Intensity,
     backoff: Backoff,
-    recent: VecDeque<Duration>,
+    /// When, and which child.
+    recent: VecDeque<(Duration, usize)>,
 }
 
 impl Restarts {
@@ -98,16 +99,18 @@ impl Restarts {
         Self { intensity, backoff, recent: VecDeque::new() }
     }
 
-    /// Notes an end at `now` (monotonic) that asks for a restart, and decides.
-    pub fn ended(&mut self, now: Duration, unit_random: f64) -> Decision {
-        while self.recent.front().is_some_and(|at| now.saturating_sub(*at) > self.intensity.within) {
+    /// Notes an end of one child at `now` (monotonic) that asks for a restart, and decides. All children count towards
+    /// the intensity; a child's pause grows with its own failures only.
+    pub fn ended(&mut self, child: usize, now: Duration, unit_random: f64) -> Decision {
+        while self.recent.front().is_some_and(|(at, _)| now.saturating_sub(*at) > self.intensity.within) {
             self.recent.pop_front();
         }
         if self.recent.len() >= self.intensity.max_restarts {
             return Decision::Escalate;
         }
-        self.recent.push_back(now);
-        Decision::Again(self.backoff.pause(self.recent.len(), unit_random))
+        self.recent.push_back((now, child));
+        let in_a_row = self.recent.iter().filter(|(_, failed)| *failed == child).count();
+        Decision::Again(self.backoff.pause(in_a_row, unit_random))
     }
 }
 
@@ -126,16 +129,24 @@ mod tests {
     #[test]
     fn restarts_within_the_window_are_counted_slowed_and_then_escalated() {
         let mut restarts = restarts();
-        let pauses: Vec<_> = (0..4).map(|n| restarts.ended(SECOND * n, 0.0)).collect();
+        let pauses: Vec<_> = (0..4).map(|n| restarts.ended(0, SECOND * n, 0.0)).collect();
         let again = |ms| Decision::Again(Duration::from_millis(ms));
         assert_eq!(pauses, [again(1), again(2), again(3), Decision::Escalate]);
+    }
+
+    #[test]
+    fn each_child_is_slowed_for_its_own_failures_and_all_count_together() {
+        let mut restarts = restarts();
+        let again = |ms| Decision::Again(Duration::from_millis(ms));
+        let pauses = [0, 1, 0, 1].map(|child| restarts.ended(child, SECOND, 0.0));
+        assert_eq!(pauses, [again(1), again(1), again(2), Decision::Escalate]);
     }
 
     #[test]
     fn old_restarts_are_forgotten() {
         let mut restarts = restarts();
         for n in 0..100 {
-            assert_ne!(restarts.ended(SECOND * 4 * n, 0.0), Decision::Escalate);
+            assert_ne!(restarts.ended(0, SECOND * 4 * n, 0.0), Decision::Escalate);
         }
     }
 

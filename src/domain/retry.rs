@@ -42,6 +42,11 @@ impl Policy {
         self.spread(self.grown(n.saturating_sub(1)).min(longest), unit_random)
     }
 
+    /// No pause before a retry is longer.
+    pub fn longest_pause(&self) -> Duration {
+        self.pause(self.max_retries, 1.0).unwrap_or_default()
+    }
+
     fn grown(&self, n: u32) -> Duration {
         let exponent = i32::try_from(n.min(64)).unwrap_or(64);
         let seconds = self.base.as_secs_f64() * self.factor.max(1.0).powi(exponent);
@@ -63,6 +68,7 @@ mod tests {
         let seconds: Vec<_> = (1..=4).map(|n| policy.pause(n, 0.0).map(|pause| pause.as_secs())).collect();
         assert_eq!(seconds, [Some(2), Some(4), Some(8), None]);
         assert_eq!(policy.pause(1, 1.0), Some(Duration::from_millis(2_400)));
+        assert_eq!(policy.longest_pause(), Duration::from_millis(9_600));
     }
 
     #[test]

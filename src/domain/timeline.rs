@@ -1,17 +1,26 @@
 //! The story of one message: each stage and each wait, with its cause (G10).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
 
-/// The most entries kept for one message; later ones replace the last, so that a message that waits for a day
-/// does not grow without bound.
+/// The most entries kept for one message, so that one that waits for a day does not grow without bound; later ones
+/// replace the last.
 pub const ENTRIES_MAX: usize = 64;
+
+/// From so many entries on waits and calls are added to the last of their kind, so that the times still add up.
+const ADDED_UP_FROM: usize = 48;
 
 /// What a message waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wait {
+    /// To be taken from the queue.
+    Queue,
+    /// Earlier messages of its conversation to be answered.
+    Turn,
     /// More fragments of the same customer.
     Merge,
     /// An earlier message of the conversation that is being tried again.
@@ -24,8 +33,14 @@ pub enum Wait {
     Breaker,
     /// The pause after a failure of the AI service.
     Backoff,
+    /// The same question asked by another, whose answer serves both.
+    Shared,
+    /// The pause before it is tried again after it failed.
+    Retry,
     /// Zendesk's API.
     Zendesk,
+    /// The queue or the state on disk, which could not be written.
+    Store,
     /// Its turn to run alone, after it was in hand when the process died.
     Alone,
     /// An operator, who paused the pool.
@@ -111,16 +126,58 @@ pub struct Timeline(Vec<Entry>);
 impl Timeline {
     /// Adds an entry.
     pub fn note(&mut self, at: Timestamp, stage: Stage) {
+        if self.0.len() >= ADDED_UP_FROM && self.add_up(&stage) {
+            return;
+        }
         if self.0.len() >= ENTRIES_MAX {
             self.0.pop();
         }
         self.0.push(Entry { at, stage });
     }
 
+    /// Adds the time of a wait or a call to the last one of its kind, if there is one.
+    fn add_up(&mut self, stage: &Stage) -> bool {
+        self.0.iter_mut().rev().any(|entry| match (&mut entry.stage, stage) {
+            (Stage::Waited { on, ms }, Stage::Waited { on: other, ms: more }) if on == other => {
+                *ms += more;
+                true
+            }
+            (Stage::Asked { service, ms, outcome }, Stage::Asked { service: other, ms: more, outcome: ended })
+                if service == other && outcome == ended =>
+            {
+                *ms += more;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Puts what befell the message in earlier tries before this one; the time between is the wait for the retry.
+    pub fn go_on(&mut self, earlier: Self) {
+        let Some(last) = earlier.0.last().map(|entry| entry.at) else { return };
+        let this = std::mem::replace(self, earlier);
+        for entry in this.0 {
+            match entry.stage {
+                Stage::Accepted => {}
+                Stage::Taken => {
+                    let ms = millis(entry.at.since(last));
+                    self.note(entry.at, Stage::Waited { on: Wait::Retry, ms });
+                    self.note(entry.at, Stage::Taken);
+                }
+                stage => self.note(entry.at, stage),
+            }
+        }
+    }
+
     /// The entries, oldest first.
     pub fn entries(&self) -> &[Entry] {
         &self.0
     }
+}
+
+/// A span as timelines count it.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a message ended (G1): exactly one of these is recorded for each.
@@ -187,5 +244,43 @@ mod tests {
         assert_eq!(timeline.entries().len(), ENTRIES_MAX);
         assert_eq!(timeline.entries()[0].at, Timestamp(0));
         assert_eq!(timeline.entries().last().unwrap().stage, Stage::HandedOver);
+    }
+
+    #[test]
+    fn a_long_story_still_adds_up() {
+        let mut timeline = Timeline::default();
+        timeline.note(Timestamp(0), Stage::Taken);
+        for n in 0..1_000 {
+            timeline.note(Timestamp(n), Stage::Waited { on: Wait::Backoff, ms: 10 });
+            let asked = Stage::Asked { service: "primary".into(), ms: 5, outcome: "5xx".into() };
+            timeline.note(Timestamp(n), asked);
+        }
+        timeline.note(Timestamp(2_000), Stage::HandedOver);
+        let spent: u64 = timeline
+            .entries()
+            .iter()
+            .map(|entry| match &entry.stage {
+                Stage::Waited { ms, .. } | Stage::Asked { ms, .. } => *ms,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(spent, 15_000);
+        assert!(timeline.entries().len() <= ENTRIES_MAX);
+    }
+
+    #[test]
+    fn a_further_try_goes_on_with_the_story() {
+        let failed = Stage::Failed { cause: "panic".into() };
+        let mut earlier = Timeline::default();
+        for (at, stage) in [(0, Stage::Accepted), (1, Stage::Taken), (5, failed.clone())] {
+            earlier.note(Timestamp(at), stage);
+        }
+        let mut timeline = Timeline::default();
+        timeline.note(Timestamp(0), Stage::Accepted);
+        timeline.note(Timestamp(2_005), Stage::Taken);
+        timeline.go_on(earlier);
+        let stages: Vec<&Stage> = timeline.entries().iter().map(|entry| &entry.stage).collect();
+        let waited = Stage::Waited { on: Wait::Retry, ms: 2_000 };
+        assert_eq!(stages, [&Stage::Accepted, &Stage::Taken, &failed, &waited, &Stage::Taken]);
     }
 }

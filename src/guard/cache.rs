@@ -80,20 +80,23 @@ impl Cache {
 
     /// The answer kept for `key`, or what `ask` brings; those who ask for the same key meanwhile wait for that one
     /// call. Without a key nothing is kept. The flag says whether the answer was there already.
-    pub async fn get_or<E: Clone + Send + Sync + 'static>(
-        &self,
-        key: Option<Key>,
-        ask: impl Future<Output = Result<Answer, E>> + Send,
-    ) -> Result<(Answer, bool), E> {
-        let Some(key) = key.filter(|_| self.enabled) else { return Ok((ask.await?, false)) };
-        let entry = self.answers.entry(key).or_try_insert_with(async { ask.await.map(Arc::new) }).await;
+    pub async fn get_or<E, F>(&self, key: Option<Key>, ask: impl Fn() -> F + Send + Sync) -> Result<(Answer, bool), E>
+    where
+        E: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Answer, E>> + Send,
+    {
+        let Some(key) = key.filter(|_| self.enabled) else { return Ok((ask().await?, false)) };
+        let entry = self.answers.entry(key).or_try_insert_with(async { ask().await.map(Arc::new) }).await;
         let entry = entry.map_err(|error: Arc<E>| (*error).clone())?;
         let fresh = entry.is_fresh();
         let answer = entry.into_value();
         let too_large = answer.text.len() as u64 > self.value_bytes_max;
-        // A wish for a human belongs to one customer.
         if fresh && (too_large || answer.handoff) {
             self.answers.invalidate(&key).await;
+        }
+        // A wish for a human belongs to one customer; whoever waited for that call asks for himself.
+        if !fresh && answer.handoff {
+            return Ok((ask().await?, false));
         }
         Ok(((*answer).clone(), !fresh))
     }
@@ -123,7 +126,7 @@ mod tests {
             .map(|_| {
                 let (cache, calls) = (cache.clone(), calls.clone());
                 tokio::spawn(async move {
-                    let ask = async {
+                    let ask = || async {
                         calls.fetch_add(1, Ordering::Relaxed);
                         tokio::task::yield_now().await;
                         Ok::<_, ()>(answer("hello"))
@@ -139,16 +142,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_wish_for_a_human_is_no_other_customers() {
+        let cache = Arc::new(Cache::new(&CacheConfig::default()));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let key = Key::new(&["app"], "m", &prompt("hi"));
+        let asking: Vec<_> = (0..10)
+            .map(|_| {
+                let (cache, calls) = (cache.clone(), calls.clone());
+                tokio::spawn(async move {
+                    let ask = || async {
+                        let handoff = calls.fetch_add(1, Ordering::Relaxed) == 0;
+                        tokio::task::yield_now().await;
+                        Ok::<_, ()>(Answer { handoff, ..answer("hello") })
+                    };
+                    cache.get_or(Some(key), ask).await.unwrap().0.handoff
+                })
+            })
+            .collect();
+        let mut handed_over = 0;
+        for one in asking {
+            handed_over += usize::from(one.await.unwrap());
+        }
+        assert_eq!(handed_over, 1);
+    }
+
+    #[tokio::test]
     async fn failures_long_answers_and_other_tenants_are_not_served() {
         let cache = Cache::new(&CacheConfig { max_value: 10, ..CacheConfig::default() });
         let key = |tenant| Key::new(&[tenant], "m", &prompt("hi"));
-        assert_eq!(cache.get_or(Some(key("a")), async { Err("down") }).await, Err("down"));
-        let (_, kept) = cache.get_or::<&str>(Some(key("a")), async { Ok(answer("a long answer")) }).await.unwrap();
+        assert_eq!(cache.get_or(Some(key("a")), || async { Err("down") }).await, Err("down"));
+        let (_, kept) =
+            cache.get_or::<&str, _>(Some(key("a")), || async { Ok(answer("a long answer")) }).await.unwrap();
         assert!(!kept);
-        let (said, kept) = cache.get_or::<&str>(Some(key("a")), async { Ok(answer("short")) }).await.unwrap();
+        let (said, kept) = cache.get_or::<&str, _>(Some(key("a")), || async { Ok(answer("short")) }).await.unwrap();
         assert_eq!((said.text.as_str(), kept), ("short", false));
-        assert!(cache.get_or::<&str>(Some(key("a")), async { Ok(answer("x")) }).await.unwrap().1);
-        assert!(!cache.get_or::<&str>(Some(key("b")), async { Ok(answer("x")) }).await.unwrap().1);
+        assert!(cache.get_or::<&str, _>(Some(key("a")), || async { Ok(answer("x")) }).await.unwrap().1);
+        assert!(!cache.get_or::<&str, _>(Some(key("b")), || async { Ok(answer("x")) }).await.unwrap().1);
         assert_ne!(Key::new(&["ab", "c"], "m", &prompt("hi")), Key::new(&["a", "bc"], "m", &prompt("hi")));
     }
 }

@@ -99,10 +99,18 @@ impl Gate {
         Ok(Pass { gate: self, conversation, message, generation, lease, reported: false })
     }
 
-    /// Waits until the breaker changes or `retry_at` (monotonic) has come.
-    pub async fn wait(&self, retry_at: Duration) {
+    /// Counts the changes so far, for [`Gate::wait`].
+    pub fn version(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
+    /// Waits until the breaker has changed since `version` was asked, or `retry_at` (monotonic) has come.
+    pub async fn wait(&self, version: u64, retry_at: Duration) {
         let _waiting = Waiting::new(&self.waiting);
         let mut changes = self.changes.subscribe();
+        if *changes.borrow_and_update() != version {
+            return;
+        }
         // Either way the breaker is asked again.
         let _ = tokio::time::timeout_at(self.clock.instant(retry_at), changes.changed()).await;
     }

@@ -17,6 +17,8 @@ mod gate;
 pub mod limiter;
 mod metrics;
 mod permits;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +42,8 @@ pub use gate::Gate;
 pub use metrics::Metrics;
 pub use permits::{Permit, Permits};
 
-/// With another service left in the chain, the limiter is waited for no longer than this.
+/// With other services in the chain, a slot or the limiter of one is waited for no longer than this; one whose limiter
+/// will not have anything by then is passed over at once.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
 
 /// The guards of one service.
@@ -119,7 +122,7 @@ impl Stack {
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        let asked = self.cache.get_or(question.key, self.ask_chain(question, progress, call)).await;
+        let asked = self.cache.get_or(question.key, || self.ask_chain(question, progress, &call)).await;
         let (answer, kept) = asked?;
         if question.key.is_some() {
             self.metrics.cache(kept);
@@ -131,19 +134,22 @@ impl Stack {
         &self,
         question: Question<'_>,
         progress: &dyn Progress,
-        call: impl Fn(usize) -> F + Send + Sync,
+        call: &(impl Fn(usize) -> F + Send + Sync),
     ) -> Result<Answer, Failed>
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
         loop {
+            // Asked before the breakers are looked at: a change meanwhile is not slept through.
+            let versions: Vec<u64> = self.services.iter().map(|service| service.gate.version()).collect();
             let mut last_failure = None;
             let mut retry_at = Duration::MAX;
+            let mut wait = Wait::Breaker;
             for (index, service) in self.services.iter().enumerate() {
-                let more = index + 1 < self.services.len();
-                match self.ask_one(service, question, progress, more, || call(index)).await {
+                match self.ask_one(service, question, progress, || call(index)).await {
                     Tried::Answered(answer) => return Ok(answer),
-                    Tried::Busy(at) => retry_at = retry_at.min(at),
+                    Tried::Busy(on, at) if at < retry_at => (wait, retry_at) = (on, at),
+                    Tried::Busy(..) => {}
                     Tried::Failed(failed) => match blame(&failed.failure) {
                         // Another service would fail on it as well.
                         Blame::Message | Blame::Hopeless => return Err(failed),
@@ -155,14 +161,16 @@ impl Stack {
             let another_may_come_back = retry_at < Duration::MAX;
             match last_failure {
                 Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => return Err(failed),
-                _ => self.wait_for_breaker(retry_at, progress).await,
+                _ => self.wait(wait, &versions, retry_at, progress).await,
             }
         }
     }
 
-    async fn wait_for_breaker(&self, retry_at: Duration, progress: &dyn Progress) {
-        progress.waiting(Wait::Breaker, Some(retry_at));
-        let waits = self.services.iter().map(|service| Box::pin(service.gate.wait(retry_at)));
+    /// Waits until `retry_at` (monotonic), or until a breaker changes.
+    async fn wait(&self, on: Wait, versions: &[u64], retry_at: Duration, progress: &dyn Progress) {
+        progress.waiting(on, Some(retry_at));
+        let gates = self.services.iter().zip(versions);
+        let waits = gates.map(|(service, version)| Box::pin(service.gate.wait(*version, retry_at)));
         futures_util::future::select_all(waits).await;
     }
 
@@ -171,31 +179,14 @@ impl Stack {
         service: &Service,
         question: Question<'_>,
         progress: &dyn Progress,
-        more: bool,
         call: impl FnOnce() -> F + Send,
     ) -> Tried
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        if let Err(retry_at) = service.gate.look(question.caller) {
-            return Tried::Busy(retry_at);
-        }
-        progress.waiting(Wait::Slot, None);
-        let slot = service.bulkhead.enter(question.received.0).await;
-        let (pass, permit) = loop {
-            if let Err(retry_at) = service.gate.look(question.caller) {
-                return Tried::Busy(retry_at);
-            }
-            let Some(permit) = self.permit(service, question.tokens, progress, more).await else {
-                return Tried::Busy(self.clock.monotonic() + FALL_BACK_AFTER);
-            };
-            let pass = match service.gate.admit(question.caller) {
-                Ok(pass) => pass,
-                Err(retry_at) => return Tried::Busy(retry_at),
-            };
-            if let Some(permit) = permit.used_now() {
-                break (pass, permit);
-            }
+        let (slot, pass, permit) = match self.enter(service, question, progress).await {
+            Ok(entered) => entered,
+            Err((on, retry_at)) => return Tried::Busy(on, retry_at),
         };
         progress.asking(service.name);
         let began = self.clock.monotonic();
@@ -217,26 +208,55 @@ impl Stack {
         }
     }
 
+    /// Takes all that a call needs, in order, or says what it would have to wait for, and until when (monotonic).
+    async fn enter<'a>(
+        &self,
+        service: &'a Service,
+        question: Question<'a>,
+        progress: &dyn Progress,
+    ) -> Result<(bulkhead::Slot, gate::Pass<'a>, permits::Call), (Wait, Duration)> {
+        let breaker = |retry_at| (Wait::Breaker, retry_at);
+        service.gate.look(question.caller).map_err(breaker)?;
+        progress.waiting(Wait::Slot, None);
+        let slot = self.while_it_pays(service.bulkhead.enter(question.received.0)).await;
+        let slot = slot.ok_or_else(|| (Wait::Slot, self.clock.monotonic()))?;
+        loop {
+            service.gate.look(question.caller).map_err(breaker)?;
+            let permit = self.permit(service, question.tokens, progress).await?;
+            let pass = service.gate.admit(question.caller).map_err(breaker)?;
+            if let Some(permit) = permit.used_now() {
+                return Ok((slot, pass, permit));
+            }
+        }
+    }
+
+    /// With other services to turn to, waits no longer than is worth it.
+    async fn while_it_pays<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        if self.services.len() == 1 {
+            return Some(wait.await);
+        }
+        tokio::time::timeout(FALL_BACK_AFTER, wait).await.ok()
+    }
+
     async fn permit(
         &self,
         service: &Service,
         tokens: u64,
         progress: &dyn Progress,
-        more: bool,
-    ) -> Option<permits::Permit> {
+    ) -> Result<permits::Permit, (Wait, Duration)> {
         if let Some(permit) = service.permits.at_once(tokens) {
             self.metrics.limiter_waited(service.name, Duration::ZERO);
-            return Some(permit);
+            return Ok(permit);
+        }
+        let began = self.clock.monotonic();
+        let free_at = service.permits.free_at(tokens);
+        if self.services.len() > 1 && free_at > began + FALL_BACK_AFTER {
+            return Err((Wait::Limiter, free_at));
         }
         progress.waiting(Wait::Limiter, None);
-        let began = self.clock.monotonic();
-        let permit = if more {
-            tokio::time::timeout(FALL_BACK_AFTER, service.permits.acquire(tokens)).await.ok()
-        } else {
-            Some(service.permits.acquire(tokens).await)
-        };
+        let permit = self.while_it_pays(service.permits.acquire(tokens)).await;
         self.metrics.limiter_waited(service.name, self.clock.monotonic().saturating_sub(began));
-        permit
+        permit.ok_or_else(|| (Wait::Limiter, self.clock.monotonic()))
     }
 
     /// Tells all guards how a call ended.
@@ -284,7 +304,7 @@ impl Stack {
 
 enum Tried {
     Answered(Answer),
-    /// Cannot be asked before then (monotonic).
-    Busy(Duration),
+    /// Cannot be asked before then (monotonic), for this reason.
+    Busy(Wait, Duration),
     Failed(Failed),
 }

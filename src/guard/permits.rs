@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 
 use super::{
     bell::Bell,
-    limiter::{Limiter, Limits, Reservation, WindowUse},
+    limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
 };
 use crate::{
-    store::calls::{Call as Made, Calls},
+    store::calls::{Calls, Past},
     telemetry::Clock,
 };
 
@@ -98,14 +98,17 @@ pub struct Permit {
 }
 
 impl Permits {
-    /// Makes a limiter that takes account of the calls made `before` the start.
-    pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, before: &[Made]) -> Arc<Self> {
+    /// Makes a limiter that takes account of what was done and asked for before the start.
+    pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, past: &Past) -> Arc<Self> {
         let (wall, monotonic) = (clock.now(), clock.monotonic());
         let mut machine = Limiter::new(limits, VALIDITY);
-        for call in before.iter().filter(|call| call.limiter == name) {
+        for call in past.calls.iter().filter(|call| call.limiter == name) {
             let at = monotonic.saturating_sub(wall.since(call.at));
             // It has been made, whether or not it finds its place.
             let _ = machine.reserve(at, call.tokens, Duration::MAX);
+        }
+        for pause in past.pauses.iter().filter(|pause| pause.limiter == name) {
+            machine.pause(monotonic, monotonic + pause.until.since(wall).min(PAUSE_MAX));
         }
         Arc::new(Self {
             name,
@@ -123,6 +126,19 @@ impl Permits {
     pub fn at_once(self: &Arc<Self>, tokens: u64) -> Option<Permit> {
         let queue = self.queue.lock();
         if queue.is_empty() { self.reserve(tokens).ok() } else { None }
+    }
+
+    /// When (monotonic) a permit is free, as things are; those who wait in line may take it before.
+    pub fn free_at(&self, tokens: u64) -> Duration {
+        let now = self.clock.monotonic();
+        let mut machine = self.machine.lock();
+        match machine.reserve(now, tokens, Duration::ZERO) {
+            Reservation::Granted { seq, .. } => {
+                machine.void(seq);
+                now
+            }
+            Reservation::Refused { at } => at,
+        }
     }
 
     /// Waits in line for a permit. Dropping the future leaves the line.
@@ -182,7 +198,16 @@ impl Permits {
 
     /// The service answered 429.
     pub fn throttled(&self, retry_after: Option<Duration>) {
-        self.machine.lock().throttled(self.clock.monotonic(), retry_after, rand::random());
+        let now = self.clock.monotonic();
+        let paused_until = {
+            let mut machine = self.machine.lock();
+            machine.throttled(now, retry_after, rand::random());
+            machine.paused_until(now)
+        };
+        if let Some(until) = paused_until {
+            let wall = self.clock.now();
+            self.calls.note_pause(self.name, wall, wall.after(until - now));
+        }
         self.slow_start.lock().limit = Some(1);
     }
 

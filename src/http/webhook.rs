@@ -165,8 +165,9 @@ fn knows_secret(secrets: &[Secret], headers: &HeaderMap) -> bool {
 async fn note_control(public: &Public, conversation: &ConversationId, control: crate::domain::control::Control) {
     match public.parts.state.note_control(conversation, control).await {
         Ok(true) => {
-            if control.holder == crate::domain::control::Holder::Other {
-                public.parts.handoffs.confirmed(conversation);
+            if control.holder == crate::domain::control::Holder::Other && public.parts.handoffs.confirmed(conversation)
+            {
+                public.parts.metrics.handed_off("confirmed");
             }
         }
         Ok(false) => {}

@@ -1,6 +1,6 @@
 //! Builds what the actors work with out of the configuration.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use prometheus_client::{
@@ -10,7 +10,7 @@ use prometheus_client::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Roster},
+    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
     broker::{self, Broker, Embedded},
     client::{Ai, Sunshine},
     config::Config,
@@ -19,7 +19,7 @@ use crate::{
     state::{self, Local},
     store::{
         FolderLock,
-        calls::{Call, Calls},
+        calls::{Calls, Past},
         in_hand::InHand,
     },
     telemetry::{Clock, series::label},
@@ -63,7 +63,7 @@ pub(super) fn build(
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
     let in_hand = InHand::open(&folder.join("in-hand"))?;
-    let (calls, before) = Calls::open(&folder.join("calls"), clock.now())?;
+    let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
     broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
     let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
@@ -73,11 +73,11 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &before),
+        stack: stack(config, clock, guards.clone(), &calls, &past),
         ai: ai(config)?,
-        sunshine: Sunshine::new(&config.zendesk).context("the client of Zendesk")?,
+        sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
-        posts: Permits::new("zendesk", post_limits(config), clock.clone(), calls.clone(), &before),
+        posts: Permits::new("zendesk", post_limits(config), clock.clone(), calls.clone(), &past),
         posting: Bulkhead::new(concurrency(config)),
         ours: Ours { integration: config.zendesk.integration.clone() },
         handoff_to: config.zendesk.handoff_to.clone(),
@@ -87,11 +87,13 @@ pub(super) fn build(
         retry: config.retry.clone(),
         directory: Directory::new(clock.clone()),
         conversations: actors::ConversationStarter::default(),
+        reconciler: Reconciler::default(),
         handoffs: Handoffs::default(),
         in_hand,
         suspects: tokio::sync::Semaphore::new(1),
         courtesies: Courtesies::default(),
         faults: Faults::new(config.faults.clone()),
+        actor_time_limit: config.node.actor_time_limit,
         roster: Arc::new(Roster::new(clock.clone())),
         clock: clock.clone(),
         metrics: actors::Metrics::register(registry),
@@ -106,11 +108,11 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics, calls: &Arc<Calls>, before: &[Call]) -> Stack {
+fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics, calls: &Arc<Calls>, past: &Past) -> Stack {
     let services = config.ai.services.iter().map(|service| Service {
         name: label(&service.name),
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
-        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), before),
+        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
         bulkhead: Bulkhead::new(service.concurrency),
     });
     Stack::new(services.collect(), Cache::new(&config.cache), clock.clone(), metrics)
@@ -125,13 +127,17 @@ fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {
     config.ai.services.iter().map(client).collect()
 }
 
+/// As long as this a call counts.
+fn longest_window(config: &Config) -> Duration {
+    let windows = config.ai.services.iter().flat_map(|service| &service.limits.windows).map(|window| window.per);
+    windows.max().unwrap_or_default().max(Duration::from_secs(3600))
+}
+
 /// Posts per second, and as many at once; 0 means no limit of ours.
 fn post_limits(config: &Config) -> Limits {
     let per_second = config.zendesk.posts_per_second;
-    let windows = (per_second > 0).then(|| guard::limiter::WindowLimit {
-        requests: u64::from(per_second),
-        per: std::time::Duration::from_secs(1),
-    });
+    let windows = (per_second > 0)
+        .then(|| guard::limiter::WindowLimit { requests: u64::from(per_second), per: Duration::from_secs(1) });
     Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: windows.into_iter().collect() }
 }
 

@@ -7,15 +7,18 @@ use moka::future::Cache;
 use rusqlite::{Connection, OptionalExtension};
 
 mod schema;
+mod sql;
 
 use super::{Away, Claim, Error, Keeping, Ledger, Memory, Presence, Recall, Record, Remembered, RetentionConfig};
 use crate::{
     domain::{
         control::Control,
         ids::{ConversationId, MessageId, UserId},
+        job::Job,
         prompt::History,
         reply::Reply,
         time::Timestamp,
+        timeline::Timeline,
     },
     store::{self, Database, Durability},
 };
@@ -24,7 +27,7 @@ use crate::{
 const CONTROLS_MAX: u64 = 100_000;
 
 /// Rows thrown away at once, so that tidying never holds up a reply for long.
-const TIDY_ROWS: usize = 2_000;
+const TIDY_ROWS: i64 = 2_000;
 
 /// The local state.
 pub struct Local {
@@ -75,15 +78,8 @@ impl Ledger for Local {
     }
 
     async fn revoke(&self, reply: &Reply) -> Result<(), Error> {
-        let (key, replay) = (reply.key(), reply.replay);
-        self.change(move |connection| {
-            connection
-                .prepare_cached("DELETE FROM record WHERE reply = ?1 AND replay = ?2 AND outcome IS NULL")?
-                .execute((&key, replay))?;
-            connection.prepare_cached("DELETE FROM reply WHERE key = ?1")?.execute([&key])?;
-            Ok(())
-        })
-        .await
+        let (reply, key) = (reply.clone(), reply.key());
+        self.change(move |connection| schema::revoke(connection, &reply, &key)).await
     }
 
     async fn conclude(&self, records: Vec<Record>, said: Option<History>) -> Result<(), Error> {
@@ -96,13 +92,12 @@ impl Ledger for Local {
                 schema::conclude(connection, record, 0)?;
             }
             if let Some(said) = &said {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO conversation (id, history, control, touched) VALUES (?1, ?2, ?3, ?4)
-                         ON CONFLICT (id) DO UPDATE SET history = excluded.history, touched = excluded.touched,
-                             control = coalesce(excluded.control, control)",
-                    )?
-                    .execute((conversation.as_str(), schema::json(said), control.as_ref().map(schema::json), at.0))?;
+                connection.prepare_cached(sql::SAID)?.execute((
+                    conversation.as_str(),
+                    schema::json(said),
+                    control.as_ref().map(schema::json),
+                    at.0,
+                ))?;
             }
             Ok(())
         })
@@ -119,8 +114,7 @@ impl Memory for Local {
     async fn remembered(&self, conversation: &ConversationId) -> Result<Remembered, Error> {
         let id = conversation.clone();
         let query = move |connection: &Connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT control, history, away, alias FROM conversation WHERE id = ?1")?;
+            let mut statement = connection.prepare_cached(sql::REMEMBERED)?;
             let row = statement.query_row([id.as_str()], |row| {
                 Ok(Remembered {
                     control: schema::parsed(row.get(0)?),
@@ -163,13 +157,7 @@ impl Memory for Local {
         }
         let (id, text) = (conversation.clone(), schema::json(&control));
         let write = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO conversation (id, control, touched) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (id) DO UPDATE SET control = excluded.control, history = NULL
-                     WHERE control IS NULL OR json_extract(control, '$.at') <= json_extract(excluded.control, '$.at')",
-                )?
-                .execute((id.as_str(), &text, control.at.0))?;
+            connection.prepare_cached(sql::NOTE_CONTROL)?.execute((id.as_str(), &text, control.at.0))?;
             Ok(())
         };
         // A holder heard of for the first time is in memory, and in the event's own queue; nobody waits for the disk.
@@ -182,11 +170,7 @@ impl Memory for Local {
     async fn note_away(&self, conversation: &ConversationId, away: Option<Away>) -> Result<(), Error> {
         let (id, away) = (conversation.clone(), away.as_ref().map(schema::json));
         self.change(move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO conversation (id, away) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET away = excluded.away",
-                )?
-                .execute((id.as_str(), &away))?;
+            connection.prepare_cached(sql::NOTE_AWAY)?.execute((id.as_str(), &away))?;
             Ok(())
         })
         .await
@@ -198,28 +182,33 @@ impl Keeping for Local {
     async fn record(&self, id: &str) -> Result<Option<Record>, Error> {
         let id = id.to_owned();
         let query = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT record.body, reply.body FROM record LEFT JOIN reply ON reply.key = record.reply
-                 WHERE record.message = ?1 OR record.event = ?1 ORDER BY replay DESC LIMIT 1",
-            )?;
-            let found = statement.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            Ok(found.and_then(|(body, reply)| {
-                let mut record: Record = schema::parsed(body)?;
+            for statement in sql::RECORD {
+                let mut statement = connection.prepare_cached(statement)?;
+                let found = statement.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                let Some((body, reply)) = found else { continue };
+                let Some(mut record) = schema::parsed::<Record>(body) else { continue };
                 record.text = schema::parsed::<Reply>(reply).map(|reply| reply.text());
-                Some(record)
-            }))
+                return Ok(Some(record));
+            }
+            Ok(None)
         };
         Ok(self.database.read(query).await?)
+    }
+
+    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error> {
+        let row = (job.message.to_string(), job.conversation.to_string(), job.received.0, schema::json(story));
+        self.change(move |connection| schema::note_story(connection, &row)).await
+    }
+
+    async fn story(&self, message: &str) -> Result<Option<Timeline>, Error> {
+        let message = message.to_owned();
+        Ok(self.database.read(move |connection| schema::story(connection, &message)).await?)
     }
 
     async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error> {
         let (id, user) = (conversation.clone(), user.clone());
         self.change(move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO conversation (id, user) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET user = excluded.user",
-                )?
-                .execute((id.as_str(), user.as_str()))?;
+            connection.prepare_cached(sql::NOTE_USER)?.execute((id.as_str(), user.as_str()))?;
             Ok(())
         })
         .await
@@ -228,17 +217,9 @@ impl Keeping for Local {
     async fn merge(&self, from: &ConversationId, into: &ConversationId) -> Result<(), Error> {
         let (old, new) = (from.clone(), into.clone());
         self.change(move |connection| {
-            connection.execute(
-                "INSERT INTO conversation (id, user, history, touched)
-                 SELECT ?2, user, history, touched FROM conversation WHERE id = ?1
-                 ON CONFLICT (id) DO UPDATE SET history = coalesce(history, excluded.history)",
-                (old.as_str(), new.as_str()),
-            )?;
-            connection.execute(
-                "INSERT INTO conversation (id, alias) VALUES (?1, ?2)
-                 ON CONFLICT (id) DO UPDATE SET alias = excluded.alias, history = NULL, control = NULL, away = NULL",
-                (old.as_str(), new.as_str()),
-            )?;
+            for statement in [sql::MERGE_INTO, sql::MERGED] {
+                connection.prepare_cached(statement)?.execute((old.as_str(), new.as_str()))?;
+            }
             Ok(())
         })
         .await?;
@@ -257,7 +238,7 @@ impl Keeping for Local {
         let user = user.clone();
         let forgotten: Vec<String> = self
             .change(move |connection| {
-                let mut statement = connection.prepare("SELECT id FROM conversation WHERE user = ?1")?;
+                let mut statement = connection.prepare_cached(sql::OF_USER)?;
                 let ids: Vec<String> =
                     statement.query_map([user.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?;
                 ids.iter().try_for_each(|id| schema::forget(connection, id))?;
@@ -274,37 +255,16 @@ impl Keeping for Local {
     async fn tidy(&self, now: Timestamp) -> Result<(), Error> {
         let before = |span: Duration| now.0 - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         let (texts, all) = (before(self.retention.results), before(self.retention.history));
-        self.change(move |connection| {
-            connection.execute(
-                &format!(
-                    "UPDATE reply SET body = NULL WHERE key IN
-                     (SELECT key FROM reply WHERE done = 1 AND body IS NOT NULL AND at < ?1 LIMIT {TIDY_ROWS})"
-                ),
-                [texts],
-            )?;
-            // Rows are numbered by age, so the oldest are found without an index.
-            let oldest = format!("SELECT row FROM record ORDER BY row LIMIT {TIDY_ROWS}");
-            connection.execute(
-                &format!(
-                    "DELETE FROM reply WHERE key IN
-                     (SELECT reply FROM record WHERE at < ?1 AND outcome IS NOT NULL AND row IN ({oldest}))"
-                ),
-                [all],
-            )?;
-            connection.execute(
-                &format!("DELETE FROM record WHERE at < ?1 AND outcome IS NOT NULL AND row IN ({oldest})"),
-                [all],
-            )?;
-            connection
-                .execute("DELETE FROM conversation WHERE touched < ?1 AND touched > 0 AND away IS NULL", [all])?;
-            Ok(())
-        })
-        .await
+        self.change(move |connection| schema::tidy(connection, texts, all, TIDY_ROWS)).await
     }
 }
 
 #[async_trait]
 impl Presence for Local {
+    async fn last_alive(&self) -> Result<Option<Timestamp>, Error> {
+        Ok(self.database.read(|connection| schema::meta(connection, "alive")).await?)
+    }
+
     async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
         self.change(move |connection| {
             let last = schema::meta(connection, "alive")?;
@@ -316,11 +276,7 @@ impl Presence for Local {
 
     async fn open_since(&self, since: Timestamp, limit: usize) -> Result<Vec<ConversationId>, Error> {
         let query = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT id FROM conversation WHERE touched >= ?1 AND alias IS NULL
-                 AND (control IS NULL OR json_extract(control, '$.holder') != 'other')
-                 ORDER BY touched DESC LIMIT ?2",
-            )?;
+            let mut statement = connection.prepare_cached(sql::OPEN_SINCE)?;
             let ids = statement.query_map((since.0, limit as i64), |row| row.get::<_, String>(0))?;
             Ok(ids.collect::<Result<Vec<_>, _>>()?)
         };

@@ -16,6 +16,7 @@ use crate::{
     domain::{
         control::Control,
         ids::{ConversationId, EventId, MessageId, UserId},
+        job::Job,
         prompt::History,
         reply::Reply,
         time::Timestamp,
@@ -45,6 +46,9 @@ pub enum Recall {
     Unknown,
     /// A reply was meant; whether it was posted is not known.
     Intended(Reply),
+    /// The customer was told, or was about to be, that there is no answer; a human was to take over. It is not asked
+    /// about again.
+    Told(Reply),
     /// It has ended.
     Ended(Outcome),
 }
@@ -147,6 +151,12 @@ pub trait Keeping {
     /// How a message ended, by event id or message id.
     async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
 
+    /// Keeps the story so far of a message that is not at its end; replaced by the record of its end.
+    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error>;
+
+    /// The story kept so far of a message that is not at its end.
+    async fn story(&self, message: &str) -> Result<Option<Timeline>, Error>;
+
     /// Notes that a conversation belongs to a customer, so that it can be forgotten with them.
     async fn note_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error>;
 
@@ -166,6 +176,9 @@ pub trait Keeping {
 /// When this node was last alive, and what was open then (design rule 18).
 #[async_trait]
 pub trait Presence {
+    /// When the node was last noted to be alive.
+    async fn last_alive(&self) -> Result<Option<Timestamp>, Error>;
+
     /// Notes that the node is alive; returns when it last was.
     async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error>;
 

@@ -1,5 +1,5 @@
-//! The journal of calls under a limit, so that a node that is started again does not begin with empty windows: the
-//! service remembers the calls of the process before (G4).
+//! The journal of calls under a limit, so that a node that is started again does not begin with empty windows, nor in
+//! the middle of a pause the service has asked for: the service remembers the process before (G4).
 //!
 //! Written, not synced: it survives the death of the process, and a power cut takes longer than most windows.
 
@@ -15,10 +15,8 @@ use parking_lot::Mutex;
 use super::Error;
 use crate::domain::time::Timestamp;
 
-/// Calls are remembered as long as the longest usual window.
-const KEPT: Duration = Duration::from_secs(3600);
-
-/// The journal is rewritten without the old calls when it has grown to this size.
+/// The journal is rewritten without the old calls when it has grown to this size, or to twice what was left the last
+/// time: with many calls an hour, what is left may be larger than this.
 const REWRITE_BYTES: u64 = 4 << 20;
 
 /// One call.
@@ -32,34 +30,65 @@ pub struct Call {
     pub tokens: u64,
 }
 
+/// The end of a pause that a service has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Nothing is asked before then.
+    pub until: Timestamp,
+    /// Of which limiter.
+    pub limiter: String,
+}
+
+/// What the process before left behind.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Calls that still count, oldest first.
+    pub calls: Vec<Call>,
+    /// Pauses that are not over.
+    pub pauses: Vec<Pause>,
+}
+
+/// The word that begins the line of a pause.
+const PAUSE: &str = "until";
+
 /// The journal.
 pub struct Calls {
     path: PathBuf,
+    kept: Duration,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     file: File,
     bytes: u64,
+    rewrite_at: u64,
 }
 
 impl Calls {
-    /// Opens the journal; returns the calls of the last hour, oldest first.
-    pub fn open(path: &Path, now: Timestamp) -> Result<(Self, Vec<Call>), Error> {
-        let calls = if path.exists() { read(path, now)? } else { Vec::new() };
-        let inner = rewrite(path, &calls)?;
-        Ok((Self { path: path.to_owned(), inner: Mutex::new(inner) }, calls))
+    /// Opens the journal; calls count for `kept`, the longest window there is.
+    pub fn open(path: &Path, kept: Duration, now: Timestamp) -> Result<(Self, Past), Error> {
+        let past = if path.exists() { read(path, kept, now)? } else { Past::default() };
+        let inner = rewrite(path, &past)?;
+        Ok((Self { path: path.to_owned(), kept, inner: Mutex::new(inner) }, past))
     }
 
     /// Notes a call that begins now.
     pub fn note(&self, limiter: &str, now: Timestamp, tokens: u64) {
-        let line = format!("{} {tokens} {limiter}\n", now.0);
+        self.append(&format!("{} {tokens} {limiter}\n", now.0), now);
+    }
+
+    /// Notes that the service has asked for a pause.
+    pub fn note_pause(&self, limiter: &str, now: Timestamp, until: Timestamp) {
+        self.append(&format!("{PAUSE} {} {limiter}\n", until.0), now);
+    }
+
+    fn append(&self, line: &str, now: Timestamp) {
         let mut inner = self.inner.lock();
         inner.bytes += line.len() as u64;
         let written = inner.file.write_all(line.as_bytes()).map_err(Error::from);
         let outcome = written.and_then(|()| {
-            if inner.bytes > REWRITE_BYTES {
-                *inner = rewrite(&self.path, &read(&self.path, now)?)?;
+            if inner.bytes > inner.rewrite_at {
+                *inner = rewrite(&self.path, &read(&self.path, self.kept, now)?)?;
             }
             Ok(())
         });
@@ -70,47 +99,85 @@ impl Calls {
     }
 }
 
-fn read(path: &Path, now: Timestamp) -> Result<Vec<Call>, Error> {
-    let mut calls = Vec::new();
+fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
+    let mut past = Past::default();
     for line in BufReader::new(File::open(path)?).lines() {
         // A line torn by the crash says nothing.
         let Ok(line) = line else { continue };
         let mut fields = line.splitn(3, ' ');
-        let mut number = || fields.next().and_then(|field| field.parse::<i64>().ok());
-        let (Some(at), Some(tokens)) = (number(), number()) else { continue };
-        let Some(limiter) = fields.next() else { continue };
-        let call = Call { at: Timestamp(at), limiter: limiter.to_owned(), tokens: tokens.unsigned_abs() };
-        if call.at <= now && now.since(call.at) < KEPT {
-            calls.push(call);
+        let (Some(first), Some(second), Some(limiter)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let Ok(second) = second.parse::<i64>() else { continue };
+        let limiter = limiter.to_owned();
+        if first == PAUSE {
+            past.pauses.extend((Timestamp(second) > now).then_some(Pause { until: Timestamp(second), limiter }));
+            continue;
+        }
+        let Ok(at) = first.parse::<i64>() else { continue };
+        // The wall clock may have been set back since; the call was made all the same.
+        let at = Timestamp(at).min(now);
+        if now.since(at) < kept {
+            past.calls.push(Call { at, limiter, tokens: second.unsigned_abs() });
         }
     }
-    calls.sort_by_key(|call| call.at);
-    Ok(calls)
+    past.calls.sort_by_key(|call| call.at);
+    Ok(past)
 }
 
-fn rewrite(path: &Path, calls: &[Call]) -> Result<Inner, Error> {
-    let lines: String = calls.iter().map(|call| format!("{} {} {}\n", call.at.0, call.tokens, call.limiter)).collect();
+fn rewrite(path: &Path, past: &Past) -> Result<Inner, Error> {
+    let calls = past.calls.iter().map(|call| format!("{} {} {}\n", call.at.0, call.tokens, call.limiter));
+    let pauses = past.pauses.iter().map(|pause| format!("{PAUSE} {} {}\n", pause.until.0, pause.limiter));
+    let lines: String = calls.chain(pauses).collect();
     let fresh = path.with_extension("new");
     fs::write(&fresh, &lines)?;
     fs::rename(&fresh, path)?;
-    Ok(Inner { file: File::options().append(true).open(path)?, bytes: lines.len() as u64 })
+    let bytes = lines.len() as u64;
+    let rewrite_at = REWRITE_BYTES.max(2 * bytes);
+    Ok(Inner { file: File::options().append(true).open(path)?, bytes, rewrite_at })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     #[test]
-    fn the_calls_of_the_last_hour_are_remembered_and_no_others() {
+    fn what_still_counts_is_remembered_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calls");
-        let (calls, before) = Calls::open(&path, Timestamp(0)).unwrap();
-        assert!(before.is_empty());
+        let (calls, before) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
+        assert!(before.calls.is_empty() && before.pauses.is_empty());
         let now = Timestamp(10_000_000);
         calls.note("old", Timestamp(now.0 - 3_600_001), 5);
         calls.note("primary", Timestamp(now.0 - 1_000), 7);
+        calls.note("tomorrow's", Timestamp(now.0 + 86_400_000), 1);
+        calls.note_pause("primary", now, Timestamp(now.0 + 20_000));
+        calls.note_pause("over", now, Timestamp(now.0 - 1));
         File::options().append(true).open(&path).unwrap().write_all(b"99").unwrap();
-        let (_, left) = Calls::open(&path, now).unwrap();
-        assert_eq!(left, [Call { at: Timestamp(now.0 - 1_000), limiter: "primary".into(), tokens: 7 }]);
+        let (_, past) = Calls::open(&path, HOUR, now).unwrap();
+        let call = |at: i64, limiter: &str, tokens| Call { at: Timestamp(at), limiter: limiter.into(), tokens };
+        assert_eq!(past.calls, [call(now.0 - 1_000, "primary", 7), call(now.0, "tomorrow's", 1)]);
+        assert_eq!(past.pauses, [Pause { until: Timestamp(now.0 + 20_000), limiter: "primary".into() }]);
+        let longer = Calls::open(&path, HOUR * 2, now).unwrap().1;
+        assert_eq!(longer.calls.len(), 2, "what was left out when it was rewritten is gone");
+    }
+
+    #[test]
+    fn a_busy_hour_does_not_rewrite_the_journal_with_every_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("calls");
+        let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
+        let long_name = "n".repeat(4_000);
+        let mut rewritten = 0;
+        let mut before = 0;
+        for n in 0..4_000 {
+            calls.note(&long_name, Timestamp(n), 1);
+            let size = fs::metadata(&path).unwrap().len();
+            rewritten += u32::from(size < before + 4_000);
+            before = size;
+        }
+        assert!(rewritten <= 3, "16 MiB of calls that all count were rewritten {rewritten} times");
     }
 }

@@ -8,6 +8,8 @@ pub mod calls;
 mod file;
 pub mod in_hand;
 mod lock;
+#[cfg(test)]
+pub(crate) mod plan;
 mod writer;
 
 pub use file::{Error, Schema, touch};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tidegate::simulate::{Customers, Zendesk, ai, customers::Plan, reference::Reference};
 
-use crate::support::{SOON, Scene, eventually, figure};
+use crate::support::{Daemon, SOON, Scene, eventually, figure};
 
 /// Dies at a fault point under a small load and starts again. What is there in the end.
 async fn dies_at(point: &str, wipe_state: bool) -> Scene {
@@ -126,4 +127,71 @@ fn finished(zendesk: &Zendesk, conversations: &[String]) -> Vec<Reference> {
         numbers.map(Reference).collect()
     };
     replies.flat_map(|message| named(message.text)).collect()
+}
+
+/// The conversations the AI works for at the moment; `None` while the daemon is down.
+async fn in_the_ais_hands(daemon: &Daemon) -> Option<Vec<String>> {
+    let tree: Value = reqwest::get(daemon.admin_url("/admin/actors?limit=10")).await.ok()?.json().await.ok()?;
+    let children = tree["children"].as_array()?;
+    let all = children.iter().find(|child| child["path"] == "node/conversations")?["children"].as_array()?;
+    let working = all.iter().filter(|one| one["in_hand"]["phase"] == "ai");
+    Some(working.map(|one| one["path"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+async fn is_parked(daemon: &Daemon, message: &str) -> bool {
+    let Ok(answer) = reqwest::get(daemon.admin_url(&format!("/admin/messages/{message}"))).await else { return false };
+    answer.json::<Value>().await.is_ok_and(|shown| shown["outcome"] == "parked")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_kills_the_process_again_and_again_is_found_and_parked_alone() {
+    let mut scene = Scene::with("[faults]\nkill_on = 'poison'\n").await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 2_000, ..ai::Behaviour::default() });
+    for n in 0..3 {
+        scene.say(&format!("innocent{n}"), "where is my parcel?").await;
+    }
+    eventually("the AI has them", SOON, async || scene.ai.stats().in_flight == 3).await;
+    let poison = scene.say("poisoned", "poison").await;
+    // In each life of the process, the most messages that the AI worked on at once.
+    let mut at_once = vec![0];
+    let deadline = tokio::time::Instant::now() + SOON * 2;
+    while !is_parked(&scene.daemon, &poison).await {
+        assert!(tokio::time::Instant::now() < deadline, "not parked after {} deaths", at_once.len() - 1);
+        if scene.daemon.ended().is_some() {
+            at_once.push(0);
+            scene.daemon.spawn_again();
+        }
+        let working = in_the_ais_hands(&scene.daemon).await.map_or(0, |working| working.len());
+        let most = at_once.last_mut().expect("there is a life");
+        *most = working.max(*most);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(at_once.len() - 1, 4, "deaths; the most at once in each life: {at_once:?}");
+    assert!(at_once[1] > 1, "one death tells nothing of anybody: {at_once:?}");
+    assert!(at_once[2..].iter().all(|most| *most <= 1), "from two on, one at a time: {at_once:?}");
+    scene.settles().await;
+    scene.assert_sound();
+    let shown = scene.daemon.admin(&format!("/admin/messages/{poison}")).await;
+    assert_eq!(shown["cause"], "the process died 4 times with it in hand", "{shown}");
+    let judged = scene.zendesk.stats().judged;
+    assert_eq!((judged.answered, judged.handed_off), (3, 1), "its neighbours are answered: {judged:?}");
+    assert!(scene.daemon.ended().is_none(), "and the process lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_message_that_is_given_up_in_its_own_turn_is_not_waited_for_any_longer() {
+    let mut scene = Scene::with("[zendesk]\nhandoff_to = 'nobody'\n").await;
+    scene.say("c", "hello").await;
+    scene.settles().await;
+    scene.daemon.crash("node/conversations/c", r#"{"mode":"panic"}"#).await;
+    let refused = scene.say("c", "[[ai:refuse]]").await;
+    eventually("it is parked", SOON, async || {
+        scene.daemon.admin(&format!("/admin/messages/{refused}")).await["outcome"] == "parked"
+    })
+    .await;
+    assert!(scene.daemon.metric("tidegate_retries_total").await > 0.5, "it was tried again before");
+    scene.daemon.restart("").await;
+    scene.say("c", "and this?").await;
+    // Waited for, its return would be given half a minute.
+    eventually("the next one is answered", Duration::from_secs(10), async || scene.replies("c").len() == 3).await;
 }

@@ -16,9 +16,14 @@ async fn a_message_tells_its_story_and_a_task_its_result() {
     let shown = async || scene.daemon.admin(&format!("/admin/messages/{message}")).await;
     eventually("it has ended", SOON, async || shown().await["outcome"] == "replied").await;
     let shown = shown().await;
-    let stages: Vec<&str> =
+    let mut stages: Vec<&str> =
         shown["timeline"].as_array().into_iter().flatten().filter_map(|entry| entry["stage"].as_str()).collect();
-    assert_eq!(stages, ["accepted", "taken", "waited", "asked", "intended", "posted", "ended"], "{shown}");
+    // What it waited for besides depends on the machine.
+    stages.dedup();
+    stages.retain(|stage| *stage != "waited");
+    assert_eq!(stages, ["accepted", "taken", "asked", "intended", "posted", "ended"], "{shown}");
+    let merged = shown["timeline"].as_array().into_iter().flatten().find(|entry| entry["on"] == "merge");
+    assert!(merged.is_some_and(|entry| entry["ms"].as_u64() >= Some(90)), "{shown}");
     let (status, task) = scene.daemon.task(&message).await;
     assert_eq!((status, task["state"].as_str()), (200, Some("done")), "{task}");
     assert!(task["result"].as_str().is_some_and(|text| text.starts_with("Answer")), "{task}");

@@ -2,22 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+mod absence;
 mod admin_tokens;
 mod bounds;
 mod chaos;
 mod chat_bursts;
+mod chat_cache;
 mod chat_control;
 mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
 mod command_line;
 mod crashes;
+mod handoffs;
 mod ingress;
 mod inspection;
+mod last_moment;
 mod metrics;
 mod oddities;
 mod official_client;
 mod problems;
+mod quarantine;
 mod recorder;
 mod samples;
 mod signatures;
@@ -25,4 +30,6 @@ mod simulators_ai;
 mod simulators_webhooks;
 mod simulators_zendesk;
 mod storage;
+mod stories;
 mod support;
+mod watchdog;

@@ -36,6 +36,12 @@ struct Shared {
     upstream: ArcSwapOption<String>,
     client: reqwest::Client,
     calls: Mutex<Vec<Call>>,
+    /// Answers to paths that end so are held back for so long.
+    held: Mutex<Option<(String, Duration)>>,
+    /// Calls to paths that end so are not passed on but answered with this status.
+    refused: Mutex<Option<(String, StatusCode)>>,
+    /// So many calls of this method to paths that end so are still answered 500 and not passed on.
+    failing: Mutex<Option<(Method, String, usize)>>,
 }
 
 /// Passes calls on until it is dropped.
@@ -50,7 +56,14 @@ impl Recorder {
     pub async fn start() -> Self {
         tidegate::cli::tls();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");
-        let shared = Arc::new(Shared { upstream: ArcSwapOption::empty(), client, calls: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream: ArcSwapOption::empty(),
+            client,
+            calls: Mutex::default(),
+            held: Mutex::default(),
+            refused: Mutex::default(),
+            failing: Mutex::default(),
+        });
         let listener = TcpListener::bind(ANYWHERE).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let router = Router::new().fallback(pass).with_state(shared.clone());
@@ -62,6 +75,21 @@ impl Recorder {
     /// Passes calls on to this base URL.
     pub fn aim(&self, upstream: &str) {
         self.shared.upstream.store(Some(Arc::new(upstream.to_owned())));
+    }
+
+    /// Holds back the answers to paths that end so; what was asked has its effect at once.
+    pub fn hold_back(&self, end: &str, answers: Duration) {
+        *self.shared.held.lock() = Some((end.to_owned(), answers));
+    }
+
+    /// Answers calls to paths that end so with this status and passes none of them on; `None`: no more.
+    pub fn refuse(&self, end: &str, status: Option<StatusCode>) {
+        *self.shared.refused.lock() = status.map(|status| (end.to_owned(), status));
+    }
+
+    /// Answers 500 to the next calls of a method to paths that end so, without passing them on.
+    pub fn fail(&self, method: Method, end: &str, times: usize) {
+        *self.shared.failing.lock() = Some((method, end.to_owned(), times));
     }
 
     /// The base URL.
@@ -77,6 +105,16 @@ impl Recorder {
     /// The posted messages.
     pub fn posts(&self) -> Vec<Call> {
         self.calls("/messages").into_iter().filter(|call| call.method == "POST").collect()
+    }
+}
+
+impl Shared {
+    fn fails(&self, method: &Method, path: &str) -> bool {
+        let mut failing = self.failing.lock();
+        let Some((which, end, left)) = &mut *failing else { return false };
+        let fails = *left > 0 && which == method && path.ends_with(end.as_str());
+        *left -= usize::from(fails);
+        fails
     }
 }
 
@@ -101,6 +139,13 @@ async fn pass(
 ) -> Response {
     let at = Instant::now();
     let Some(upstream) = shared.upstream.load_full() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let refused = shared.refused.lock().clone().filter(|(end, _)| uri.path().ends_with(end.as_str()));
+    if let Some((_, status)) = refused {
+        return status.into_response();
+    }
+    if shared.fails(&method, uri.path()) {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     let path_and_query = uri.path_and_query().map_or("/", |it| it.as_str());
     let mut request = shared.client.request(method.clone(), format!("{upstream}{path_and_query}")).body(body.clone());
     for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
@@ -123,6 +168,10 @@ async fn pass(
         status: status.as_u16(),
         retry_after: seconds.map(Duration::from_secs),
     });
+    let held = shared.held.lock().clone().filter(|(end, _)| uri.path().ends_with(end.as_str()));
+    if let Some((_, answers)) = held {
+        tokio::time::sleep(answers).await;
+    }
     let mut response = Response::new(Body::from(answer_body));
     *response.status_mut() = status;
     for (name, value) in &answer_headers {

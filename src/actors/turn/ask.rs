@@ -13,7 +13,7 @@ use crate::{
         job::{Job, Kind},
         prompt::{History, Prompt},
         reply::{Purpose, Reply, split},
-        timeline::{Stage, Wait},
+        timeline::{Stage, Wait, millis},
         verdict::{Blame, Failure, SERVICE_FAILURES_MAX, blame},
     },
     guard::{Failed, Key, Progress, Question, breaker::Caller},
@@ -129,15 +129,17 @@ async fn alone<'a>(
 }
 
 async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &Prompt, held: &mut bool) -> Attempt {
-    set_phase(state, parts, Phase::Preparing);
     let head = &jobs[0];
+    let key = cache_key(parts, state, head, prompt);
+    // Somebody may be asking the same; if not, the guards say at once what is waited for.
+    set_phase(state, parts, key.as_ref().map_or(Phase::Preparing, |_| Phase::Waiting(Wait::Shared, None)));
     let question = Question {
         caller: Caller { conversation: state.cell.id.as_str(), message: head.message.as_str() },
         received: head.received,
         tokens: prompt.tokens(),
-        key: cache_key(parts, state, head, prompt),
+        key,
     };
-    let watch = Watch { parts, state, jobs, working: Mutex::new(None), waited: Mutex::new(None) };
+    let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };
     let call = |index: usize| parts.ai[index].0.ask(prompt, parts.clock.now());
     let asking = parts.stack.ask(question, &watch, call);
     tokio::pin!(asking);
@@ -173,7 +175,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
 
 /// Answers are kept for the first message of a conversation only: later ones depend on what was said.
 fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Option<Key> {
-    let first = state.history.as_ref().is_some_and(History::is_empty) && prompt.images.is_empty();
+    let first = state.begins == Some(true) && prompt.images.is_empty();
     let tenant = [head.app.as_deref().unwrap_or_default(), head.brand.as_deref().unwrap_or_default()];
     first.then(|| Key::new(&tenant, &parts.ai[0].1, prompt))
 }
@@ -230,7 +232,8 @@ struct Watch<'a> {
     jobs: &'a [Arc<Job>],
     /// In the journal as long as the AI works on it.
     working: Mutex<Option<Working<'a>>>,
-    waited: Mutex<Option<(Wait, Duration)>>,
+    /// Which service is being asked, and since when (monotonic).
+    asked: Mutex<Option<(&'static str, Duration)>>,
 }
 
 impl Watch<'_> {
@@ -238,41 +241,42 @@ impl Watch<'_> {
         self.working.lock().is_some()
     }
 
-    fn note(&self, stage: Stage) {
-        super::note(self.state, self.parts, &stage);
-    }
-
-    /// Notes the wait that has just ended, if it was one to speak of.
-    fn end_wait(&self) {
-        let ended = self.waited.lock().take();
-        let Some((on, since)) = ended else { return };
-        let waited = self.parts.clock.monotonic().saturating_sub(since);
-        if waited >= Duration::from_millis(1) {
-            self.note(Stage::Waited { on, ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) });
-        }
+    fn note_asked(&self, service: &str, took: Duration, outcome: &str) {
+        let asked = Stage::Asked { service: service.to_owned(), ms: millis(took), outcome: outcome.to_owned() };
+        super::note(self.state, self.parts, &asked);
     }
 }
 
 impl Progress for Watch<'_> {
     fn waiting(&self, on: Wait, until: Option<Duration>) {
         drop(self.working.lock().take());
-        let again = self.waited.lock().is_some_and(|(before, _)| before == on);
-        if !again {
-            self.end_wait();
-            *self.waited.lock() = Some((on, self.parts.clock.monotonic()));
-        }
         set_phase(self.state, self.parts, Phase::Waiting(on, until));
     }
 
-    fn asking(&self, _: &'static str) {
-        self.end_wait();
+    fn asking(&self, service: &'static str) {
         let ids = self.jobs.iter().map(|job| job.message.to_string());
         *self.working.lock() = Some(self.parts.in_hand.begin(ids));
+        *self.asked.lock() = Some((service, self.parts.clock.monotonic()));
         set_phase(self.state, self.parts, Phase::Ai);
+        self.parts.faults.kill_on(self.parts, self.jobs);
     }
 
     fn answered(&self, service: &'static str, took: Duration, outcome: &'static str) {
-        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.note(Stage::Asked { service: service.to_owned(), ms, outcome: outcome.to_owned() });
+        if outcome != "ok"
+            && let Some(hand) = &mut self.state.cell.lock().hand
+        {
+            hand.forgive(took, self.parts.clock.monotonic(), self.parts.clock.now());
+        }
+        self.asked.lock().take();
+        self.note_asked(service, took, outcome);
+    }
+}
+
+impl Drop for Watch<'_> {
+    /// A call that was given up, or whose actor was killed, took its time too.
+    fn drop(&mut self) {
+        if let Some((service, since)) = self.asked.lock().take() {
+            self.note_asked(service, self.parts.clock.monotonic().saturating_sub(since), "cancelled");
+        }
     }
 }

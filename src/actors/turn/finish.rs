@@ -9,13 +9,14 @@ use crate::{
     actors::{
         KillPoint, Parts,
         conversation::State,
-        farewell,
+        farewell::{self, Passed},
         inbox::{Hand, Item, Phase},
         roster::LastFailure,
+        story,
     },
     domain::{
-        ids::MessageId,
-        prompt::Role,
+        ids::{ConversationId, MessageId},
+        prompt::{History, Role},
         reply::{PARTS_MAX, Purpose, Reply, split},
         timeline::{Outcome, Stage, Wait},
     },
@@ -46,16 +47,20 @@ fn take_hand(parts: &Parts, state: &State) -> Option<Hand> {
         return None;
     }
     inner.active(parts.clock.monotonic());
-    inner.hand.take()
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    Some(hand)
 }
 
 /// Takes the head; the others go back and will run by themselves.
-fn take_head(state: &State) -> Option<Item> {
+fn take_head(parts: &Parts, state: &State) -> Option<Item> {
     let mut inner = state.cell.lock();
     if !inner.is_current(state.generation) {
         return None;
     }
-    let mut items = inner.hand.take()?.items.into_iter();
+    let mut hand = inner.hand.take()?;
+    hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    let mut items = hand.items.into_iter();
     let head = items.next();
     inner.put_back(items.map(|item| Item { alone: true, ..item.touched() }));
     head
@@ -67,14 +72,9 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
     let covered: HashSet<&MessageId> = reply.covers.iter().collect();
     let (items, others): (Vec<Item>, Vec<Item>) =
         hand.items.into_iter().partition(|item| covered.contains(&item.delivery.job.message));
-    let mut history = state.history.take().unwrap_or_default();
-    let keep = parts.chat.history;
-    for item in &items {
-        if let Some(text) = item.kind().text() {
-            history.add(Role::User, text, keep);
-        }
-    }
-    history.add(Role::Assistant, &reply.text(), keep);
+    // What could not be read before stays unknown: the last words alone would pass for all that was said.
+    state.history = state.history.take().map(|history| grown(parts, history, &items, reply));
+    state.begins = Some(false);
     {
         let mut inner = state.cell.lock();
         inner.put_back(others);
@@ -89,11 +89,20 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
         (item, if index == 0 { Outcome::Replied } else { Outcome::Merged })
     });
     let outcomes: Vec<_> = outcomes.collect();
-    state.history = Some(history.clone());
     let user = note_user(parts, state, &outcomes).await;
-    let said = user.then_some(history);
+    let said = state.history.clone().filter(|_| user);
     conclude(parts, outcomes, None, Some(&key), said).await?;
     Ok(Next::Done)
+}
+
+/// What was said, with the question and its answer.
+fn grown(parts: &Parts, mut history: History, items: &[Item], reply: &Reply) -> History {
+    let keep = parts.chat.history;
+    for text in items.iter().filter_map(|item| item.kind().text()) {
+        history.add(Role::User, text, keep);
+    }
+    history.add(Role::Assistant, &reply.text(), keep);
+    history
 }
 
 /// Remembers the newest message answered; `true` when these are older than one answered before.
@@ -122,7 +131,7 @@ async fn conclude(
     items: Vec<(Item, Outcome)>,
     cause: Option<&str>,
     reply: Option<&str>,
-    said: Option<crate::domain::prompt::History>,
+    said: Option<History>,
 ) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let records = items.iter().map(|(item, outcome)| record(item, *outcome, now, cause, reply)).collect();
@@ -211,27 +220,48 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 /// The conversation goes to a human; `text` is said before.
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
-    let words = text.unwrap_or(&parts.chat.failure_message);
+    let apology = &parts.chat.failure_message;
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, words).await;
-    let passed = farewell::pass_control(parts, &head, state.alias.clone(), cause).await;
-    if !passed && parts.draining.is_cancelled() {
-        return Ok(Next::HandBack);
+    farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, text.unwrap_or(apology)).await;
+    match farewell::pass_control(parts, &head, state.alias.clone(), cause).await {
+        Passed::Over => {
+            super::set_phase(state, parts, Phase::Preparing);
+            super::note(state, parts, &Stage::HandedOver);
+            end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+        }
+        Passed::Draining => Ok(Next::HandBack),
+        Passed::Refused(why) => {
+            // Nobody will come; whoever was promised more than an apology hears so.
+            if text.is_some_and(|text| text != apology) {
+                farewell::tell(parts, &head, state.alias.clone(), Purpose::Failure, apology).await;
+            }
+            park_all(parts, state, &format!("{cause}; {why}")).await
+        }
     }
-    super::note(state, parts, &Stage::HandedOver);
-    end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+}
+
+/// Parks the whole burst: none of it will be answered.
+async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
+    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
+    for item in hand.items {
+        let job = item.delivery.job.clone();
+        park(parts, item, cause).await?;
+        settled(parts, &job, 1, Some(cause));
+    }
+    Ok(Next::Done)
 }
 
 /// The head failed and is itself the cause: to the dead letters, a try is spent.
 pub(super) async fn failed(parts: &Parts, state: &State, cause: &str) -> Ended {
-    if let Some(head) = take_head(state) {
+    if let Some(head) = take_head(parts, state) {
         bury(parts, head, cause).await?;
     }
     Ok(Next::Done)
 }
 
 /// Sends a message to the dead letters; its followers wait for its return.
-pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+pub(in crate::actors) async fn bury(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
+    story::failed(parts, &mut item, cause).await;
     let job = item.delivery.job.clone();
     let tries = item.delivery.tries + 1;
     parts.metrics.buried(item.delivery.lane, cause);
@@ -253,8 +283,12 @@ pub(in crate::actors) async fn bury(parts: &Parts, item: Item, cause: &str) -> R
 pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> Ended {
     let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    farewell::farewell(parts, &head, state.alias.clone(), cause).await;
-    let Some(item) = take_head(state) else { return Ok(Next::Done) };
+    let cause = &farewell::farewell(parts, &head, state.alias.clone(), cause).await;
+    if parts.draining.is_cancelled() {
+        // Not told, perhaps; the next start goes on from here.
+        return Ok(Next::HandBack);
+    }
+    let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
     let job = item.delivery.job.clone();
     let buried_before = item.delivery.tries > 0;
     if !buried_before {
@@ -274,7 +308,23 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     parts.state.conclude(vec![record], None).await?;
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
+    let was_away = item.delivery.tries > 0;
     item.delivery.park(cause).await?;
+    if was_away {
+        back(parts, &job.conversation).await;
+    }
     tracing::error!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message was parked");
     Ok(())
+}
+
+/// A head that was away has been given up: its followers wait no longer.
+async fn back(parts: &Parts, conversation: &ConversationId) {
+    if let Err(error) = parts.state.note_away(conversation, None).await {
+        // They wait until it should have been back, and go on then.
+        tracing::warn!(%error, "that a head is back could not be noted");
+    }
+    if let Some(cell) = parts.directory.find(conversation) {
+        cell.lock().away = None;
+        cell.ring();
+    }
 }

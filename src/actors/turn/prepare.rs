@@ -6,14 +6,14 @@ use ractor::ActorProcessingErr;
 
 use super::{Next, finish, set_phase};
 use crate::{
-    actors::{Parts, conversation::State, inbox::Phase, posting},
-    client::Found,
+    actors::{Parts, conversation::State, holder, inbox::Phase, posting},
+    client::{self, Found},
     domain::{
-        control::{Control, Holder},
+        control::Holder,
         ids::MessageId,
         job::Job,
         prompt::{History, Role},
-        reply::Reply,
+        reply::{Purpose, Reply},
         time::Timestamp,
         timeline::{Outcome, Wait},
     },
@@ -45,6 +45,8 @@ pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
     match parts.state.remembered(&state.cell.id).await {
         Ok(remembered) => {
             state.recalled = true;
+            // Words are kept with an answer only.
+            state.begins = remembered.history.is_some().then_some(false);
             state.history = remembered.history;
             let mut inner = state.cell.lock();
             if inner.alias.is_none() {
@@ -74,9 +76,25 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     set_phase(state, parts, Phase::Preparing);
     let jobs = jobs(state);
     for (job, replay, redelivered) in &jobs {
-        match known(parts, state, job, *replay, *redelivered).await? {
+        let Some(known) = known(parts, state, job, *replay, *redelivered).await? else {
+            return Ok(Prepared::Over(Next::HandBack));
+        };
+        match known {
             Recall::Unknown => {}
-            Recall::Intended(reply) => return Ok(Prepared::Resume(reply)),
+            Recall::Intended(reply) => {
+                // Meant before an absence, perhaps; a human may have taken over unheard.
+                let known = holder(parts, state, job).await;
+                return Ok(known.map_or(Prepared::Over(Next::HandBack), |_| Prepared::Resume(reply)));
+            }
+            // Not asked again: a customer who was told that no answer comes would get one.
+            Recall::Told(reply) if reply.purpose == Purpose::Failure => {
+                let cause = reason(state).unwrap_or_else(|| "given up before the process ended".into());
+                return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
+            }
+            Recall::Told(reply) => {
+                let ended = finish::hand_over(parts, state, "a human was promised", Some(&reply.text())).await?;
+                return Ok(Prepared::Over(ended));
+            }
             Recall::Ended(outcome) => {
                 let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
                 return Ok(Prepared::Over(ended));
@@ -109,50 +127,47 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     Ok(Prepared::Ask)
 }
 
-/// What the ledger knows; of a message older than the ledger, what Zendesk knows.
+/// Why the head failed last.
+fn reason(state: &State) -> Option<String> {
+    let inner = state.cell.lock();
+    inner.hand.as_ref()?.items.first()?.delivery.reason.clone()
+}
+
+/// What the ledger knows; of a message older than the ledger, what Zendesk knows. `None` when the node drains.
 async fn known(
     parts: &Arc<Parts>,
     state: &State,
     job: &Job,
     replay: u32,
     redelivered: bool,
-) -> Result<Recall, ActorProcessingErr> {
+) -> Result<Option<Recall>, ActorProcessingErr> {
     let older_than_ledger = job.first_seen < parts.state.born();
     if !redelivered && !older_than_ledger {
-        return Ok(Recall::Unknown);
+        return Ok(Some(Recall::Unknown));
     }
     let recall = parts.state.recall(&job.message, replay).await?;
     if recall != Recall::Unknown || !older_than_ledger || parts.chat.shadow {
-        return Ok(recall);
+        return Ok(Some(recall));
     }
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
-        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Recall::Ended(Outcome::Replied)),
-        Ok(_) => Ok(Recall::Unknown),
+        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Some(Recall::Ended(Outcome::Replied))),
+        Ok(_) => Ok(Some(Recall::Unknown)),
+        Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }
 }
 
 /// Who holds the conversation; asked from Zendesk if not known. `None` when the node drains.
 async fn holder(parts: &Parts, state: &State, head: &Job) -> Option<Holder> {
+    let target = state.alias.as_ref().unwrap_or(&state.cell.id);
     loop {
-        if let Ok(Some(control)) = parts.state.control(&state.cell.id).await {
-            return Some(control.holder);
-        }
-        let target = state.alias.as_ref().unwrap_or(&state.cell.id);
-        // An event that comes while Zendesk answers is newer than the answer.
-        let asked_at = parts.clock.now();
-        match parts.sunshine.active(head.app.as_deref(), target).await {
-            Ok(active) => {
-                let control = Control { holder: parts.ours.holder(active.as_ref()), at: asked_at };
-                if let Err(error) = parts.state.note_control(&state.cell.id, control).await {
-                    tracing::warn!(%error, "the holder of a conversation could not be noted");
-                }
-                return Some(control.holder);
-            }
-            // A conversation that Zendesk does not know: posting will say what is wrong with it.
-            Err(crate::client::Error::Refused(_)) => return Some(Holder::Nobody),
+        set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
+        let holder = holder::holder(parts, head.app.as_deref(), target).await;
+        set_phase(state, parts, Phase::Preparing);
+        match holder {
+            Ok(holder) => return Some(holder),
             Err(_) => wait(parts, state, Wait::Zendesk, ZENDESK_PAUSE).await?,
         }
     }
@@ -173,7 +188,7 @@ pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration
 }
 
 /// Whether the customer has waited so long that an answer would be stale (design rule 16).
-pub(super) fn is_too_old(parts: &Parts, job: &Job) -> bool {
+pub(in crate::actors) fn is_too_old(parts: &Parts, job: &Job) -> bool {
     parts.clock.agrees() && parts.clock.now().since(job.received) >= parts.chat.deadline
         // A clock of the sender's that lies far back must not expire what has only just come.
         && parts.clock.now().since(job.first_seen) >= parts.chat.deadline.min(Duration::from_secs(60))
@@ -191,19 +206,24 @@ fn asks_for_human<'a>(parts: &'a Parts, jobs: &[(Arc<Job>, u32, bool)]) -> Optio
 async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Arc<Job>, u32, bool)]) -> bool {
     let keep = parts.chat.history;
     if keep == 0 {
+        // Whether the conversation begins here is left open; knowing would cost a call that nothing else needs.
         state.history = Some(History::default());
         return true;
     }
     let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
     // One page is enough for the last turns; what came before needs no search.
+    set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     let messages = parts.sunshine.messages(head.app.as_deref(), &target, Timestamp(i64::MAX)).await;
+    set_phase(state, parts, Phase::Preparing);
     let mut history = History::default();
     match messages {
         Ok(messages) => {
             let waiting = |id: &str| jobs.iter().any(|(job, ..)| job.message.as_str() == id);
-            let earlier = messages.into_iter().filter(|message| {
+            let is_earlier = |message: &client::Message| {
                 !waiting(&message.id) && message.received.is_none_or(|received| received <= head.received)
-            });
+            };
+            let earlier: Vec<client::Message> = messages.into_iter().filter(is_earlier).collect();
+            state.begins = Some(earlier.is_empty());
             for message in earlier {
                 let role = if message.from_customer { Role::User } else { Role::Assistant };
                 if let Some(text) = message.text.filter(|text| !text.is_empty()) {
@@ -214,7 +234,6 @@ async fn fetch_history(parts: &Parts, state: &mut State, head: &Job, jobs: &[(Ar
         // A history we cannot have must not keep the customer waiting; the next burst tries again.
         Err(error) => {
             tracing::warn!(%error, conversation.id = %state.cell.id, "the history could not be read; answering without it");
-            state.history = Some(History::default());
             return !parts.draining.is_cancelled();
         }
     }
@@ -230,8 +249,8 @@ pub(super) async fn last_look(
 ) -> Result<Option<Next>, ActorProcessingErr> {
     let jobs = jobs(state);
     let Some((head, ..)) = jobs.first() else { return Ok(Some(Next::Done)) };
-    let control = parts.state.control(&state.cell.id).await?;
-    if control.is_some_and(|control| !control.holder.lets_us_answer()) {
+    let Some(holder) = holder(parts, state, head).await else { return Ok(Some(Next::HandBack)) };
+    if !holder.lets_us_answer() {
         return finish::ignored(parts, state, "a human took over").await.map(Some);
     }
     if state.cell.lock().removed {

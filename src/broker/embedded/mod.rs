@@ -7,6 +7,7 @@ mod lease;
 mod letters;
 mod schema;
 mod shelf;
+mod sql;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -236,6 +237,24 @@ impl Inner {
         Ok(!woken.is_empty())
     }
 
+    /// When the oldest of a lane's messages was taken in. The disk is asked only while none of them is in memory and
+    /// some may not have been read.
+    fn oldest(&self, lane: Lane) -> Option<Timestamp> {
+        let known = {
+            let mut state = self.state.lock();
+            let ready = state.tally.of(lane, Standing::Ready);
+            match state.shelf(lane).oldest() {
+                Err(Some(_)) if ready == 0 => return None,
+                known => known,
+            }
+        };
+        match known {
+            Ok(first_seen) => Some(first_seen),
+            Err(None) => None,
+            Err(Some(after)) => self.database.read_now(|c| schema::oldest(c, lane, after)).ok().flatten(),
+        }
+    }
+
     fn sleep_for(&self) -> Duration {
         let next_due = self.state.lock().next_due;
         let now = self.clock.now();
@@ -321,14 +340,9 @@ impl Broker for Embedded {
     }
 
     fn counts(&self) -> Vec<Count> {
-        let oldest = |lane| self.inner.database.read_now(|c| schema::oldest(c, lane)).ok().flatten();
-        let state = self.inner.state.lock();
-        let mut counts = state.tally.counts();
-        drop(state);
-        for count in &mut counts {
-            if count.standing == Standing::Ready {
-                count.oldest = oldest(count.lane);
-            }
+        let mut counts = self.inner.state.lock().tally.counts();
+        for count in counts.iter_mut().filter(|count| count.standing == Standing::Ready) {
+            count.oldest = self.inner.oldest(count.lane);
         }
         counts
     }

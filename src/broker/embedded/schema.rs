@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, named_params};
 
-use super::shelf::Row;
+use super::{shelf::Row, sql};
 use crate::{
     broker::{Lane, Published, Standing},
     domain::{
@@ -93,14 +93,12 @@ impl Insert {
 
 /// Which of the two tables of seen ids is written to now.
 pub(super) fn turn(connection: &Connection) -> Result<(i64, Timestamp), Error> {
-    let mut statement = connection.prepare_cached("SELECT current, since FROM turn")?;
+    let mut statement = connection.prepare_cached(sql::TURN)?;
     Ok(statement.query_row([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?)
 }
 
 fn seen(connection: &Connection, id: &str) -> Result<Option<i64>, Error> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq FROM seen_0 WHERE id = ?1 UNION ALL SELECT seq FROM seen_1 WHERE id = ?1 LIMIT 1",
-    )?;
+    let mut statement = connection.prepare_cached(sql::SEEN)?;
     Ok(statement.query_row([id], |row| row.get(0)).optional()?)
 }
 
@@ -115,10 +113,7 @@ pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result
     }
     let standing = standing_code(if new.unusable.is_some() { Standing::Parked } else { Standing::Ready });
     let due = if new.unusable.is_some() { new.job.first_seen.0 } else { 0 };
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO job (lane, standing, due, conversation, first_seen, bytes, reason, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
+    let mut statement = connection.prepare_cached(sql::INSERT)?;
     let seq = statement.insert((
         lane_code(new.lane),
         standing,
@@ -129,33 +124,27 @@ pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result
         new.unusable,
         &new.body,
     ))?;
-    let remember = match turn {
-        0 => "INSERT OR IGNORE INTO seen_0 (id, seq) VALUES (?1, ?2)",
-        _ => "INSERT OR IGNORE INTO seen_1 (id, seq) VALUES (?1, ?2)",
-    };
-    let mut statement = connection.prepare_cached(remember)?;
+    let mut statement = connection.prepare_cached(sql::REMEMBER[usize::from(turn != 0)])?;
     statement.execute((&event, seq))?;
     statement.execute((&message, seq))?;
     Ok((Published::Stored, seq))
 }
 
-const COLUMNS: &str = "seq, lane, tries, replay, bytes, reason, body, standing, conversation, first_seen";
-
-fn row(sql: &SqlRow<'_>) -> rusqlite::Result<Row> {
-    let seq = sql.get(0)?;
-    let job = serde_json::from_slice::<Job>(sql.get_ref(6)?.as_blob()?);
+fn row(stored: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let seq = stored.get(0)?;
+    let job = serde_json::from_slice::<Job>(stored.get_ref(6)?.as_blob()?);
     Ok(Row {
         seq,
-        lane: lane_of(sql.get(1)?),
+        lane: lane_of(stored.get(1)?),
         job: Arc::new(match job {
             Ok(job) => job,
-            Err(_) => unreadable(seq, &sql.get::<_, String>(8)?, Timestamp(sql.get(9)?)),
+            Err(_) => unreadable(seq, &stored.get::<_, String>(8)?, Timestamp(stored.get(9)?)),
         }),
-        tries: sql.get(2)?,
-        replay: sql.get(3)?,
-        bytes: sql.get::<_, i64>(4)?.unsigned_abs(),
+        tries: stored.get(2)?,
+        replay: stored.get(3)?,
+        bytes: stored.get::<_, i64>(4)?.unsigned_abs(),
         redelivered: true,
-        reason: sql.get(5)?,
+        reason: stored.get(5)?,
     })
 }
 
@@ -177,16 +166,15 @@ fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
     }
 }
 
-fn rows(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Row>, Error> {
-    let mut statement = connection.prepare_cached(sql)?;
+fn rows(connection: &Connection, statement: &str, params: impl rusqlite::Params) -> Result<Vec<Row>, Error> {
+    let mut statement = connection.prepare_cached(statement)?;
     let rows = statement.query_map(params, row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The next ready rows of a lane.
 pub(super) fn backlog(connection: &Connection, lane: Lane, after: i64, limit: usize) -> Result<Vec<Row>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM job WHERE seq > ?1 AND lane = ?2 AND standing = 0 ORDER BY seq LIMIT ?3");
-    rows(connection, &sql, (after, lane_code(lane), limit as i64))
+    rows(connection, sql::BACKLOG, (after, lane_code(lane), limit as i64))
 }
 
 /// The next ready rows of one conversation.
@@ -197,24 +185,18 @@ pub(super) fn of_conversation(
     after: i64,
     limit: usize,
 ) -> Result<Vec<Row>, Error> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM job INDEXED BY job_by_conversation
-         WHERE lane = ?1 AND conversation = ?2 AND seq > ?3 AND standing = 0 ORDER BY seq LIMIT ?4"
-    );
-    rows(connection, &sql, (lane_code(lane), conversation.as_str(), after, limit as i64))
+    rows(connection, sql::OF_CONVERSATION, (lane_code(lane), conversation.as_str(), after, limit as i64))
 }
 
 /// The dead letters, oldest first.
 pub(super) fn dead(connection: &Connection, limit: usize) -> Result<Vec<Row>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM job WHERE standing = 2 ORDER BY due LIMIT ?1");
-    rows(connection, &sql, [limit as i64])
+    rows(connection, sql::DEAD, [limit as i64])
 }
 
 /// Makes the delayed rows whose time has come ready, and returns them.
 pub(super) fn wake(connection: &Connection, now: Timestamp, limit: usize) -> Result<Vec<Row>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM job WHERE standing = 1 AND due <= ?1 ORDER BY due LIMIT ?2");
-    let due = rows(connection, &sql, (now.0, limit as i64))?;
-    let mut statement = connection.prepare_cached("UPDATE job SET standing = 0, due = 0 WHERE seq = ?1")?;
+    let due = rows(connection, sql::DUE, (now.0, limit as i64))?;
+    let mut statement = connection.prepare_cached(sql::WAKE)?;
     for row in &due {
         statement.execute([row.seq])?;
     }
@@ -223,13 +205,13 @@ pub(super) fn wake(connection: &Connection, now: Timestamp, limit: usize) -> Res
 
 /// When the next delayed row is due.
 pub(super) fn next_due(connection: &Connection) -> Result<Option<Timestamp>, Error> {
-    let mut statement = connection.prepare_cached("SELECT min(due) FROM job WHERE standing = 1")?;
+    let mut statement = connection.prepare_cached(sql::NEXT_DUE)?;
     Ok(statement.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Timestamp))
 }
 
 /// Removes a row.
 pub(super) fn delete(connection: &Connection, seq: i64) -> Result<(), Error> {
-    connection.prepare_cached("DELETE FROM job WHERE seq = ?1")?.execute([seq])?;
+    connection.prepare_cached(sql::DELETE)?.execute([seq])?;
     Ok(())
 }
 
@@ -242,10 +224,7 @@ pub(super) fn set_aside(
     tries: u32,
     reason: Option<&str>,
 ) -> Result<(), Error> {
-    let mut statement = connection.prepare_cached(
-        "UPDATE job SET standing = :standing, due = :due, tries = :tries, reason = coalesce(:reason, reason)
-         WHERE seq = :seq",
-    )?;
+    let mut statement = connection.prepare_cached(sql::SET_ASIDE)?;
     statement.execute(named_params! {
         ":standing": standing_code(standing), ":due": due.0, ":tries": tries, ":reason": reason, ":seq": seq,
     })?;
@@ -256,8 +235,8 @@ pub(super) fn set_aside(
 pub(super) fn find(connection: &Connection, id: &str) -> Result<Option<(Row, Standing)>, Error> {
     for key in [format!("e:{id}"), format!("m:{id}")] {
         let Some(seq) = seen(connection, &key)? else { continue };
-        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM job WHERE seq = ?1"))?;
-        let found = statement.query_row([seq], |sql| Ok((row(sql)?, standing_of(sql.get(7)?)))).optional()?;
+        let mut statement = connection.prepare_cached(sql::BY_NUMBER)?;
+        let found = statement.query_row([seq], |stored| Ok((row(stored)?, standing_of(stored.get(7)?)))).optional()?;
         if let Some((row, standing)) = found {
             return Ok(Some((row, standing)));
         }
@@ -288,11 +267,10 @@ pub(super) fn census(connection: &Connection) -> Result<Census, Error> {
     Ok(Census { lanes, aside, newest })
 }
 
-/// When the oldest ready row of a lane was taken in.
-pub(super) fn oldest(connection: &Connection, lane: Lane) -> Result<Option<Timestamp>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT first_seen FROM job WHERE lane = ?1 AND standing = 0 ORDER BY seq LIMIT 1")?;
-    Ok(statement.query_row([lane_code(lane)], |row| row.get(0)).optional()?.map(Timestamp))
+/// When the oldest ready row of a lane behind `after` was taken in.
+pub(super) fn oldest(connection: &Connection, lane: Lane, after: i64) -> Result<Option<Timestamp>, Error> {
+    let mut statement = connection.prepare_cached(sql::OLDEST)?;
+    Ok(statement.query_row((after, lane_code(lane)), |row| row.get(0)).optional()?.map(Timestamp))
 }
 
 /// Lets the tables of seen ids change turns when the current one is older than `horizon`.
@@ -318,8 +296,7 @@ pub(super) fn change_turns(connection: &Connection, now: Timestamp, horizon: std
 
 /// Removes parked rows older than `before`; the lanes of those removed.
 pub(super) fn purge_parked(connection: &Connection, before: Timestamp) -> Result<Vec<(Lane, u64)>, Error> {
-    let mut statement =
-        connection.prepare_cached("DELETE FROM job WHERE standing = 3 AND due < ?1 RETURNING lane, bytes")?;
+    let mut statement = connection.prepare_cached(sql::PURGE_PARKED)?;
     let purged =
         statement.query_map([before.0], |row| Ok((lane_of(row.get(0)?), row.get::<_, i64>(1)?.unsigned_abs())))?;
     Ok(purged.collect::<Result<_, _>>()?)

@@ -6,13 +6,13 @@
 //! that one hot conversation does not fill the window of all.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use crate::{
     broker::Lane,
-    domain::{ids::ConversationId, job::Job},
+    domain::{ids::ConversationId, job::Job, time::Timestamp},
 };
 
 /// Messages kept in memory ahead of the consumer, per queue.
@@ -59,7 +59,8 @@ pub(super) struct Shelf {
     committed: i64,
     caught_up: bool,
     held: HashMap<ConversationId, usize>,
-    in_hand: HashSet<i64>,
+    /// By number, with the time they were taken in.
+    in_hand: BTreeMap<i64, Timestamp>,
     /// Rows that left somebody's hand while a reading was under way; what is read of them is out of date.
     settled: HashSet<i64>,
     reading: bool,
@@ -80,7 +81,7 @@ impl Shelf {
             committed,
             caught_up: committed == 0,
             held: HashMap::new(),
-            in_hand: HashSet::new(),
+            in_hand: BTreeMap::new(),
             settled: HashSet::new(),
             reading: false,
             saturated: HashMap::new(),
@@ -108,7 +109,18 @@ impl Shelf {
 
     /// Whether somebody has the row in hand.
     pub fn holds(&self, seq: i64) -> bool {
-        self.in_hand.contains(&seq)
+        self.in_hand.contains_key(&seq)
+    }
+
+    /// When the oldest row that is not settled was taken in, as far as it lies in memory; else the number behind which
+    /// the disk may hold one.
+    pub fn oldest(&self) -> Result<Timestamp, Option<i64>> {
+        let waiting = [self.returned.front(), self.ready.front()].into_iter().flatten();
+        let waiting = waiting.map(|row| (row.seq, row.job.first_seen));
+        let held = self.in_hand.first_key_value().map(|(seq, first_seen)| (*seq, *first_seen));
+        let oldest = waiting.chain(held).min_by_key(|(seq, _)| *seq);
+        let unread = (!self.caught_up).then_some(self.reached);
+        oldest.map(|(_, first_seen)| first_seen).ok_or(unread)
     }
 
     /// A row that was held has been settled.
@@ -139,7 +151,7 @@ impl Shelf {
         while out.len() < room {
             let Some(row) = self.returned.pop_front().or_else(|| self.next_ready()) else { break };
             *self.held.entry(row.job.conversation.clone()).or_default() += 1;
-            self.in_hand.insert(row.seq);
+            self.in_hand.insert(row.seq, row.job.first_seen);
             out.push(row);
         }
         if self.ready.is_empty() && self.caught_up {
@@ -205,7 +217,7 @@ impl Shelf {
     fn fresh(&mut self, rows: Vec<Row>) -> Vec<Row> {
         self.reading = false;
         let returned: HashSet<i64> = self.returned.iter().map(|row| row.seq).collect();
-        let known = |seq| self.in_hand.contains(&seq) || self.settled.contains(&seq) || returned.contains(&seq);
+        let known = |seq| self.in_hand.contains_key(&seq) || self.settled.contains(&seq) || returned.contains(&seq);
         rows.into_iter().filter(|row| !known(row.seq)).collect()
     }
 

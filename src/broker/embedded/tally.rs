@@ -56,6 +56,11 @@ impl Tally {
         }
     }
 
+    /// The messages of one lane and standing.
+    pub fn of(&self, lane: Lane, standing: Standing) -> u64 {
+        self.messages[lane as usize][position(standing)]
+    }
+
     /// All messages.
     pub fn messages(&self) -> u64 {
         self.messages.iter().flatten().sum()
@@ -68,12 +73,7 @@ impl Tally {
 
     /// One count for each lane and standing.
     pub fn counts(&self) -> Vec<Count> {
-        let count = |lane: Lane, standing| Count {
-            lane,
-            standing,
-            messages: self.messages[lane as usize][position(standing)],
-            oldest: None,
-        };
+        let count = |lane: Lane, standing| Count { lane, standing, messages: self.of(lane, standing), oldest: None };
         LANES.into_iter().flat_map(|lane| STANDINGS.into_iter().map(move |standing| count(lane, standing))).collect()
     }
 }

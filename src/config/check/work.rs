@@ -36,6 +36,7 @@ fn node(config: &Config, rules: &mut Rules) {
     let node = &config.node;
     rules.holds(!node.roles.is_empty(), "node.roles", "is empty", "write some of ingress, api, chat, events, retry");
     rules.count(node.worker_threads as u64, "node.worker_threads", 0..=THREADS_MAX);
+    rules.some_time(node.actor_time_limit, "node.actor_time_limit");
     rules.any_time(node.shutdown_grace, "node.shutdown_grace");
     let wrong = "is not longer than 5s, the time in which work is handed back";
     rules.holds(node.shutdown_grace > SHUTDOWN_TAIL, "node.shutdown_grace", wrong, "write a longer time, such as 30s");

@@ -3,9 +3,10 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 59] = [
+const SENSELESS: [(&str, &[&str]); 60] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
+    ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
     ("node.worker_threads = 100000", &["node.worker_threads"]),
     ("http.listen = '127.0.0.1:9090'", &["admin.listen"]),
     ("http.listen = '0.0.0.0:9090'", &["admin.listen"]),

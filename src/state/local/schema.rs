@@ -2,11 +2,13 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::sql;
 use crate::{
     domain::{
-        reply::{Purpose, Reply},
+        ids::MessageId,
+        reply::{self, Purpose, Reply},
         time::Timestamp,
-        timeline::Outcome,
+        timeline::{Outcome, Timeline},
     },
     state::{Claim, Recall, Record},
     store::{self, Schema},
@@ -33,7 +35,8 @@ pub(super) const SCHEMA: Schema = Schema {
             body TEXT,
             UNIQUE (message, replay)
         ) STRICT;
-        CREATE INDEX record_by_event ON record (event) WHERE event IS NOT NULL AND event != message;
+        CREATE INDEX record_by_event ON record (event, replay) WHERE event IS NOT NULL AND event != message;
+        CREATE INDEX record_by_conversation ON record (conversation);
         CREATE TABLE conversation (
             id TEXT PRIMARY KEY,
             user TEXT,
@@ -49,12 +52,12 @@ pub(super) const SCHEMA: Schema = Schema {
 };
 
 pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Timestamp>, store::Error> {
-    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    let mut statement = connection.prepare_cached(sql::META)?;
     Ok(statement.query_row([key], |row| row.get(0)).optional()?.map(Timestamp))
 }
 
 pub(super) fn set_meta(connection: &Connection, key: &str, value: Timestamp) -> Result<(), store::Error> {
-    connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute((key, value.0))?;
+    connection.prepare_cached(sql::SET_META)?.execute((key, value.0))?;
     Ok(())
 }
 
@@ -71,28 +74,42 @@ pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Op
 pub(super) type Covering = (Option<String>, Option<String>);
 
 pub(super) fn covering(connection: &Connection, message: &str, replay: u32) -> Result<Option<Covering>, store::Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT outcome, reply FROM record WHERE message = ?1 AND replay = ?2")?;
+    let mut statement = connection.prepare_cached(sql::COVERING)?;
     Ok(statement.query_row((message, replay), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Result<Recall, store::Error> {
-    let Some((outcome, reply)) = covering(connection, message, replay)? else { return Ok(Recall::Unknown) };
+    let Some((outcome, reply)) = covering(connection, message, replay)? else {
+        return told(connection, message, replay);
+    };
     if let Some(outcome) = parsed::<Outcome>(outcome) {
         return Ok(Recall::Ended(outcome));
     }
     let Some(key) = reply else { return Ok(Recall::Unknown) };
-    let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
+    let mut statement = connection.prepare_cached(sql::REPLY)?;
     let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
     // One that was meant and forgotten with its customer is not meant again.
     Ok(parsed::<Reply>(body.flatten()).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended))
 }
 
+/// Whether the customer was told already that this message gets no answer.
+fn told(connection: &Connection, message: &str, replay: u32) -> Result<Recall, store::Error> {
+    let Ok(message) = MessageId::new(message) else { return Ok(Recall::Unknown) };
+    let mut statement = connection.prepare_cached(sql::REPLY)?;
+    for purpose in [Purpose::Handoff, Purpose::Failure] {
+        let key = reply::key(&message, purpose, replay);
+        let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
+        if let Some(told) = parsed::<Reply>(body.flatten()) {
+            return Ok(Recall::Told(told));
+        }
+    }
+    Ok(Recall::Unknown)
+}
+
 pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, store::Error> {
     let now = reply.at;
     if reply.purpose != Purpose::Answer {
-        let mut statement =
-            connection.prepare_cached("INSERT OR IGNORE INTO reply (key, body, at, done) VALUES (?1, ?2, ?3, 1)")?;
+        let mut statement = connection.prepare_cached(sql::SAY_ONCE)?;
         let fresh = statement.execute((key, json(reply), now.0))? > 0;
         return Ok(if fresh { Claim::Ours } else { Claim::Taken(reply.covers[0].clone()) });
     }
@@ -106,15 +123,8 @@ pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Resul
     if is_meant_otherwise(connection, reply, key)? {
         return Ok(Claim::Taken(reply.covers[0].clone()));
     }
-    connection.prepare_cached("INSERT OR REPLACE INTO reply (key, body, at) VALUES (?1, ?2, ?3)")?.execute((
-        key,
-        json(reply),
-        now.0,
-    ))?;
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO record (message, replay, conversation, reply, at) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (message, replay) DO UPDATE SET reply = excluded.reply",
-    )?;
+    connection.prepare_cached(sql::INTEND)?.execute((key, json(reply), now.0))?;
+    let mut statement = connection.prepare_cached(sql::COVER)?;
     for message in &reply.covers {
         statement.execute((message.as_str(), reply.replay, reply.conversation.as_str(), key, now.0))?;
     }
@@ -123,19 +133,13 @@ pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Resul
 
 /// Whether a reply of that name was entered with other words: those may have been posted.
 pub(super) fn is_meant_otherwise(connection: &Connection, reply: &Reply, key: &str) -> Result<bool, store::Error> {
-    let mut statement = connection.prepare_cached("SELECT body FROM reply WHERE key = ?1")?;
+    let mut statement = connection.prepare_cached(sql::REPLY)?;
     let meant: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
     Ok(meant.is_some_and(|body| parsed::<Reply>(body).is_none_or(|meant| meant.parts != reply.parts)))
 }
 
 pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) -> Result<(), store::Error> {
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO record (message, replay, event, conversation, outcome, reply, at, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-         ON CONFLICT (message, replay) DO UPDATE
-         SET event = excluded.event, outcome = excluded.outcome, at = excluded.at, body = excluded.body,
-             reply = coalesce(excluded.reply, reply)",
-    )?;
+    let mut statement = connection.prepare_cached(sql::CONCLUDE)?;
     statement.execute((
         record.message.as_str(),
         replay,
@@ -147,18 +151,61 @@ pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) ->
         json(record),
     ))?;
     if let Some(reply) = &record.reply {
-        connection.prepare_cached("UPDATE reply SET done = 1 WHERE key = ?1 AND done = 0")?.execute([reply])?;
+        connection.prepare_cached(sql::DONE)?.execute([reply])?;
     }
     Ok(())
 }
 
+/// Takes an intent back, with what it covers.
+pub(super) fn revoke(connection: &Connection, reply: &Reply, key: &str) -> Result<(), store::Error> {
+    let mut statement = connection.prepare_cached(sql::UNCOVER)?;
+    for message in &reply.covers {
+        statement.execute((message.as_str(), reply.replay, key))?;
+    }
+    connection.prepare_cached(sql::REVOKE)?.execute([key])?;
+    Ok(())
+}
+
+/// Keeps a story in the row that the record of the end will take.
+pub(super) fn note_story(connection: &Connection, row: &(String, String, i64, String)) -> Result<(), store::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO record (message, replay, conversation, at, body) VALUES (?1, 0, ?2, ?3, ?4)
+             ON CONFLICT (message, replay) DO UPDATE SET body = excluded.body WHERE outcome IS NULL",
+        )?
+        .execute((&row.0, &row.1, row.2, &row.3))?;
+    Ok(())
+}
+
+pub(super) fn story(connection: &Connection, message: &str) -> Result<Option<Timeline>, store::Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT body FROM record WHERE message = ?1 AND replay = 0 AND outcome IS NULL")?;
+    Ok(parsed(statement.query_row([message], |row| row.get(0)).optional()?.flatten()))
+}
+
 /// Removes the words of a conversation; that its messages have ended stays known, without their story.
 pub(super) fn forget(connection: &Connection, id: &str) -> Result<(), store::Error> {
-    connection.execute("DELETE FROM conversation WHERE id = ?1", [id])?;
-    connection.execute(
-        "UPDATE reply SET body = NULL WHERE key IN (SELECT reply FROM record WHERE conversation = ?1)",
-        [id],
-    )?;
-    connection.execute("UPDATE record SET body = NULL WHERE conversation = ?1 AND outcome IS NOT NULL", [id])?;
+    let mut statement = connection.prepare_cached(sql::LIVES)?;
+    let lives = statement.query_map([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+    let mut forget = connection.prepare_cached(sql::FORGET_REPLY)?;
+    for life in lives {
+        let (message, last) = life?;
+        let Ok(message) = MessageId::new(&message) else { continue };
+        // Whatever was said about it, in this life and those before.
+        for (replay, purpose) in (0..=last).flat_map(|replay| Purpose::ALL.map(|purpose| (replay, purpose))) {
+            forget.execute([reply::key(&message, purpose, replay)])?;
+        }
+    }
+    connection.prepare_cached(sql::FORGET_STORIES)?.execute([id])?;
+    connection.prepare_cached(sql::FORGET_CONVERSATION)?.execute([id])?;
+    Ok(())
+}
+
+/// Throws away at most `rows` of each kind: texts of replies older than `texts`, whatever has ended before `all`.
+pub(super) fn tidy(connection: &Connection, texts: i64, all: i64, rows: i64) -> Result<(), store::Error> {
+    connection.prepare_cached(sql::TIDY_TEXTS)?.execute((texts, rows))?;
+    connection.prepare_cached(sql::TIDY_REPLIES)?.execute((all, rows))?;
+    connection.prepare_cached(sql::TIDY_RECORDS)?.execute((all, rows))?;
+    connection.prepare_cached(sql::TIDY_CONVERSATIONS)?.execute([all])?;
     Ok(())
 }

@@ -59,8 +59,10 @@ pub struct Daemon {
     client: reqwest::Client,
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free")
+/// Two ports that are free; bound together, so that they are not the same.
+fn free_ports() -> [SocketAddr; 2] {
+    let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    bound.each_ref().map(|listener| listener.local_addr().expect("it is bound"))
 }
 
 /// Lays one table over another.
@@ -86,7 +88,7 @@ impl Daemon {
     pub async fn start(config: &str, zendesk: &Zendesk, ai: &Ai) -> Self {
         tidegate::cli::tls();
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let (public, admin) = (free_port(), free_port());
+        let [public, admin] = free_ports();
         let mut table: toml::Table = BASE.parse().expect("the base is TOML");
         let of = zendesk.options();
         let places = format!(

@@ -68,6 +68,16 @@ impl Scene {
         self.zendesk.say(conversation, &format!("{text} {reference}")).await
     }
 
+    /// A customer sends content of any type into a conversation that is known to Zendesk.
+    pub async fn write(&self, conversation: &str, content: &serde_json::Value) {
+        let of = self.zendesk.options();
+        let url = format!("{}/v2/apps/{}/conversations/{conversation}/messages", self.zendesk.url(), of.app_id);
+        let body = serde_json::json!({ "author": { "type": "user", "userId": "u1" }, "content": content }).to_string();
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");
+        let sent = client.post(url).basic_auth(&of.key_id, Some(&of.key_secret)).body(body).send().await;
+        assert_eq!(sent.expect("Zendesk answers").status(), 201);
+    }
+
     /// Waits until every accepted message is answered or handed over.
     pub async fn settles(&self) {
         let settled = tidegate::simulate::customers::settled(&self.zendesk, settle_within()).await;

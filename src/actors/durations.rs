@@ -1,29 +1,23 @@
 //! How long actors are busy with what they are given: `tidegate_actor_handle_duration_seconds{kind}`.
 
-use std::time::Duration;
-
 use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
     registry::Registry,
 };
 
-use crate::telemetry::{
-    Clock,
-    series::{Histograms, zero},
-};
+use crate::telemetry::series::{Histograms, zero};
 
 /// The durations of all kinds of actors.
 #[derive(Clone)]
 pub struct Durations {
     by_kind: Histograms<1>,
-    clock: Clock,
 }
 
 impl Durations {
     /// Begins without any. From a bell that finds nothing to do to a turn that waits for an AI service.
-    pub fn new(clock: Clock) -> Self {
+    pub fn new() -> Self {
         let histogram = || Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0]);
-        Self { by_kind: Family::new_with_constructor(histogram), clock }
+        Self { by_kind: Family::new_with_constructor(histogram) }
     }
 
     /// Registers them, with every kind at zero.
@@ -33,23 +27,8 @@ impl Durations {
         registry.register("tidegate_actor_handle_duration_seconds", help, self.by_kind.clone());
     }
 
-    /// An actor of this kind is busy from now until the guard is dropped, also by a panic.
-    pub fn busy(&self, kind: &'static str) -> Busy {
-        let histogram = self.by_kind.get_or_create(&[("kind", kind)]).clone();
-        Busy { histogram, began: self.clock.monotonic(), clock: self.clock.clone() }
-    }
-}
-
-/// An actor at work.
-#[must_use = "the actor is busy as long as this lives"]
-pub struct Busy {
-    histogram: Histogram,
-    began: Duration,
-    clock: Clock,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.histogram.observe(self.clock.monotonic().saturating_sub(self.began).as_secs_f64());
+    /// Those of one kind.
+    pub fn of(&self, kind: &'static str) -> Histogram {
+        self.by_kind.get_or_create(&[("kind", kind)]).clone()
     }
 }

@@ -1,0 +1,79 @@
+//! The statements that run while messages flow. `tests/plans.rs` has each of them explained by SQLite and refuses
+//! those that would read a whole table or sort.
+
+macro_rules! columns {
+    () => {
+        "seq, lane, tries, replay, bytes, reason, body, standing, conversation, first_seen"
+    };
+}
+
+pub(super) const TURN: &str = "SELECT current, since FROM turn";
+
+pub(super) const SEEN: &str =
+    "SELECT seq FROM seen_0 WHERE id = ?1 UNION ALL SELECT seq FROM seen_1 WHERE id = ?1 LIMIT 1";
+
+/// By the table whose turn it is.
+pub(super) const REMEMBER: [&str; 2] = [
+    "INSERT OR IGNORE INTO seen_0 (id, seq) VALUES (?1, ?2)",
+    "INSERT OR IGNORE INTO seen_1 (id, seq) VALUES (?1, ?2)",
+];
+
+pub(super) const INSERT: &str = "INSERT INTO job (lane, standing, due, conversation, first_seen, bytes, reason, body)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+
+/// The plus keeps the lane out of the choice of an index: by conversation the rows would have to be sorted, by number
+/// they come as they are wanted.
+pub(super) const BACKLOG: &str =
+    concat!("SELECT ", columns!(), " FROM job WHERE seq > ?1 AND +lane = ?2 AND standing = 0 ORDER BY seq LIMIT ?3");
+
+pub(super) const OF_CONVERSATION: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM job INDEXED BY job_by_conversation
+      WHERE lane = ?1 AND conversation = ?2 AND seq > ?3 AND standing = 0 ORDER BY seq LIMIT ?4"
+);
+
+/// What is set aside has an index of its own, `WHERE standing > 0`; SQLite takes it only if the query says the same.
+pub(super) const DEAD: &str =
+    concat!("SELECT ", columns!(), " FROM job WHERE standing = 2 AND standing > 0 ORDER BY due LIMIT ?1");
+
+pub(super) const DUE: &str =
+    concat!("SELECT ", columns!(), " FROM job WHERE standing = 1 AND standing > 0 AND due <= ?1 ORDER BY due LIMIT ?2");
+
+pub(super) const NEXT_DUE: &str = "SELECT min(due) FROM job WHERE standing = 1 AND standing > 0";
+
+pub(super) const WAKE: &str = "UPDATE job SET standing = 0, due = 0 WHERE seq = ?1";
+
+pub(super) const DELETE: &str = "DELETE FROM job WHERE seq = ?1";
+
+pub(super) const SET_ASIDE: &str =
+    "UPDATE job SET standing = :standing, due = :due, tries = :tries, reason = coalesce(:reason, reason)
+     WHERE seq = :seq";
+
+pub(super) const BY_NUMBER: &str = concat!("SELECT ", columns!(), " FROM job WHERE seq = ?1");
+
+pub(super) const OLDEST: &str =
+    "SELECT first_seen FROM job WHERE seq > ?1 AND +lane = ?2 AND standing = 0 ORDER BY seq LIMIT 1";
+
+pub(super) const PURGE_PARKED: &str =
+    "DELETE FROM job WHERE standing = 3 AND standing > 0 AND due < ?1 RETURNING lane, bytes";
+
+/// Every one of them.
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[
+    SEEN,
+    REMEMBER[0],
+    REMEMBER[1],
+    INSERT,
+    BACKLOG,
+    OF_CONVERSATION,
+    DEAD,
+    DUE,
+    NEXT_DUE,
+    WAKE,
+    DELETE,
+    SET_ASIDE,
+    BY_NUMBER,
+    OLDEST,
+    PURGE_PARKED,
+];

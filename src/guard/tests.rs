@@ -1,0 +1,183 @@
+//! The chain of services behind their guards, on a paused clock.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::{
+    guard::limiter::{Limits, WindowLimit},
+    store::calls::{Calls, Past},
+};
+
+const NO_LIMITS: Limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+
+/// A chain of services, and a folder for the journal.
+struct Chain {
+    stack: Stack,
+    clock: Clock,
+    asked: Mutex<Vec<&'static str>>,
+    waits: Mutex<Vec<Wait>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Chain {
+    fn new(limits: &[(&'static str, Limits)]) -> Self {
+        let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let (calls, _) = Calls::open(&folder.path().join("calls"), Duration::ZERO, clock.now()).unwrap();
+        let calls = Arc::new(calls);
+        let service = |(name, limits): &(&'static str, Limits)| Service {
+            name,
+            gate: Gate::new(breaker::Config::default(), Duration::from_secs(30), clock.clone()),
+            permits: Permits::new(name, limits.clone(), clock.clone(), calls.clone(), &Past::default()),
+            bulkhead: Bulkhead::new(4),
+        };
+        let names: Vec<&'static str> = limits.iter().map(|(name, _)| *name).collect();
+        let metrics = Metrics::register(&mut Registry::default(), &names);
+        let cache = Cache::new(&CacheConfig { enabled: false, ..CacheConfig::default() });
+        let stack = Stack::new(limits.iter().map(service).collect(), cache, clock.clone(), metrics);
+        Self { stack, clock, asked: Mutex::default(), waits: Mutex::default(), _folder: folder }
+    }
+
+    /// Serves the limiters' lines, as their actors do.
+    async fn serve(&self) {
+        loop {
+            for service in self.stack.services() {
+                service.permits.serve();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asks once; `answers` says what each service does.
+    async fn ask(
+        &self,
+        conversation: &str,
+        answers: impl Fn(usize) -> Result<Answer, Failure> + Sync,
+    ) -> Result<Answer, Failed> {
+        let question = Question {
+            caller: Caller { conversation, message: conversation },
+            received: self.clock.now(),
+            tokens: 1,
+            key: None,
+        };
+        let asking = self.stack.ask(question, self, |index| std::future::ready(answers(index)));
+        tokio::select! {
+            asked = asking => asked,
+            () = self.serve() => unreachable!("it serves for ever"),
+        }
+    }
+
+    fn asked(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.asked.lock())
+    }
+}
+
+impl Progress for Chain {
+    fn waiting(&self, on: Wait, _: Option<Duration>) {
+        self.waits.lock().push(on);
+    }
+
+    fn asking(&self, service: &'static str) {
+        self.asked.lock().push(service);
+    }
+
+    fn answered(&self, _: &'static str, _: Duration, _: &'static str) {}
+}
+
+fn fine() -> Result<Answer, Failure> {
+    Ok(Answer { text: "hello".into(), ..Answer::default() })
+}
+
+fn one_in(per: Duration) -> Limits {
+    Limits { windows: vec![WindowLimit { requests: 1, per }], ..NO_LIMITS }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_service_answers_when_the_first_fails_and_is_asked_first_once_the_breaker_is_open() {
+    let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+    let first_is_down = |index| if index == 0 { Err(Failure::Connect) } else { fine() };
+    for n in 0..5 {
+        assert!(chain.ask(&format!("c{n}"), first_is_down).await.is_ok());
+    }
+    assert_eq!(chain.asked(), ["first", "second"].repeat(5));
+    assert!(!chain.stack.services()[0].gate.is_closed());
+    assert!(chain.ask("c6", first_is_down).await.is_ok());
+    assert_eq!(chain.asked(), ["second"], "nobody waits for an open breaker while another service answers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_the_message_is_not_carried_to_the_next_service() {
+    let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+    let failed = chain.ask("c", |_| Err(Failure::Rejected(400))).await.unwrap_err();
+    assert_eq!((failed.service, chain.asked().as_slice()), ("first", ["first"].as_slice()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exhausted_quota_is_passed_over_at_once_and_a_short_wait_is_waited() {
+    let chain = Chain::new(&[("first", one_in(Duration::from_secs(3600))), ("second", NO_LIMITS)]);
+    let began = chain.clock.monotonic();
+    for n in 0..3 {
+        assert!(chain.ask(&format!("c{n}"), |_| fine()).await.is_ok());
+    }
+    assert_eq!(chain.asked(), ["first", "second", "second"]);
+    assert!(chain.clock.monotonic() - began < Duration::from_millis(100), "nobody has waited");
+    let soon = Chain::new(&[("first", one_in(Duration::from_secs(1))), ("second", NO_LIMITS)]);
+    for n in 0..2 {
+        assert!(soon.ask(&format!("c{n}"), |_| fine()).await.is_ok());
+    }
+    assert_eq!(soon.asked(), ["first", "first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_every_quota_exhausted_the_first_to_be_free_again_is_asked() {
+    let seconds = Duration::from_secs;
+    let chain = Chain::new(&[("first", one_in(seconds(30))), ("second", one_in(seconds(600)))]);
+    let began = chain.clock.monotonic();
+    for n in 0..3 {
+        assert!(chain.ask(&format!("c{n}"), |_| fine()).await.is_ok());
+    }
+    assert_eq!(chain.asked(), ["first", "second", "first"]);
+    let waited = chain.clock.monotonic() - began;
+    assert!(waited >= seconds(30) && waited < seconds(36), "{waited:?}");
+    assert!(chain.waits.lock().contains(&Wait::Limiter));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_leaves_nothing_behind() {
+    let chain = Arc::new(Chain::new(&[("only", one_in(Duration::from_secs(60)))]));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let question = |name| Question {
+        caller: Caller { conversation: name, message: name },
+        received: chain.clock.now(),
+        tokens: 1,
+        key: None,
+    };
+    let hangs = |_| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<Result<Answer, Failure>>()
+    };
+    let given_up = tokio::time::timeout(Duration::from_secs(1), chain.stack.ask(question("a"), &*chain, hangs)).await;
+    assert!(given_up.is_err() && begun.load(Ordering::Relaxed) == 1);
+    let in_line = tokio::time::timeout(Duration::from_secs(1), chain.stack.ask(question("b"), &*chain, hangs)).await;
+    assert!(in_line.is_err() && begun.load(Ordering::Relaxed) == 1, "the limit holds although the first was given up");
+    let service = &chain.stack.services()[0];
+    assert_eq!(
+        (service.bulkhead.usage().in_use, service.bulkhead.usage().waiting, service.permits.waiting()),
+        (0, 0, 0)
+    );
+    assert!(chain.ask("c", |_| fine()).await.is_ok(), "and goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_closes_between_the_look_and_the_wait_is_not_slept_through() {
+    let chain = Chain::new(&[("only", NO_LIMITS)]);
+    let gate = &chain.stack.services()[0].gate;
+    let version = gate.version();
+    gate.force(breaker::Mode::Open);
+    gate.force(breaker::Mode::Closed);
+    let began = chain.clock.monotonic();
+    gate.wait(version, began + Duration::from_secs(600)).await;
+    assert!(chain.clock.monotonic() - began < Duration::from_secs(1));
+}
