@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::problem::Problem;
+use super::{linger::Lingering, problem::Problem};
 
 /// The largest head of a request; beyond it 431.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -95,7 +95,8 @@ async fn attend(
     _slot: OwnedSemaphorePermit,
 ) {
     let answer = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().call(request));
-    let mut connection = std::pin::pin!(http(limits.head_within).serve_connection(TokioIo::new(stream), answer));
+    let mut connection =
+        std::pin::pin!(http(limits.head_within).serve_connection(TokioIo::new(Lingering::new(stream)), answer));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = until.cancelled() => {
@@ -113,7 +114,7 @@ async fn attend(
 async fn turn_away(stream: TcpStream, _door: OwnedSemaphorePermit) {
     let mut http = http(TURN_AWAY_WITHIN);
     let answer = hyper::service::service_fn(|_: Request<Incoming>| busy());
-    let connection = http.keep_alive(false).serve_connection(TokioIo::new(stream), answer);
+    let connection = http.keep_alive(false).serve_connection(TokioIo::new(Lingering::new(stream)), answer);
     // Who is too slow even for that finds the connection closed.
     let _ = tokio::time::timeout(TURN_AWAY_WITHIN, connection).await;
 }

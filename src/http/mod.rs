@@ -19,6 +19,7 @@ mod config;
 mod extract;
 mod guard;
 pub mod health;
+mod linger;
 pub mod listener;
 mod metrics;
 mod problem;

@@ -25,3 +25,23 @@ pub async fn answer(State(within): State<Duration>, request: Request, next: Next
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, middleware::from_fn_with_state, routing::get};
+    use tower_service::Service;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_not_answered_in_time_is_given_up() {
+        let routes = Router::new().route("/now", get(async || "now")).route("/never", get(std::future::pending::<()>));
+        let mut routes = routes.route_layer(from_fn_with_state(Duration::from_secs(10), answer));
+        for (path, status) in [("/now", 200), ("/never", 503)] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = routes.call(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{path}");
+        }
+    }
+}

@@ -34,6 +34,10 @@ use crate::{
 /// When Zendesk Support may try again: only below 60 s does it try at all.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// Events of one delivery. A real one has hundreds of bytes, so a body of a megabyte holds some thousands; made of
+/// scraps it would hold half a million, and each of them takes more in memory and on the disk than in the body.
+const EVENTS_MAX: usize = 10_000;
+
 /// What became of a delivery's events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -63,6 +67,11 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
         tracing::warn!(%unusable, "a webhook's body is unusable as a whole");
         Problem::new(StatusCode::BAD_REQUEST, "unusable-body", unusable.to_string())
     })?;
+    if envelope.events.len() > EVENTS_MAX {
+        public.metrics.webhook("unusable", 1);
+        let detail = format!("the delivery has more than {EVENTS_MAX} events");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
+    }
     let now = public.parts.clock.now();
     let mut counts = Counts::default();
     let mut publications = Vec::with_capacity(envelope.events.len());

@@ -46,6 +46,18 @@ async fn a_stranger_is_refused_before_anything_of_the_body_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_hears_the_refusal_however_much_he_sends() {
+    let scene = Scene::with("").await;
+    let long = bytes::Bytes::from(vec![b'x'; 8 << 20]);
+    for _ in 0..5 {
+        let strangers = (0..10).map(|_| post(&scene.daemon, "/webhooks/sunshine", &[], long.clone()));
+        for answer in futures_util::future::join_all(strangers).await {
+            assert_eq!(answer.status, 401, "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_secret_everybody_is_refused() {
     let scene = Scene::with("[zendesk]\nwebhook_secrets = []\n").await;
     for headers in [vec![], vec![("x-api-key", "")], vec![("x-api-key", "simulated-webhook-secret")]] {

@@ -16,7 +16,7 @@ async fn a_body_that_is_unusable_as_a_whole_is_refused_for_good() {
     let good = delivery(&[message("e", "m", "c", "hello")]);
     let mut invalid = good.clone().into_bytes();
     invalid.push(0xff);
-    let bodies: [(&str, Vec<u8>); 14] = [
+    let bodies: [(&str, Vec<u8>); 15] = [
         ("nothing", b"".to_vec()),
         ("events null", br#"{"app":{"id":"a"},"events":null}"#.to_vec()),
         ("events text", br#"{"events":"[]"}"#.to_vec()),
@@ -29,6 +29,7 @@ async fn a_body_that_is_unusable_as_a_whole_is_refused_for_good() {
         ("cut off", good.as_bytes()[..good.len() - 1].to_vec()),
         ("not UTF-8", invalid),
         ("a byte order mark before it", format!("\u{feff}{good}").into_bytes()),
+        ("more events than anybody sends", format!(r#"{{"events":[{}0]}}"#, "0,".repeat(10_000)).into_bytes()),
         ("brackets", b"[".repeat(100_000)),
         ("braces", br#"{"a":"#.repeat(100_000)),
     ];
