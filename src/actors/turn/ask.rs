@@ -173,9 +173,11 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
     }
 }
 
-/// Answers are kept for the first message of a conversation only: later ones depend on what was said.
+/// Answers are kept for the first message of a conversation only: later ones depend on what was said. One that was in
+/// hand before asks for itself: it would wait for the call of the actor that was given up with it.
 fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Option<Key> {
-    let first = state.begins == Some(true) && prompt.images.is_empty();
+    let was_in_hand = prepare::jobs(state).iter().any(|(_, _, redelivered)| *redelivered);
+    let first = state.begins == Some(true) && prompt.images.is_empty() && !was_in_hand;
     let tenant = [head.app.as_deref().unwrap_or_default(), head.brand.as_deref().unwrap_or_default()];
     first.then(|| Key::new(&tenant, &parts.ai[0].1, prompt))
 }
