@@ -2,10 +2,10 @@
 //!
 //! Supervised by the node.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
@@ -19,6 +19,15 @@ use crate::{
 
 /// Dead letters judged at once; those beyond wait on the disk.
 const AT_ONCE: usize = 64;
+
+/// Farewells said at once; while Zendesk is away each takes its whole time.
+const FAREWELLS_AT_ONCE: usize = 64;
+
+/// Letters that wait for their farewell in memory. As long as there are fewer, they keep none from being tried again.
+const FAREWELLS_MAX: usize = 1_024;
+
+/// As long Zendesk is asked whether a message was answered after all, before the letter goes back.
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
 
 /// The judge.
 pub(super) struct RetryActor {
@@ -34,8 +43,9 @@ pub(super) enum Message {
 
 /// What it knows.
 pub(super) struct State {
-    /// Farewells under way.
+    /// Farewells under way, or waiting for their turn.
     farewells: JoinSet<()>,
+    turns: Arc<Semaphore>,
 }
 
 impl Actor for RetryActor {
@@ -44,7 +54,7 @@ impl Actor for RetryActor {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
-        Ok(State { farewells: JoinSet::new() })
+        Ok(State { farewells: JoinSet::new(), turns: Arc::new(Semaphore::new(FAREWELLS_AT_ONCE)) })
     }
 
     async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
@@ -71,7 +81,7 @@ impl RetryActor {
     async fn pull(&self, state: &mut State) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
         while state.farewells.try_join_next().is_some() {}
-        if state.farewells.len() >= AT_ONCE {
+        if state.farewells.len() >= FAREWELLS_MAX {
             state.farewells.join_next().await;
         }
         if let Err(error) = self.take(state).await {
@@ -82,7 +92,8 @@ impl RetryActor {
     }
 
     async fn take(&self, state: &mut State) -> Result<(), broker::Error> {
-        let taking = self.parts.broker.take(Queue::Dead, AT_ONCE - state.farewells.len());
+        let room = AT_ONCE.min(FAREWELLS_MAX.saturating_sub(state.farewells.len())).max(1);
+        let taking = self.parts.broker.take(Queue::Dead, room);
         let letters = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken?,
@@ -94,15 +105,18 @@ impl RetryActor {
             match self.parts.retry.pause(letter.tries, rand::random()) {
                 Some(pause) => self.bring_back(letter, pause).await?,
                 None => {
-                    let parts = self.parts.clone();
-                    state.farewells.spawn(async move { give_up(&parts, letter).await });
+                    let (parts, turns) = (self.parts.clone(), state.turns.clone());
+                    state.farewells.spawn(async move {
+                        let _turn = turns.acquire().await;
+                        give_up(&parts, letter).await;
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    async fn bring_back(&self, letter: Delivery, pause: std::time::Duration) -> Result<(), broker::Error> {
+    async fn bring_back(&self, letter: Delivery, pause: Duration) -> Result<(), broker::Error> {
         let job = letter.job.clone();
         let cause = letter.reason.clone().unwrap_or_default();
         tracing::info!(job.id = %job.id, tries = letter.tries, cause, pause_ms = pause.as_millis() as u64, "a message is tried again");
@@ -115,16 +129,18 @@ impl RetryActor {
     }
 }
 
-/// Whether an answer to it is at Zendesk.
-async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> bool {
+/// Whether an answer to it is at Zendesk; `None` when Zendesk does not say.
+async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> Option<bool> {
     let job = &letter.job;
-    let Ok(Recall::Intended(reply)) = parts.state.recall(&job.message, letter.replay).await else { return false };
+    let Ok(Recall::Intended(reply)) = parts.state.recall(&job.message, letter.replay).await else { return Some(false) };
     // One that fails again and again after that is given up all the same.
     if letter.tries > parts.retry.max_retries + 1 {
-        return false;
+        return Some(false);
     }
-    let marks = Poster::detached(parts, job, alias).find_marks(job.message.as_str(), job.received).await;
-    marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key()))
+    let poster = Poster::detached(parts, job, alias);
+    let looking = poster.find_marks(job.message.as_str(), job.received);
+    let marks = tokio::time::timeout(LOOK_WITHIN, looking).await.ok()?;
+    Some(marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key())))
 }
 
 /// Tells the customer, hands the conversation over, parks the message; its followers go on.
@@ -132,12 +148,17 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     let job = letter.job.clone();
     let cause = letter.reason.clone().unwrap_or_else(|| "failed".into());
     let alias = parts.state.remembered(&job.conversation).await.ok().and_then(|remembered| remembered.alias);
-    if was_posted(parts, &letter, alias.clone()).await {
+    match was_posted(parts, &letter, alias.clone()).await {
+        Some(false) => {}
         // It failed after its answer had been posted: once more through its conversation, which finds that and ends it.
-        if let Err(error) = letter.retry(std::time::Duration::ZERO).await {
-            tracing::error!(%error, job.id = %job.id, "a message could not be brought back");
+        Some(true) => {
+            if let Err(error) = letter.retry(Duration::ZERO).await {
+                tracing::error!(%error, job.id = %job.id, "a message could not be brought back");
+            }
+            return;
         }
-        return;
+        // The letter comes back.
+        None => return,
     }
     let cause = farewell(parts, &job, alias, &cause).await;
     if parts.draining.is_cancelled() {
