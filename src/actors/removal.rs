@@ -17,7 +17,7 @@ use crate::{
         time::Timestamp,
         timeline::{Outcome, Stage, Timeline},
     },
-    state::Record,
+    state::{Recall, Record},
 };
 
 /// Why a removed customer's messages are not answered.
@@ -48,11 +48,22 @@ pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<(), ActorProc
 
 async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
-    let records = removed.iter().map(|delivery| discarded(&delivery.job, now)).collect();
+    let mut records = Vec::with_capacity(removed.len());
+    let mut counted = HashSet::new();
+    for delivery in &removed {
+        // What was parked has been counted as ended already.
+        let known = parts.state.recall(&delivery.job.message, delivery.replay).await?;
+        if !matches!(known, Recall::Ended(_)) {
+            counted.insert(delivery.job.id.clone());
+        }
+        records.push(discarded(&delivery.job, now));
+    }
     parts.state.conclude(records, None).await?;
     for delivery in removed {
         let job = delivery.job.clone();
-        parts.metrics.ended(delivery.lane, Outcome::Discarded, now.since(job.first_seen));
+        if counted.contains(&job.id) {
+            parts.metrics.ended(delivery.lane, Outcome::Discarded, now.since(job.first_seen));
+        }
         parts.in_hand.forget(job.message.as_str());
         delivery.ack().await?;
     }

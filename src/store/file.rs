@@ -129,7 +129,8 @@ fn configure(connection: &Connection) -> Result<(), Error> {
     connection.pragma_update(None, "wal_autocheckpoint", 16_384)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     // What is deleted is overwritten: a removed customer's words must not lie on in free pages of the file. In the log
-    // they lie until it is folded into the file and begun anew.
+    // they lie until it is folded into the file and begun anew; and a copy may be left in the unused part of a page
+    // whose rows were moved to another (`erasure.rs`).
     connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())

@@ -5,6 +5,8 @@
 //! a sync: they survive the death of the process, and a power cut may undo them, which their owners must bear.
 
 pub mod calls;
+#[cfg(test)]
+mod erasure;
 mod file;
 pub mod in_hand;
 mod lock;

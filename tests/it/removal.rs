@@ -72,6 +72,9 @@ async fn the_words_of_a_removed_customer_are_nowhere_and_others_are_untouched() 
     assert!(scene.replies("gone in hand").is_empty(), "a removed customer is not answered");
     assert_eq!(scene.zendesk.holder("stays parked"), Some(Holder::Agent));
     eventually("the one in hand who stays is answered", SOON, async || scene.replies("stays in hand").len() == 1).await;
+    // The parked one was counted when it was parked, and is not counted again.
+    let discarded = scene.daemon.metric("tidegate_messages_total{lane=\"chat\",outcome=\"discarded\"}").await;
+    assert!((discarded - 1.0).abs() < 0.5, "{discarded}");
     let queues = scene.daemon.admin("/admin/queues").await;
     assert_eq!((&queues["chat"]["parked"], &queues["chat"]["delayed"]), (&1.into(), &1.into()), "{queues}");
     scene.daemon.terminate();

@@ -64,6 +64,10 @@ pub(in crate::broker) async fn what_lies_of_a_conversation_is_removed_in_each_st
     assert_eq!(tally(&*broker), [1, 2, 1, 1, 1], "its neighbour's, and what is in hand");
     in_hand.ack().await.unwrap();
     neighbour.ack().await.unwrap();
+    // What is acknowledged is gone as soon as that is written.
+    while standing(&*broker, "estays-hand").await.is_some() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     for restarted in [false, true] {
         let broker = if restarted { factory.open(Setup::default()).await } else { broker.clone() };
         for name in ["ready", "hand", "delayed", "dead", "parked"] {

@@ -286,8 +286,7 @@ mod tests {
             position: 0,
             first_seen: Timestamp(seq),
         };
-        let job = Arc::new(job);
-        Row { seq, lane: Lane::Chat, job, tries: 0, replay: 0, bytes: 1, redelivered: false, reason: None }
+        Row { seq, lane: Lane::Chat, job: job.into(), tries: 0, replay: 0, bytes: 1, redelivered: false, reason: None }
     }
 
     /// The disk, and a reading that has begun: the rows it will bring and the wish it answers.

@@ -11,10 +11,13 @@ use proptest::prelude::*;
 use super::place::{Place, open};
 use crate::{
     broker::{
-        Broker, Delivery, Publication, Published, Queue, Standing,
+        Broker, Delivery, Publication, Published, Queue, Standing, Whose,
         contract::{Setup, tools::*},
     },
-    domain::{ids::EventId, time::Timestamp},
+    domain::{
+        ids::{ConversationId, EventId, UserId},
+        time::Timestamp,
+    },
     telemetry::Clock,
 };
 
@@ -29,6 +32,11 @@ enum Step {
     TakeDead(usize),
     /// Settles one of those in hand.
     Settle(usize, How),
+    /// Withholds what lies of a conversation in nobody's hand, and removes the first so many; the others are given back.
+    Forget {
+        conversation: u8,
+        removed: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +121,7 @@ impl World {
                 }
             }
             Step::Settle(..) => {}
+            Step::Forget { conversation, removed } => self.forget(conversation, removed).await,
         }
         // What was handed to the writer before this is written when it returns.
         self.broker.publish(Vec::new()).await.unwrap();
@@ -138,6 +147,20 @@ impl World {
         let free = self.model.standing(standing).into_iter().filter(|number| !in_hand(number)).count();
         if free > 0 {
             self.held.extend(take(&*self.broker, queue, room).await);
+        }
+    }
+
+    async fn forget(&mut self, conversation: u8, removed: usize) {
+        let conversations = vec![ConversationId::new(&format!("c{conversation}")).unwrap()];
+        let whose = Whose { user: UserId::new("nobody").unwrap(), conversations };
+        let theirs = self.broker.forget(&whose).await.unwrap();
+        let in_hand = |number: &usize| self.held.iter().any(|held| name(held) == number.to_string());
+        let free = self.model.kept.iter().filter(|(_, kept)| kept.conversation == conversation);
+        let free: Vec<usize> = free.map(|(number, _)| *number).filter(|number| !in_hand(number)).collect();
+        assert_eq!(numbers(&theirs), free);
+        for delivery in theirs.into_iter().take(removed) {
+            self.model.kept.remove(&name(&delivery).parse().unwrap());
+            delivery.ack().await.unwrap();
         }
     }
 
@@ -213,6 +236,7 @@ fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
         2 => prop::collection::vec(0_u8..3, 1..5).prop_map(Step::Publish),
         2 => (1_usize..4).prop_map(Step::Take),
         1 => (1_usize..3).prop_map(Step::TakeDead),
+        1 => (0_u8..3, 0_usize..6).prop_map(|(conversation, removed)| Step::Forget { conversation, removed }),
         5 => (any::<usize>(), how).prop_map(|(which, how)| Step::Settle(which, how)),
     ];
     prop::collection::vec((step, any::<u64>()), 1..24)
@@ -226,11 +250,13 @@ proptest! {
         runtime.block_on(async {
             let mut world = World::new();
             for (step, cut) in steps {
+                let is_one_write = !matches!(step, Step::Forget { .. });
                 let (before, log_before) = (world.model.clone(), world.log_bytes());
                 world.run(step).await;
                 let log_after = world.log_bytes();
                 is_found(world.copy(log_after).path(), &world.model).await;
-                if log_after > log_before {
+                // A step of several transactions has happened in part by then.
+                if log_after > log_before && is_one_write {
                     let within = log_before + cut % (log_after - log_before);
                     is_found(world.copy(within).path(), &before).await;
                 }
