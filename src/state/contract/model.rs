@@ -7,7 +7,7 @@ use crate::{
     domain::{
         ids::ConversationId,
         prompt::{History, Role},
-        reply::{Purpose, Reply},
+        reply::{self, Purpose, Reply},
         time::Timestamp,
         timeline::Outcome,
     },
@@ -315,13 +315,19 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What the customer was told instead of an answer.
+    fn told(&self, id: &str) -> Option<Reply> {
+        let key = reply::key(&message(id), Purpose::Failure, 0);
+        self.replies.get(&key).and_then(|said| said.reply.clone())
+    }
+
     async fn compare_message(&self, id: &str) {
         let life = self.lives.get(id).cloned().unwrap_or_default();
         let reply = life.covered.as_ref().and_then(|key| self.replies.get(key)).and_then(|said| said.reply.clone());
         let expected = match (life.outcome, life.covered) {
             (Some(outcome), _) => Recall::Ended(outcome),
             (None, Some(_)) => Recall::Intended(reply.clone().unwrap()),
-            (None, None) => Recall::Unknown,
+            (None, None) => self.told(id).map_or(Recall::Unknown, Recall::Told),
         };
         assert_eq!(self.state.recall(&message(id), 0).await.unwrap(), expected, "{id}");
         let told =
