@@ -62,7 +62,7 @@ impl Step {
                 for id in [format!("e:66f0a1b2c3d4e5{n:010x}"), format!("m:66f0a1b2c3d4e6{n:010x}")] {
                     execute("INSERT OR IGNORE INTO seen VALUES (?1)", &[&id])?;
                 }
-                execute("INSERT INTO job VALUES (?1, ?2)", &[&(*n as i64), body])?;
+                execute("INSERT OR IGNORE INTO job VALUES (?1, ?2)", &[&(*n as i64), body])?;
             }
             Self::Intent { n, text } => {
                 execute("INSERT INTO record (id, text) VALUES (?1, ?2)", &[&format!("66f0a1b2c3d4e6{n:010x}"), text])?;
