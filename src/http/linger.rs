@@ -20,7 +20,8 @@ use tokio::{
 /// What is read and thrown away at the most.
 const THROWN_AWAY_MAX: usize = 16 << 20;
 
-/// How long the other side may take to stop sending.
+/// How long the other side may take to stop sending: a body may still be on its way when its head is answered. Who
+/// has heard everything closes by himself.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The connection.
@@ -28,7 +29,7 @@ pub struct Lingering {
     stream: TcpStream,
     said_all: bool,
     thrown_away: usize,
-    /// Runs once something unread was found; without, nothing is waited for.
+    /// Runs once all is said.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -45,7 +46,6 @@ impl Lingering {
             match Pin::new(&mut self.stream).poll_read(cx, &mut unread) {
                 Poll::Ready(Ok(())) if !unread.filled().is_empty() => self.thrown_away += unread.filled().len(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if self.thrown_away == 0 => return Poll::Ready(()),
                 Poll::Pending => {
                     let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
                     return patience.as_mut().poll(cx);

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tidegate::simulate::{
-    ai,
-    quota::Quota,
-    zendesk::{Behaviour, Holder},
+use tidegate::{
+    domain::time::Timestamp,
+    simulate::{
+        ai,
+        quota::Quota,
+        zendesk::{Behaviour, Holder},
+    },
 };
 
 use crate::support::{SOON, Scene, eventually};
@@ -32,7 +35,7 @@ fn waited(told: &Value, on: &str) -> u64 {
 /// The share of the time from acceptance to the end that the story accounts for.
 fn covered(told: &Value) -> f64 {
     let entries = entries(told);
-    let at = |entry: &Value| entry["at"].as_i64().unwrap();
+    let at = |entry: &Value| Timestamp::parse(entry["at"].as_str().unwrap()).unwrap().0;
     let spent: u64 = entries.iter().filter_map(|entry| entry["ms"].as_u64()).sum();
     let total = at(entries.last().unwrap()) - at(&entries[0]);
     println!("{spent} of {total} ms: {entries:?}");
