@@ -178,13 +178,14 @@ impl Poster {
         let mut took = Duration::ZERO;
         let mut pause = PAUSE_FIRST;
         loop {
-            if !begun {
-                self.still_ours(reply).await?;
-            }
             if self.parts.chat.shadow {
                 return Ok(took);
             }
             let (slot, permit) = self.turn_to_post(reply).await?;
+            if !begun {
+                // After the waiting, which may have been long.
+                self.still_ours(reply).await?;
+            }
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             let (started, began) = (self.parts.clock.now(), self.parts.clock.monotonic());

@@ -7,6 +7,7 @@ mod chaos;
 mod chat_bursts;
 mod chat_cache;
 mod chat_control;
+mod chat_order;
 mod chat_outage;
 mod chat_posts;
 mod chat_zendesk;
