@@ -4,9 +4,11 @@
 
 mod absence;
 mod chaos;
+mod chat_answers;
 mod chat_bursts;
 mod chat_cache;
 mod chat_control;
+mod chat_manners;
 mod chat_order;
 mod chat_outage;
 mod chat_posts;
