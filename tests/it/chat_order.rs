@@ -94,6 +94,19 @@ async fn a_human_who_takes_over_while_the_reply_waits_for_its_turn_is_not_talked
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_grows_too_old_in_a_pause_is_not_answered_by_the_last_look() {
+    let scene = Scene::with("[chat]\ndeadline = '2s'\n[retry]\nbase = '2s'\n").await;
+    scene.ai.behave(ai::Behaviour { status: 503, ..ai::Behaviour::default() });
+    let message = scene.say("c", "hello").await;
+    eventually("the AI has failed", SOON, async || scene.ai.stats().errors == 1).await;
+    // The pause after the failure is longer than what is left of the deadline.
+    scene.ai.behave(ai::Behaviour::default());
+    let told = ended(&scene, &message).await;
+    assert_eq!((told["outcome"].as_str(), scene.ai.stats().calls), (Some("handed_over"), 1), "{told}");
+    assert!(scene.replies("c").iter().all(|reply| !reply.starts_with("Answer")), "{:?}", scene.replies("c"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_after_the_deadline_is_not_posted() {
     let scene = Scene::with("[chat]\ndeadline = '3s'\n").await;
     scene.ai.behave(ai::Behaviour { latency_ms: 500, ..ai::Behaviour::default() });
