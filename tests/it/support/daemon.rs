@@ -164,6 +164,12 @@ impl Daemon {
         kill_process(pid, Signal::TERM).expect("the daemon runs");
     }
 
+    /// Stops the process where it is, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is small")).expect("a pid is not zero");
+        kill_process(pid, if frozen { Signal::STOP } else { Signal::CONT }).expect("the daemon runs");
+    }
+
     /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
