@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use super::{
     Parts,
     conversation::{self, Conversation},
-    inbox::{Cell, Hand, Item, Phase},
+    hand::{Hand, Item, Phase},
+    inbox::Cell,
     roster::Card,
     supervisor::end_of,
     turn,

@@ -12,10 +12,7 @@ use dashmap::DashMap;
 use ractor::ActorRef;
 use tokio::sync::Notify;
 
-use super::{
-    conversation,
-    inbox::{Cell, Item},
-};
+use super::{conversation, hand::Item, inbox::Cell};
 use crate::{
     broker::Delivery,
     domain::ids::{ConversationId, UserId},

@@ -13,7 +13,7 @@ use ractor::ActorProcessingErr;
 use super::{
     FaultsConfig, KillPoint, Parts,
     conversation::State,
-    inbox::{Item, Phase},
+    hand::{Item, Phase},
     roster::{Fault, FaultMode},
 };
 use crate::domain::job::Job;

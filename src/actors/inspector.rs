@@ -186,8 +186,8 @@ impl Inspector {
     fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, Option<(Timeline, bool)>) {
         let Some(cell) = self.parts.directory.find(conversation) else { return (None, None) };
         let inner = cell.lock();
-        let story = |item: &super::inbox::Item| (item.timeline.clone(), item.is_story_known);
-        let is_it = |item: &&super::inbox::Item| item.delivery.job.message.as_str() == message;
+        let story = |item: &super::hand::Item| (item.timeline.clone(), item.is_story_known);
+        let is_it = |item: &&super::hand::Item| item.delivery.job.message.as_str() == message;
         if let Some(hand) = &inner.hand
             && let Some(item) = hand.items.iter().find(is_it)
         {

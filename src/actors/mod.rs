@@ -32,6 +32,7 @@ mod events;
 mod farewell;
 mod faults;
 mod faults_config;
+mod hand;
 mod holder;
 mod inbox;
 mod ingress;

@@ -237,7 +237,7 @@ async fn one_outlived_right_before_its_post_does_not_post_beside_its_successor()
     let slot = scene.parts.posting.enter(0).await;
     let zombie = scene.incarnation().await;
     let waits =
-        || scene.cell().lock().hand.as_ref().is_some_and(|it| it.phase == inbox::Phase::Waiting(Wait::Slot, None));
+        || scene.cell().lock().hand.as_ref().is_some_and(|it| it.phase == hand::Phase::Waiting(Wait::Slot, None));
     scene.until("the reply is meant and waits for its slot", waits).await;
     scene.outlived().await;
     let successor = scene.incarnation().await;

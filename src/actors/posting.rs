@@ -9,12 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    KillPoint, Parts,
-    conversation::State,
-    inbox::{Cell, Phase},
-    turn::is_too_old,
-};
+use super::{KillPoint, Parts, conversation::State, hand::Phase, inbox::Cell, turn::is_too_old};
 use crate::{
     client::{self, Found},
     domain::{

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Parts, farewell::farewell, inbox::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
+    Parts, farewell::farewell, hand::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
     story, turn,
 };
 use crate::{

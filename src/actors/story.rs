@@ -1,7 +1,7 @@
 //! The story of a message over several tries (G10). It travels with the message in memory; only a message that fails
 //! has it written down, so that the next try goes on with it, also in another process.
 
-use super::{Parts, conversation::State, inbox::Item};
+use super::{Parts, conversation::State, hand::Item};
 use crate::domain::timeline::Stage;
 
 /// Looks up what befell a message in earlier tries. Without an answer it is looked up again later.

@@ -21,7 +21,8 @@ use ractor::ActorProcessingErr;
 use super::{
     Parts,
     conversation::State,
-    inbox::{Inner, Item, Phase},
+    hand::{Item, Phase},
+    inbox::Inner,
     patience::STORE_PAUSE,
     posting, story,
 };

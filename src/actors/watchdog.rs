@@ -11,7 +11,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::{
     ChatConfig, Parts,
     chat::ConversationRef,
-    inbox::{Cell, Hand, Phase},
+    hand::{Hand, Phase},
+    inbox::Cell,
     roster::Card,
     stamp::{KILL_GRACE, WAKE_SLACK},
 };

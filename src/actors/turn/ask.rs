@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 
 use super::{Next, finish, prepare, set_phase};
 use crate::{
-    actors::{Parts, conversation::State, inbox::Phase, posting},
+    actors::{Parts, conversation::State, hand::Phase, posting},
     domain::{
         answer::Answer,
         job::{Job, Kind},

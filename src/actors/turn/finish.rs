@@ -10,7 +10,7 @@ use crate::{
         KillPoint, Parts,
         conversation::State,
         farewell::{self, Passed},
-        inbox::{Hand, Item, Phase},
+        hand::{Hand, Item, Phase},
         removal,
         roster::LastFailure,
         story,

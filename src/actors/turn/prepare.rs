@@ -6,7 +6,7 @@ use ractor::ActorProcessingErr;
 
 use super::{Next, finish, set_phase};
 use crate::{
-    actors::{Parts, conversation::State, holder, inbox::Phase, posting},
+    actors::{Parts, conversation::State, hand::Phase, holder, posting},
     client::{self, Found},
     domain::{
         control::Holder,
