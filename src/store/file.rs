@@ -122,8 +122,8 @@ fn configure(connection: &Connection) -> Result<(), Error> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // 16 MiB of pages: the hot part of the queue and of the dedupe index.
-    connection.pragma_update(None, "cache_size", -16_384)?;
+    // 6 MiB of pages: the hot part of the queue and of the dedupe index.
+    connection.pragma_update(None, "cache_size", -6_144)?;
     // The writer folds the log into the file itself only when it has grown to 64 MiB: a checkpoint holds up whoever
     // waits for a sync. As a rule another thread has done so by then (`writer::fold`).
     connection.pragma_update(None, "wal_autocheckpoint", 16_384)?;
