@@ -17,6 +17,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::client::find;
+
 /// A handler that parses and answers.
 pub async fn parser() -> SocketAddr {
     let parse = |body: Bytes| async move {
@@ -59,16 +61,16 @@ impl Step {
         let execute = |sql: &str, params: &[&dyn rusqlite::ToSql]| connection.prepare_cached(sql)?.execute(params);
         match self {
             Self::Message { n, body } => {
-                for id in [format!("e:66f0a1b2c3d4e5{n:010x}"), format!("m:66f0a1b2c3d4e6{n:010x}")] {
+                for id in [format!("e:66f0a1b2c3d4e5{n:010x}"), format!("m:{MESSAGE}{n:010x}")] {
                     execute("INSERT OR IGNORE INTO seen VALUES (?1)", &[&id])?;
                 }
                 execute("INSERT OR IGNORE INTO job VALUES (?1, ?2)", &[&(*n as i64), body])?;
             }
             Self::Intent { n, text } => {
-                execute("INSERT INTO record (id, text) VALUES (?1, ?2)", &[&format!("66f0a1b2c3d4e6{n:010x}"), text])?;
+                execute("INSERT INTO record (id, text) VALUES (?1, ?2)", &[&format!("{MESSAGE}{n:010x}"), text])?;
             }
             Self::Outcome { n, conversation, words } => {
-                let id = format!("66f0a1b2c3d4e6{n:010x}");
+                let id = format!("{MESSAGE}{n:010x}");
                 execute("UPDATE record SET outcome = 'replied' WHERE id = ?1", &[&id])?;
                 execute("INSERT OR REPLACE INTO conversation VALUES (?1, ?2)", &[&(*conversation as i64), words])?;
                 execute("DELETE FROM job WHERE n = ?1", &[&(*n as i64)])?;
@@ -109,6 +111,16 @@ async fn write(store: &mpsc::Sender<Write>, step: Step) {
     let (done, written) = oneshot::channel();
     store.send((step, Some(done))).await.expect("the store runs");
     written.await.expect("the store runs");
+}
+
+/// How the ids of messages begin; their number follows in ten hexadecimal digits.
+const MESSAGE: &str = "66f0a1b2c3d4e6";
+
+/// The number of the message that a post answers, by the mark it carries.
+pub fn number_in(post: &[u8]) -> Option<u64> {
+    let at = find(post, b"tidegate_key")?;
+    let id = at + find(&post[at..], MESSAGE.as_bytes())? + MESSAGE.len();
+    u64::from_str_radix(std::str::from_utf8(post.get(id..id + 10)?).ok()?, 16).ok()
 }
 
 /// Numbers messages and conversations by what the load generator wrote into them.
@@ -181,7 +193,7 @@ impl Road {
         let answer: serde_json::Value = serde_json::from_slice(&answer).expect("it is JSON");
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
         write(&self.store, Step::Intent { n, text: text.clone().into_bytes() }).await;
-        let reply = json!({"author": {"type": "business"}, "content": {"type": "text", "text": text}, "metadata": {"key": n.to_string()}});
+        let reply = json!({"author": {"type": "business"}, "content": {"type": "text", "text": text}, "metadata": {"tidegate_key": format!("{MESSAGE}{n:010x}")}});
         let url = format!("http://{}/v2/conversations/{conversation}/messages", self.zendesk);
         let posted = self.client.post(url).body(reply.to_string()).send().await;
         posted.expect("it answers").bytes().await.expect("it answers");

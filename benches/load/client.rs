@@ -23,6 +23,8 @@ pub struct Load {
     pub per_second: f64,
     /// Latencies in microseconds, sorted.
     pub latencies: Vec<u32>,
+    /// When each webhook was due, by its number.
+    pub sent: Vec<(u64, Instant)>,
     pub failed: u64,
 }
 
@@ -43,47 +45,66 @@ pub fn webhook(n: u64, conversations: u64) -> Vec<u8> {
     [head.into_bytes(), body.into_bytes()].concat()
 }
 
-/// Sends numbered webhooks over `connections` until `total` are sent or the time is over.
-pub async fn load(
-    to: SocketAddr,
-    connections: usize,
-    conversations: u64,
-    first: u64,
-    total: u64,
-    within: Duration,
-) -> Load {
-    let next = Arc::new(AtomicU64::new(first));
+/// What is sent.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub connections: usize,
+    pub conversations: u64,
+    /// The number of the first webhook.
+    pub first: u64,
+    /// How many at the most.
+    pub total: u64,
+    /// For how long at the most.
+    pub within: Duration,
+    /// Webhooks a second, at even times; `None`: each connection sends as soon as it has its answer.
+    pub pace: Option<f64>,
+}
+
+/// Sends numbered webhooks. At a pace, latencies count from the time a webhook was due, so that a slow answer does not
+/// hide the wait of those behind it.
+pub async fn load(to: SocketAddr, plan: Plan) -> Load {
+    let next = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut senders = tokio::task::JoinSet::new();
-    for _ in 0..connections {
-        let next = next.clone();
-        senders.spawn(async move {
-            let mut connection = TcpStream::connect(to).await.expect("it listens");
-            connection.set_nodelay(true).expect("it is a socket");
-            let (mut latencies, mut failed, mut buffer) = (Vec::new(), 0_u64, vec![0; 8_192]);
-            while began.elapsed() < within {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= first + total {
-                    break;
-                }
-                let request = webhook(n, conversations);
-                let sent = Instant::now();
-                connection.write_all(&request).await.expect("it takes requests");
-                failed += u64::from(answer(&mut connection, &mut buffer).await != 200);
-                latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
-            }
-            (latencies, failed)
-        });
+    for _ in 0..plan.connections {
+        senders.spawn(send(to, plan, next.clone(), began));
     }
-    let (mut latencies, mut failed) = (Vec::new(), 0);
+    let (mut sent, mut latencies, mut failed) = (Vec::new(), Vec::new(), 0);
     while let Some(done) = senders.join_next().await {
         let (some, errors) = done.expect("a sender does not panic");
-        latencies.extend(some);
         failed += errors;
+        for (n, at, micros) in some {
+            sent.push((n, at));
+            latencies.push(micros);
+        }
     }
     let per_second = latencies.len() as f64 / began.elapsed().as_secs_f64();
     latencies.sort_unstable();
-    Load { per_second, latencies, failed }
+    Load { per_second, latencies, sent, failed }
+}
+
+/// One connection; each webhook's number, when it was due, and how long the answer took in microseconds.
+async fn send(to: SocketAddr, plan: Plan, next: Arc<AtomicU64>, began: Instant) -> (Vec<(u64, Instant, u32)>, u64) {
+    let mut connection = TcpStream::connect(to).await.expect("it listens");
+    connection.set_nodelay(true).expect("it is a socket");
+    let (mut sent, mut failed, mut buffer) = (Vec::new(), 0, vec![0; 8_192]);
+    while began.elapsed() < plan.within {
+        let place = next.fetch_add(1, Ordering::Relaxed);
+        if place >= plan.total {
+            break;
+        }
+        let due = plan.pace.map(|pace| began + Duration::from_secs_f64(place as f64 / pace));
+        if let Some(due) = due {
+            tokio::time::sleep_until(due).await;
+        }
+        let n = plan.first + place;
+        let request = webhook(n, plan.conversations);
+        let due = due.unwrap_or_else(Instant::now);
+        connection.write_all(&request).await.expect("it takes requests");
+        failed += u64::from(answer(&mut connection, &mut buffer).await != 200);
+        sent.push((n, due, u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX)));
+    }
+    (sent, failed)
 }
 
 /// Reads one answer; its status.

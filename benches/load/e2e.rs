@@ -1,38 +1,49 @@
 //! From the webhook to the reply at Zendesk.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     Options, bare,
-    client::load,
+    client::{Plan, load},
     daemon::{Daemon, folder},
     ingest::verdict,
-    median, stubs,
+    median, percentile, stubs,
 };
+
+/// Messages a second at which latencies are measured: half of what is to be reached, so that nobody queues.
+const PACE: f64 = 2_000.0;
+
+/// What one road brought.
+struct Run {
+    per_second: f64,
+    /// From the webhook to the post, in microseconds, sorted; at `PACE`.
+    latencies: Vec<u32>,
+}
 
 /// Runs the comparison and prints it.
 pub async fn e2e(options: &Options) {
     let (mut ours, mut theirs, mut cpu, mut memory) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
     for _ in 0..options.rounds {
-        let (rate, cpu_per_1000, mib) = road(options).await;
-        ours.push(rate);
+        let (run, cpu_per_1000, mib) = road(options).await;
+        ours.push(run);
         cpu.push(cpu_per_1000);
         memory = mib;
         let (ai, zendesk, folder) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await, folder());
         let bare = bare::road(folder.path(), ai.address, zendesk.address, options.concurrency).await;
-        theirs.push(all_posted(bare, &zendesk, options).await);
+        theirs.push(drive(bare, &zendesk, options).await);
     }
-    let (ours, theirs, cpu) = (median(ours), median(theirs), median(cpu));
     println!(
         "webhook -> reply posted, AI latency {:?}, {} conversations, {} messages, {} at once, {} rounds, medians",
         options.ai_latency, options.conversations, options.messages, options.concurrency, options.rounds
     );
-    println!(
-        "tidegate               {ours:>8.0}/s   CPU of the daemon per 1000 messages {cpu:.3} s   memory {memory:.1} MiB"
-    );
-    println!("bare loop, same steps  {theirs:>8.0}/s   ratio {:.2}", ours / theirs);
+    println!("{:<26}{:>10}   at {PACE:.0}/s:{:>9}{:>9}{:>9}", "", "replies/s", "p50 ms", "p90", "p99");
+    row("tidegate", &ours);
+    row("bare loop, same steps", &theirs);
+    let rate = |runs: &[Run]| median(runs.iter().map(|run| run.per_second).collect());
+    let (ours, theirs, cpu) = (rate(&ours), rate(&theirs), median(cpu));
+    println!("ratio {:.2}; CPU of the daemon per 1000 messages {cpu:.3} s; memory {memory:.1} MiB", ours / theirs);
     if options.ai_latency.is_zero() {
         println!("to reach: >= 4000/s {}", verdict(ours >= 4_000.0));
         println!("to reach: >= 0.70 of the bare loop {}", verdict(ours >= 0.7 * theirs));
@@ -43,8 +54,14 @@ pub async fn e2e(options: &Options) {
     }
 }
 
-/// One run of ours: messages a second, CPU seconds per 1000, MiB.
-async fn road(options: &Options) -> (f64, f64, f64) {
+fn row(name: &str, runs: &[Run]) {
+    let part = |part| median(runs.iter().map(|run| percentile(&run.latencies, part)).collect());
+    let rate = median(runs.iter().map(|run| run.per_second).collect());
+    println!("{name:<26}{rate:>10.0}{:>22.2}{:>9.2}{:>9.2}", part(0.5), part(0.9), part(0.99));
+}
+
+/// One run of ours, with the CPU seconds per 1000 messages, and MiB.
+async fn road(options: &Options) -> (Run, f64, f64) {
     let (ai, zendesk) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await);
     let no_limit = || "0".to_owned();
     let settings = [
@@ -61,22 +78,39 @@ async fn road(options: &Options) -> (f64, f64, f64) {
         ("ZENDESK__INTEGRATION", "tidegate".to_owned()),
     ];
     let daemon = Daemon::start(None, &settings).await;
-    let (cpu, messages) = (daemon.cpu_seconds(), options.messages);
-    let rate = all_posted(daemon.public, &zendesk, options).await;
-    let used = daemon.cpu_seconds() - cpu;
+    let cpu = daemon.cpu_seconds();
+    let run = drive(daemon.public, &zendesk, options).await;
+    let (used, messages) = (daemon.cpu_seconds() - cpu, zendesk.posts.load(Ordering::Relaxed));
     // A second copy would come right behind.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(zendesk.posts.load(Ordering::Relaxed), messages, "each message is answered once");
-    (rate, used * 1e3 / messages as f64, daemon.resident_mib())
+    assert_eq!(zendesk.posts.load(Ordering::Relaxed), 2 * options.messages, "each message is answered once");
+    (run, used * 1e3 / messages as f64, daemon.resident_mib())
 }
 
-/// Sends all messages and waits until as many replies are posted; messages a second.
-async fn all_posted(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> f64 {
+/// As many messages twice: as fast as they are taken, then at `PACE`; waits each time until all are answered.
+async fn drive(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> Run {
+    let plan = Plan { connections: 64, total: options.messages, within: bare::LONG, ..options.plan() };
     let began = Instant::now();
-    load(to, 64, options.conversations, 0, options.messages, bare::LONG).await;
-    while zendesk.posts.load(Ordering::Relaxed) < options.messages {
+    load(to, plan).await;
+    all_posted(zendesk, options.messages, began).await;
+    let per_second = options.messages as f64 / began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let paced = load(to, Plan { first: options.messages, pace: Some(PACE), ..plan }).await;
+    all_posted(zendesk, 2 * options.messages, began).await;
+    let answered: HashMap<u64, Instant> =
+        zendesk.answers.lock().expect("nobody panics with it").iter().copied().collect();
+    let took = |(n, due): &(u64, Instant)| {
+        let waited = answered.get(n).expect("it was answered").saturating_duration_since(*due);
+        u32::try_from(waited.as_micros()).unwrap_or(u32::MAX)
+    };
+    let mut latencies: Vec<u32> = paced.sent.iter().map(took).collect();
+    latencies.sort_unstable();
+    Run { per_second, latencies }
+}
+
+async fn all_posted(zendesk: &stubs::Stub, messages: u64, began: Instant) {
+    while zendesk.posts.load(Ordering::Relaxed) < messages {
         assert!(began.elapsed() < bare::LONG, "not everything was answered");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    options.messages as f64 / began.elapsed().as_secs_f64()
 }

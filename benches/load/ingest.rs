@@ -4,26 +4,31 @@ use std::time::Duration;
 
 use crate::{
     Options, bare,
-    client::{Load, load},
+    client::{Load, Plan, load},
     daemon::{Daemon, folder},
     median, percentile,
 };
 
+/// The rate to reach; latencies are judged at it, as beyond it they tell of the queue before the door.
+const RATE: f64 = 12_000.0;
+
 /// Runs the comparison and prints it.
 pub async fn ingest(options: &Options) {
     let daemon = Daemon::start(Some("ingress"), &[]).await;
-    let (bare_folder, within) = (folder(), Duration::from_secs(options.seconds));
+    let (bare_folder, within, plan) = (folder(), Duration::from_secs(options.seconds), options.plan());
     let (parser, storer) = (bare::parser().await, bare::storer(bare_folder.path()).await);
     let (sync_p50, sync_p99) = bare::sync_times(bare_folder.path(), 200);
-    let (mut ours, mut parsing, mut storing) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut paced, mut parsing, mut storing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut cpu, mut first) = (0.0, 0);
     for _ in 0..options.rounds {
         let before = daemon.cpu_seconds();
-        ours.push(load(daemon.public, options.connections, options.conversations, first, u64::MAX / 2, within).await);
+        ours.push(load(daemon.public, Plan { first, ..plan }).await);
         cpu += daemon.cpu_seconds() - before;
         first += 10_000_000;
-        parsing.push(load(parser, options.connections, options.conversations, 0, u64::MAX / 2, within).await);
-        storing.push(load(storer, options.connections, options.conversations, 0, u64::MAX / 2, within).await);
+        paced.push(load(daemon.public, Plan { first, pace: Some(RATE), ..plan }).await);
+        first += 10_000_000;
+        parsing.push(load(parser, plan).await);
+        storing.push(load(storer, plan).await);
     }
     let taken: usize = ours.iter().map(|load| load.latencies.len()).sum();
     println!(
@@ -32,10 +37,11 @@ pub async fn ingest(options: &Options) {
     );
     println!("{:<26}{:>10}{:>9}{:>9}{:>9}{:>9}", "", "req/s", "p50 ms", "p90", "p99", "p99.9");
     row("tidegate", &ours);
+    row("tidegate, at 12000/s", &paced);
     row("bare handler, parses", &parsing);
     row("bare handler, stores", &storing);
     let rate = |loads: &[Load]| median(loads.iter().map(|load| load.per_second).collect());
-    let p99 = median(ours.iter().map(|load| percentile(&load.latencies, 0.99)).collect());
+    let p99 = median(paced.iter().map(|load| percentile(&load.latencies, 0.99)).collect());
     println!(
         "ratio to the one that parses {:.2}, to the one that stores {:.2}",
         rate(&ours) / rate(&parsing),
@@ -47,9 +53,9 @@ pub async fn ingest(options: &Options) {
         cpu * 1e3 / taken as f64,
         daemon.resident_mib()
     );
-    println!("to reach: >= 12000/s {}", verdict(rate(&ours) >= 12_000.0));
-    println!("to reach: p99 <= {:.1} ms {}", 5.0 + 2.0 * sync_p99, verdict(p99 <= 5.0 + 2.0 * sync_p99));
-    let failed: u64 = ours.iter().map(|load| load.failed).sum();
+    println!("to reach: >= 12000/s {}", verdict(rate(&ours) >= RATE));
+    println!("to reach: at that rate p99 <= {:.1} ms {}", 5.0 + 2.0 * sync_p99, verdict(p99 <= 5.0 + 2.0 * sync_p99));
+    let failed: u64 = ours.iter().chain(&paced).map(|load| load.failed).sum();
     assert_eq!(failed, 0, "every webhook is answered 200");
 }
 

@@ -54,6 +54,20 @@ fn main() {
     }
 }
 
+impl Options {
+    /// Webhooks without end, as fast as they are answered.
+    fn plan(&self) -> client::Plan {
+        client::Plan {
+            connections: self.connections,
+            conversations: self.conversations,
+            first: 0,
+            total: u64::MAX,
+            within: Duration::from_secs(self.seconds),
+            pace: None,
+        }
+    }
+}
+
 /// A percentile of sorted microseconds, in milliseconds.
 fn percentile(sorted: &[u32], part: f64) -> f64 {
     let index = ((sorted.len() as f64 * part) as usize).min(sorted.len().saturating_sub(1));

@@ -2,7 +2,11 @@
 
 use tokio::time::Instant;
 
-use crate::{Options, bare, client::load, daemon::Daemon};
+use crate::{
+    Options, bare,
+    client::{Plan, load},
+    daemon::Daemon,
+};
 
 /// What the daemon may use, however many messages lie in its queue.
 const MIB_MAX: f64 = 120.0;
@@ -16,10 +20,11 @@ pub async fn memory(options: &Options) {
         ("BROKER__EMBEDDED__MAX_MESSAGES", options.messages.to_string()),
     ];
     let daemon = Daemon::start(None, &nowhere).await;
+    let plan = Plan { total: options.messages, within: bare::LONG, ..options.plan() };
     let began = Instant::now();
-    let taken = load(daemon.public, 64, options.conversations * 10, 0, options.messages, bare::LONG).await;
+    let taken = load(daemon.public, Plan { conversations: options.conversations * 10, ..plan }).await;
     let full = daemon.resident_mib();
-    let refused = load(daemon.public, 64, options.conversations, options.messages, 1_000, bare::LONG).await;
+    let refused = load(daemon.public, Plan { first: options.messages, total: 1_000, ..plan }).await;
     println!(
         "{} webhooks in {:.1} s with the AI down, {} refused; memory {full:.1} MiB",
         options.messages,

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,9 +12,10 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
-use crate::client::find;
+use crate::{bare, client::find};
 
 const AI_ANSWER: &str = r#"{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"It arrives tomorrow."},"finish_reason":"stop"}],"usage":{"prompt_tokens":20,"completion_tokens":5}}"#;
 const POSTED: &str = r#"{"messages":[{"id":"66f0a1b2c3d4e5f60000aaaa"}]}"#;
@@ -25,8 +26,13 @@ pub struct Stub {
     pub address: SocketAddr,
     /// Calls of `POST`.
     pub posts: Arc<AtomicU64>,
+    /// When the answer to each message came, by the message's number.
+    pub answers: Answers,
     _serving: tokio::task::JoinSet<()>,
 }
+
+/// When answers came.
+pub type Answers = Arc<Mutex<Vec<(u64, Instant)>>>;
 
 /// The AI service.
 pub async fn ai(latency: Duration) -> Stub {
@@ -41,8 +47,8 @@ pub async fn zendesk() -> Stub {
 async fn serve(latency: Duration, body: fn(bool) -> &'static str) -> Stub {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it listens");
-    let posts = Arc::new(AtomicU64::new(0));
-    let counted = posts.clone();
+    let (posts, answers) = (Arc::new(AtomicU64::new(0)), Answers::default());
+    let counted = Counted { posts: posts.clone(), answers: answers.clone() };
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
@@ -50,10 +56,25 @@ async fn serve(latency: Duration, body: fn(bool) -> &'static str) -> Stub {
             connections.spawn(converse(connection, latency, body, counted.clone()));
         }
     });
-    Stub { address, posts, _serving: serving }
+    Stub { address, posts, answers, _serving: serving }
 }
 
-async fn converse(mut connection: TcpStream, latency: Duration, body: fn(bool) -> &'static str, posts: Arc<AtomicU64>) {
+#[derive(Clone)]
+struct Counted {
+    posts: Arc<AtomicU64>,
+    answers: Answers,
+}
+
+impl Counted {
+    fn count(&self, body: &[u8]) {
+        self.posts.fetch_add(1, Ordering::Relaxed);
+        if let Some(n) = bare::number_in(body) {
+            self.answers.lock().expect("nobody panics with it").push((n, Instant::now()));
+        }
+    }
+}
+
+async fn converse(mut connection: TcpStream, latency: Duration, body: fn(bool) -> &'static str, counted: Counted) {
     // A connection that breaks is its client's business.
     let _ = connection.set_nodelay(true);
     let (mut buffer, mut filled) = (vec![0; 256 * 1024], 0);
@@ -72,9 +93,11 @@ async fn converse(mut connection: TcpStream, latency: Duration, body: fn(bool) -
         if filled < end + 4 + length {
             continue;
         }
-        filled = 0;
         let is_post = head.starts_with("post");
-        posts.fetch_add(u64::from(is_post && !head.contains("/activity")), Ordering::Relaxed);
+        if is_post && !head.contains("/activity") {
+            counted.count(&buffer[end + 4..filled]);
+        }
+        filled = 0;
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
