@@ -130,6 +130,16 @@ impl Directory {
         self.cells.iter().map(|entry| entry.value().clone()).collect()
     }
 
+    /// A conversation was merged into another; those merged into it before go along.
+    pub fn follow(&self, discarded: &ConversationId, surviving: &ConversationId) {
+        for cell in self.all() {
+            let mut inner = cell.lock();
+            if cell.id == *discarded || inner.alias.as_ref() == Some(discarded) {
+                inner.alias = Some(surviving.clone());
+            }
+        }
+    }
+
     /// How many conversations are alive.
     pub fn len(&self) -> usize {
         self.cells.len()

@@ -97,6 +97,7 @@ macro_rules! contract {
             the_newest_event_says_who_holds_a_conversation
             who_holds_a_conversation_follows_the_newest_event_in_any_order
             tidying_takes_texts_first_then_all_and_never_what_has_not_ended
+            however_much_is_old_one_tidying_takes_it_all
             a_forgotten_conversation_keeps_nothing_but_how_its_messages_ended
             a_merged_conversation_is_remembered_where_it_went
             a_head_that_is_away_is_remembered_until_it_is_back

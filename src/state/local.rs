@@ -31,6 +31,9 @@ const CONTROLS_MAX: u64 = 100_000;
 /// Rows thrown away at once, so that tidying never holds up a reply for long.
 const TIDY_ROWS: i64 = 2_000;
 
+/// Such portions in one go at the most, with replies in between; more than comes in until the next.
+const TIDY_ROUNDS: usize = 200;
+
 /// The local state.
 pub struct Local {
     database: Database,
@@ -217,7 +220,7 @@ impl Keeping for Local {
     async fn merge(&self, from: &ConversationId, into: &ConversationId) -> Result<(), Error> {
         let (old, new) = (from.clone(), into.clone());
         self.change(move |connection| {
-            for statement in [sql::MERGE_INTO, sql::MERGED] {
+            for statement in [sql::MERGE_INTO, sql::MERGED, sql::FOLLOW] {
                 connection.prepare_cached(statement)?.execute((old.as_str(), new.as_str()))?;
             }
             Ok(())
@@ -248,7 +251,13 @@ impl Keeping for Local {
     async fn tidy(&self, now: Timestamp) -> Result<(), Error> {
         let before = |span: Duration| now.0 - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         let (texts, all) = (before(self.retention.results), before(self.retention.history));
-        self.change(move |connection| schema::tidy(connection, texts, all, TIDY_ROWS)).await
+        // As much as there is: what comes in all day has to go out again.
+        for _ in 0..TIDY_ROUNDS {
+            if !self.change(move |connection| schema::tidy(connection, texts, all, TIDY_ROWS)).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

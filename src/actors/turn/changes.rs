@@ -42,9 +42,7 @@ pub(super) async fn apply(parts: &Arc<Parts>, state: &mut State) -> Result<Next,
         Kind::Merge { discarded, surviving_user, .. } => {
             if let Some(discarded) = discarded.as_ref().filter(|it| **it != job.conversation) {
                 parts.state.merge(discarded, &job.conversation).await?;
-                if let Some(cell) = parts.directory.find(discarded) {
-                    cell.lock().alias = Some(job.conversation.clone());
-                }
+                parts.directory.follow(discarded, &job.conversation);
             }
             if let Some(user) = surviving_user {
                 // What is kept under the old name is theirs as well.

@@ -70,6 +70,16 @@ pub(in crate::state) async fn tidying_takes_texts_first_then_all_and_never_what_
     assert_eq!(state.recall(&message("meant"), 0).await.unwrap(), Recall::Intended(meant), "however old it is");
 }
 
+pub(in crate::state) async fn however_much_is_old_one_tidying_takes_it_all(factory: &dyn Factory) {
+    let state = factory.open(RETENTION, BEGIN).await;
+    let ids: Vec<String> = (0..5_000).map(|n| format!("m{n}")).collect();
+    futures_util::future::join_all(ids.iter().map(|id| answered(&state, id, "c", BEGIN))).await;
+    state.tidy(later(2 * DAY_MS)).await.unwrap();
+    assert_eq!((text_of(&state, "m0").await, text_of(&state, "m4999").await), (None, None));
+    state.tidy(later(8 * DAY_MS)).await.unwrap();
+    assert_eq!((state.record("m0").await.unwrap(), state.record("m4999").await.unwrap()), (None, None));
+}
+
 pub(in crate::state) async fn a_forgotten_conversation_keeps_nothing_but_how_its_messages_ended(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     for of in ["gone", "stays"] {
@@ -119,7 +129,12 @@ pub(in crate::state) async fn a_merged_conversation_is_remembered_where_it_went(
     assert_eq!((ceased.alias, ceased.history, ceased.control), (Some(new.clone()), None, None));
     let mut theirs = state.conversations_of(&user("u")).await.unwrap();
     theirs.sort_unstable();
-    assert_eq!(theirs, [new, old], "both are forgotten with the customer");
+    assert_eq!(theirs, [new.clone(), old.clone()], "both are forgotten with the customer");
+    let newest = conversation("newest");
+    state.merge(&new, &newest).await.unwrap();
+    for ceased in [&old, &new] {
+        assert_eq!(state.remembered(ceased).await.unwrap().alias.as_ref(), Some(&newest), "{ceased}");
+    }
 }
 
 pub(in crate::state) async fn a_head_that_is_away_is_remembered_until_it_is_back(factory: &dyn Factory) {

@@ -47,6 +47,7 @@ pub(super) const SCHEMA: Schema = Schema {
             touched INTEGER NOT NULL DEFAULT 0
         ) STRICT, WITHOUT ROWID;
         CREATE INDEX conversation_by_user ON conversation (user) WHERE user IS NOT NULL;
+        CREATE INDEX conversation_by_alias ON conversation (alias) WHERE alias IS NOT NULL;
         CREATE INDEX conversation_touched ON conversation (touched);
     ",
 };
@@ -233,10 +234,11 @@ pub(super) fn forget(connection: &Connection, id: &str) -> Result<(), store::Err
 }
 
 /// Throws away at most `rows` of each kind: texts of replies older than `texts`, whatever has ended before `all`.
-pub(super) fn tidy(connection: &Connection, texts: i64, all: i64, rows: i64) -> Result<(), store::Error> {
-    connection.prepare_cached(sql::TIDY_TEXTS)?.execute((texts, rows))?;
+/// `true` when there may be more.
+pub(super) fn tidy(connection: &Connection, texts: i64, all: i64, rows: i64) -> Result<bool, store::Error> {
+    let stripped = connection.prepare_cached(sql::TIDY_TEXTS)?.execute((texts, rows))?;
     connection.prepare_cached(sql::TIDY_REPLIES)?.execute((all, rows))?;
-    connection.prepare_cached(sql::TIDY_RECORDS)?.execute((all, rows))?;
+    let removed = connection.prepare_cached(sql::TIDY_RECORDS)?.execute((all, rows))?;
     connection.prepare_cached(sql::TIDY_CONVERSATIONS)?.execute([all])?;
-    Ok(())
+    Ok(stripped.max(removed) as i64 == rows)
 }

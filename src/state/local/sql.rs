@@ -67,6 +67,9 @@ pub(super) const MERGE_INTO: &str = "INSERT INTO conversation (id, user, history
 pub(super) const MERGED: &str = "INSERT INTO conversation (id, alias) VALUES (?1, ?2)
      ON CONFLICT (id) DO UPDATE SET alias = excluded.alias, history = NULL, control = NULL, away = NULL";
 
+/// Those merged into it before go along.
+pub(super) const FOLLOW: &str = "UPDATE conversation SET alias = ?2 WHERE alias = ?1 AND alias IS NOT NULL";
+
 pub(super) const OF_USER: &str = "SELECT id FROM conversation WHERE user = ?1 AND user IS NOT NULL";
 
 pub(super) const FORGET_CONVERSATION: &str = "DELETE FROM conversation WHERE id = ?1";
@@ -131,6 +134,7 @@ const ALL: &[&str] = &[
     RECORD[1],
     MERGE_INTO,
     MERGED,
+    FOLLOW,
     OF_USER,
     FORGET_CONVERSATION,
     LIVES,
