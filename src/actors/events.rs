@@ -2,7 +2,7 @@
 //!
 //! Supervised by the node.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -21,6 +21,12 @@ const AT_ONCE: usize = 64;
 
 /// The longest code of Zendesk's that is taken for one.
 const ERROR_CODE_BYTES_MAX: usize = 64;
+
+/// A removal comes again after so long while something of the customer's is in hand.
+const REMOVE_AGAIN: Duration = Duration::from_secs(2);
+
+/// A removal searches the whole queue, which may take a while.
+const REMOVE_WITHIN: Duration = Duration::from_secs(600);
 
 /// The consumer and worker of the events lane.
 pub(super) struct Events {
@@ -74,7 +80,8 @@ impl Events {
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
-            let _in_hand = self.card.begin("an event");
+            let within = matches!(delivery.job.kind, Kind::UserRemoved { .. }).then_some(REMOVE_WITHIN);
+            let _in_hand = self.card.stamp.begin("an event", within);
             self.card.handled(1);
             self.work_off(delivery).await?;
         }
@@ -85,7 +92,12 @@ impl Events {
         let job = delivery.job.clone();
         let mut cause = None;
         match &job.kind {
-            Kind::UserRemoved { user } => removal::remove(&self.parts, user).await?,
+            Kind::UserRemoved { user } => {
+                let is_all_gone = removal::remove(&self.parts, user).await?;
+                if !is_all_gone {
+                    return Ok(delivery.retry(REMOVE_AGAIN).await?);
+                }
+            }
             Kind::DeliveryReport { failed, code } => {
                 self.parts.metrics.delivery_reported(*failed);
                 if *failed {

@@ -2,7 +2,7 @@
 //!
 //! Recorded first, removed then, as every end (G1): whenever the process dies, the event that orders the removal comes
 //! again and finds what is left. What is in hand is left to its conversation, which is told; `turn` and `retry` then end
-//! it without an answer, and what was said of it is forgotten once more.
+//! it without an answer, and what was said of it is forgotten once more. Until all of it has ended the order comes again.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use ractor::ActorProcessingErr;
 
 use super::Parts;
 use crate::{
-    broker::{Delivery, Whose},
+    broker::{Delivery, Forgotten, Whose},
     domain::{
         ids::{ConversationId, UserId},
         job::Job,
@@ -23,14 +23,14 @@ use crate::{
 /// Why a removed customer's messages are not answered.
 pub(super) const CAUSE: &str = "its customer was removed";
 
-/// Removes a customer.
-pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<(), ActorProcessingErr> {
+/// Removes a customer; `false` as long as something of theirs is in hand.
+pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<bool, ActorProcessingErr> {
     let mut conversations: HashSet<ConversationId> = parts.state.conversations_of(user).await?.into_iter().collect();
     conversations.extend(parts.directory.of_user(user));
     // Told first: what is given to them from now on is not answered.
     conversations.iter().for_each(|conversation| parts.directory.remove(conversation));
     let whose = Whose { user: user.clone(), conversations: conversations.iter().cloned().collect() };
-    let removed = parts.broker.forget(&whose).await?;
+    let Forgotten { deliveries: removed, in_hand } = parts.broker.forget(&whose).await?;
     // What nobody had seen yet, and what was on its way to its conversation just now.
     let waiting = removed.iter().filter(|delivery| delivery.job.kind.user() == Some(user));
     let others = waiting.map(|delivery| delivery.job.conversation.clone()).chain(parts.directory.of_user(user));
@@ -43,7 +43,7 @@ pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<(), ActorProc
     for conversation in &conversations {
         parts.state.forget_conversation(conversation).await?;
     }
-    Ok(())
+    Ok(in_hand == 0)
 }
 
 async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProcessingErr> {

@@ -8,7 +8,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Parts, farewell::farewell, hand::Item, metrics::cause_label, patience::outwait, posting::Poster, roster::Card,
+    Parts,
+    farewell::farewell,
+    hand::Item,
+    metrics::cause_label,
+    patience::{STORE_PAUSE, outwait},
+    posting::Poster,
+    roster::Card,
     story, turn,
 };
 use crate::{
@@ -132,7 +138,11 @@ impl RetryActor {
 /// Whether an answer to it is at Zendesk; `None` when Zendesk does not say.
 async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> Option<bool> {
     let job = &letter.job;
-    let Ok(Recall::Intended(reply)) = parts.state.recall(&job.message, letter.replay).await else { return Some(false) };
+    let reply = match parts.state.recall(&job.message, letter.replay).await {
+        Ok(Recall::Intended(reply)) => reply,
+        Ok(_) => return Some(false),
+        Err(_) => return None,
+    };
     // One that fails again and again after that is given up all the same.
     if letter.tries > parts.retry.max_retries + 1 {
         return Some(false);
@@ -140,7 +150,7 @@ async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<Convers
     let poster = Poster::detached(parts, job, alias);
     let looking = poster.find_marks(job.message.as_str(), job.received);
     let marks = tokio::time::timeout(LOOK_WITHIN, looking).await.ok()?;
-    Some(marks.is_ok_and(|marks| marks.iter().any(|mark| mark.key == reply.key())))
+    Some(marks.ok()?.iter().any(|mark| mark.key == reply.key()))
 }
 
 /// Tells the customer, hands the conversation over, parks the message; its followers go on.
@@ -154,11 +164,12 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
         Some(true) => {
             if let Err(error) = letter.retry(Duration::ZERO).await {
                 tracing::error!(%error, job.id = %job.id, "a message could not be brought back");
+                tokio::time::sleep(STORE_PAUSE).await;
             }
             return;
         }
         // The letter comes back.
-        None => return,
+        None => return tokio::time::sleep(STORE_PAUSE).await,
     }
     let cause = farewell(parts, &job, alias, &cause).await;
     if parts.draining.is_cancelled() {
@@ -171,5 +182,6 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
     if let Err(error) = turn::park(parts, item, &cause).await {
         tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");
+        tokio::time::sleep(STORE_PAUSE).await;
     }
 }

@@ -99,6 +99,14 @@ impl From<store::Error> for Error {
     }
 }
 
+/// What lies in the queue of a customer who is to be forgotten.
+pub struct Forgotten {
+    /// What was in nobody's hand.
+    pub deliveries: Vec<Delivery>,
+    /// How many of their messages somebody has in hand.
+    pub in_hand: usize,
+}
+
 /// The queue. Two implementations pass one contract: the embedded one and RabbitMQ.
 #[async_trait]
 pub trait Broker: Send + Sync {
@@ -117,9 +125,10 @@ pub trait Broker: Send + Sync {
     async fn can_store(&self) -> Result<(), Error> {
         Ok(())
     }
+
     /// Takes in hand whatever lies here of a customer in nobody's hand, whatever its standing. Each is to be acked once
     /// its end has been recorded; one that is given back stands where it stood.
-    async fn forget(&self, whose: &Whose) -> Result<Vec<Delivery>, Error>;
+    async fn forget(&self, whose: &Whose) -> Result<Forgotten, Error>;
 
     /// How much lies where. Costs no I/O.
     fn counts(&self) -> Vec<Count>;

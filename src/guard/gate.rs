@@ -70,19 +70,30 @@ impl Gate {
         if self.is_closed() {
             return Ok(());
         }
-        match self.admit(caller) {
-            // Given back at once; it is asked for again right before the call.
-            Ok(pass) => {
-                drop(pass);
-                Ok(())
-            }
-            Err(retry_at) => Err(retry_at),
-        }
+        let (looked, transition) = {
+            let mut machine = self.machine.lock();
+            let now = self.clock.monotonic();
+            let transition = machine.poll(now);
+            // Given back at once and under the same lock, so that nobody is woken for it; it is asked for again right
+            // before the call.
+            let looked = match machine.admit(now, caller, self.call_timeout, self.others_waiting()) {
+                Admission::Pass { .. } => Ok(()),
+                Admission::Probe { generation, lease } => {
+                    let report = Report { caller, generation, lease: Some(lease), outcome: Outcome::Neutral };
+                    machine.record(now, report, 0.0);
+                    Ok(())
+                }
+                Admission::Refuse { retry_at } => Err(retry_at),
+            };
+            (looked, transition)
+        };
+        self.changed(transition);
+        looked
     }
 
     /// Asks to make a call now, or says when (monotonic) to ask again.
     pub fn admit<'a>(&'a self, caller: Caller<'a>) -> Result<Pass<'a>, Duration> {
-        let others_waiting = self.waiting.load(Ordering::Relaxed) > 1;
+        let others_waiting = self.others_waiting();
         let (admission, transition) = {
             let mut machine = self.machine.lock();
             let now = self.clock.monotonic();
@@ -147,6 +158,10 @@ impl Gate {
     /// The transitions since the last call; for the actor.
     pub fn transitions(&self) -> Vec<Transition> {
         self.transitions.lock().drain(..).collect()
+    }
+
+    fn others_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 1
     }
 
     fn report(&self, report: Report<'_>) {

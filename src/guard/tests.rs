@@ -171,6 +171,36 @@ async fn a_call_that_is_given_up_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_that_a_service_asked_for_outlives_the_process() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+    let path = folder.path().join("calls");
+    let permits = || {
+        let (calls, past) = Calls::open(&path, Duration::ZERO, clock.now()).unwrap();
+        Permits::new("only", one_in(Duration::from_secs(1)), clock.clone(), Arc::new(calls), &past)
+    };
+    permits().throttled(Some(Duration::from_secs(20)));
+    let again = permits();
+    let left = again.free_at(1).saturating_sub(clock.monotonic());
+    assert!(left > Duration::from_secs(18) && left <= Duration::from_secs(21), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_at_a_half_open_breaker_wakes_nobody() {
+    let chain = Chain::new(&[("only", NO_LIMITS)]);
+    for n in 0..5 {
+        let _ = chain.ask(&format!("c{n}"), |_| Err(Failure::Connect)).await;
+    }
+    let gate = &chain.stack.services()[0].gate;
+    tokio::time::advance(Duration::from_secs(120)).await;
+    gate.poll();
+    let version = gate.version();
+    for _ in 0..3 {
+        assert!(gate.look(Caller { conversation: "other", message: "m" }).is_ok(), "one may probe");
+    }
+    assert_eq!(gate.version(), version, "those who wait would look again without end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_breaker_that_closes_between_the_look_and_the_wait_is_not_slept_through() {
     let chain = Chain::new(&[("only", NO_LIMITS)]);
     let gate = &chain.stack.services()[0].gate;

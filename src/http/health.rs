@@ -134,7 +134,11 @@ impl Health {
         }
         // Nobody has come since, and to a node that says it is unready nobody will: so it tries by itself.
         let tried = tokio::time::timeout(PROBE_WITHIN, self.parts.broker.can_store()).await;
-        tried.is_ok_and(|stored| stored.is_ok())
+        let stored = tried.is_ok_and(|stored| stored.is_ok());
+        if stored {
+            self.desks.iter().for_each(|desk| desk.note(true));
+        }
+        stored
     }
 
     /// The services outside, as far as our own calls tell.

@@ -105,6 +105,10 @@ pub async fn support(State(public): State<Public>, request: Request) -> Result<J
         public.metrics.webhook("unauthorized", 1);
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     };
+    // Nobody can have signed: not read, so that it takes no room from those who may come.
+    if public.support_secrets.is_empty() {
+        return Err(unauthorized("no secret is set (zendesk.support_webhook_secrets)"));
+    }
     let signature = header("x-zendesk-webhook-signature").ok_or_else(|| unauthorized("the signature is missing"))?;
     let timestamp =
         header("x-zendesk-webhook-signature-timestamp").ok_or_else(|| unauthorized("the timestamp is missing"))?;

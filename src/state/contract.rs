@@ -91,6 +91,7 @@ macro_rules! contract {
             an_intent_is_ours_again_with_the_same_words_and_taken_with_others
             an_intent_that_is_revoked_leaves_nothing_behind
             what_is_said_beside_an_answer_is_said_once
+            who_was_told_is_known_as_told_also_after_a_failed_try
             an_outcome_survives_and_ends_the_claim
             the_birth_of_the_ledger_is_remembered
             a_record_is_found_by_message_and_by_event

@@ -217,8 +217,7 @@ pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, te
     match farewell::pass_control(parts, &head, state.alias.clone(), cause).await {
         Passed::Over => {
             super::set_phase(state, parts, Phase::Preparing);
-            super::note(state, parts, &Stage::HandedOver);
-            end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+            handed_over(parts, state, cause).await
         }
         Passed::Draining => Ok(Next::HandBack),
         Passed::Refused(why) => {
@@ -231,11 +230,20 @@ pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, te
     }
 }
 
+/// A human holds the conversation, as the customer was told.
+pub(super) async fn handed_over(parts: &Parts, state: &State, cause: &str) -> Ended {
+    super::note(state, parts, &Stage::HandedOver);
+    end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+}
+
 /// Parks the whole burst: none of it will be answered.
 async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
     let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     for item in hand.items {
         let job = item.delivery.job.clone();
+        if item.delivery.tries == 0 {
+            parts.metrics.buried(item.delivery.lane, cause);
+        }
         park(parts, item, cause).await?;
         settled(parts, &job, 1, Some(cause));
     }

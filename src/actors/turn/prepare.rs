@@ -102,14 +102,18 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
                 let known = holder(parts, state, job).await;
                 return Ok(known.map_or(Prepared::Over(Next::HandBack), |_| Prepared::Resume(reply)));
             }
-            // Not asked again: a customer who was told that no answer comes would get one.
-            Recall::Told(reply) if reply.purpose == Purpose::Failure => {
-                let cause = reason(state).unwrap_or_else(|| "given up before the process ended".into());
-                return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
+            Recall::Told(reply) if job.message == jobs[0].0.message => {
+                return go_on_telling(parts, state, job, &reply).await.map(Prepared::Over);
             }
-            Recall::Told(reply) => {
-                let ended = finish::hand_over(parts, state, "a human was promised", Some(&reply.text())).await?;
-                return Ok(Prepared::Over(ended));
+            Recall::Told(_) => {
+                // It is not the head that was told; each goes its own way.
+                super::put_back(parts, state, |items| {
+                    items
+                        .iter_mut()
+                        .filter(|item| item.delivery.job.message == job.message)
+                        .for_each(|it| it.alone = true);
+                });
+                return Ok(Prepared::Over(Next::Done));
             }
             Recall::Ended(outcome) => {
                 let ended = finish::ended_before(parts, state, &job.message, outcome).await?;
@@ -141,6 +145,28 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
         return Ok(Prepared::Over(Next::HandBack));
     }
     Ok(Prepared::Ask)
+}
+
+/// The customer was told that the head gets no answer, or was about to be: what was begun is finished, and the AI not
+/// asked, for then one who was told so would get an answer after all.
+async fn go_on_telling(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    head: &Job,
+    told: &Reply,
+) -> Result<Next, ActorProcessingErr> {
+    if state.cell.lock().removed {
+        return finish::ignored(parts, state, "the conversation was removed").await;
+    }
+    if told.purpose == Purpose::Failure {
+        let cause = reason(state).unwrap_or_else(|| "given up before the process ended".into());
+        return finish::give_up(parts, state, &cause).await;
+    }
+    let Some(holder) = holder(parts, state, head).await else { return Ok(Next::HandBack) };
+    if !holder.lets_us_answer() {
+        return finish::handed_over(parts, state, "a human was promised, and has taken over").await;
+    }
+    finish::hand_over(parts, state, "a human was promised", Some(&told.text())).await
 }
 
 /// Why the head failed last.

@@ -27,7 +27,9 @@ use self::{
     shelf::{Row, Shelf, Wish},
     tally::Tally,
 };
-use super::{Broker, Config, Count, Delivery, Error, Found, Lane, Publication, Published, Queue, Standing, Whose};
+use super::{
+    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Standing, Whose,
+};
 use crate::{
     domain::time::Timestamp,
     store::{self, Database, Durability},
@@ -354,7 +356,7 @@ impl Broker for Embedded {
         counts
     }
 
-    async fn forget(&self, whose: &Whose) -> Result<Vec<Delivery>, Error> {
+    async fn forget(&self, whose: &Whose) -> Result<Forgotten, Error> {
         removal::take(&self.inner, whose).await
     }
 

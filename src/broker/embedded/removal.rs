@@ -14,7 +14,7 @@ use rusqlite::Connection;
 
 use super::{Inner, State, schema, shelf::Row};
 use crate::{
-    broker::{Delivery, Error, Settle, Settlement, Standing, Whose},
+    broker::{Delivery, Error, Forgotten, Lane, Settle, Settlement, Standing, Whose},
     store::Durability,
 };
 
@@ -33,16 +33,16 @@ struct Withholding {
 }
 
 /// Takes in hand what lies here of a customer in nobody's hand.
-pub(super) async fn take(inner: &Arc<Inner>, whose: &Whose) -> Result<Vec<Delivery>, Error> {
+pub(super) async fn take(inner: &Arc<Inner>, whose: &Whose) -> Result<Forgotten, Error> {
     let naming = naming(inner, whose).await?;
-    let withheld = withhold(inner, whose, naming).await?;
+    let (withheld, in_hand) = withhold(inner, whose, naming).await?;
     let numbers: Vec<i64> = withheld.iter().map(|withholding| withholding.row.seq).collect();
     let look = move |connection: &Connection| schema::present(connection, &numbers);
     let present = inner.database.write(Durability::Written, look, |_| ()).await?;
     let (present, gone): (Vec<_>, Vec<_>) = withheld.into_iter().partition(|it| present.contains(&it.row.seq));
     // They were acknowledged: whoever had them has recorded their end, and they are counted no more.
     gone.into_iter().for_each(Withholding::end);
-    Ok(present.into_iter().map(Withholding::deliver).collect())
+    Ok(Forgotten { deliveries: present.into_iter().map(Withholding::deliver).collect(), in_hand })
 }
 
 /// Searches the disk for what names the customer, beside the writer.
@@ -59,12 +59,12 @@ async fn naming(inner: &Arc<Inner>, whose: &Whose) -> Result<Vec<i64>, Error> {
     }
 }
 
-/// Withholds what is theirs and in nobody's hand.
-async fn withhold(inner: &Arc<Inner>, whose: &Whose, naming: Vec<i64>) -> Result<Vec<Withholding>, Error> {
+/// Withholds what is theirs and in nobody's hand; how much is in somebody's.
+async fn withhold(inner: &Arc<Inner>, whose: &Whose, naming: Vec<i64>) -> Result<(Vec<Withholding>, usize), Error> {
     let (whose, holder) = (whose.clone(), inner.clone());
     let find = move |connection: &Connection| schema::owned(connection, &whose, &naming);
     // Filled on the writer's thread; given back if the caller has gone by then.
-    let withheld = Arc::new(Mutex::new(Vec::new()));
+    let withheld = Arc::new(Mutex::new((Vec::new(), 0)));
     let filled = withheld.clone();
     // In commit order, so that what is known of each row in memory is as old as what was read of it.
     let after = move |found: &Vec<(Row, Standing)>| *filled.lock() = holder.withhold(found);
@@ -73,12 +73,14 @@ async fn withhold(inner: &Arc<Inner>, whose: &Whose, naming: Vec<i64>) -> Result
 }
 
 impl Inner {
-    fn withhold(self: &Arc<Self>, found: &[(Row, Standing)]) -> Vec<Withholding> {
+    fn withhold(self: &Arc<Self>, found: &[(Row, Standing)]) -> (Vec<Withholding>, usize) {
         let mut state = self.state.lock();
         let mut withheld = HashSet::new();
-        let mut free = Vec::new();
+        let (mut free, mut in_hand) = (Vec::new(), 0);
         for (row, standing) in found {
             if state.shelf(row.lane).holds(row.seq) || state.dead.holds(row.seq) {
+                // The order to remove them travels in the other lane.
+                in_hand += usize::from(row.lane == Lane::Chat);
                 continue;
             }
             state.shelf(row.lane).withhold(row);
@@ -90,7 +92,7 @@ impl Inner {
         state.events.leave_out(&withheld);
         state.dead.leave_out(&withheld);
         drop(state);
-        free.into_iter().map(|row| Withholding { inner: self.clone(), row, over: false }).collect()
+        (free.into_iter().map(|row| Withholding { inner: self.clone(), row, over: false }).collect(), in_hand)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The reply ledger: what was meant, what was made of it, and that both outlive the process.
 
-use super::{BEGIN, Factory, RETENTION, answer, later, message, record};
+use super::{BEGIN, Factory, RETENTION, answer, conversation, later, message, record};
 use crate::{
     domain::{
+        ids::EventId,
+        job::{Job, Kind},
         reply::{Purpose, Reply},
-        timeline::Outcome,
+        timeline::{Outcome, Timeline},
     },
     state::{Claim, Recall},
 };
@@ -78,6 +80,31 @@ pub(in crate::state) async fn what_is_said_beside_an_answer_is_said_once(factory
     let state = factory.open(RETENTION, later(1)).await;
     let said = Reply { purpose: Purpose::Failure, ..answer("c", &["m1"], "one moment", BEGIN) };
     assert_eq!(state.intend(&said).await.unwrap(), Claim::Taken(message("m1")), "also after a restart");
+}
+
+pub(in crate::state) async fn who_was_told_is_known_as_told_also_after_a_failed_try(factory: &dyn Factory) {
+    let state = factory.open(RETENTION, BEGIN).await;
+    for (id, failed_before) in [("fresh", false), ("tried", true)] {
+        if failed_before {
+            let job = Job {
+                v: Job::VERSION,
+                id: EventId::new(&format!("e{id}")).unwrap(),
+                message: message(id),
+                conversation: conversation("c"),
+                app: None,
+                brand: None,
+                kind: Kind::ConversationRemoved,
+                received: BEGIN,
+                position: 0,
+                first_seen: BEGIN,
+            };
+            state.note_story(&job, &Timeline::default()).await.unwrap();
+        }
+        let told = Reply { purpose: Purpose::Handoff, ..answer("c", &[id], "a colleague comes", BEGIN) };
+        assert_eq!(state.recall(&message(id), 0).await.unwrap(), Recall::Unknown);
+        state.intend(&told).await.unwrap();
+        assert_eq!(state.recall(&message(id), 0).await.unwrap(), Recall::Told(told), "{id}");
+    }
 }
 
 pub(in crate::state) async fn an_outcome_survives_and_ends_the_claim(factory: &dyn Factory) {

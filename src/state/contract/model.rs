@@ -245,7 +245,10 @@ impl<'a> World<'a> {
                     stays.history = stays.history.take().or(ceased.history);
                     stays.user = stays.user.take().or(ceased.user);
                 }
-                let alias = Some(self.id(into));
+                let (ceasing, alias) = (self.id(from), Some(self.id(into)));
+                // Those merged into it before go along.
+                let before = self.conversations.values_mut().filter(|(it, _)| it.alias.as_ref() == Some(&ceasing));
+                before.for_each(|(it, _)| it.alias.clone_from(&alias));
                 let (ceased, _) = self.conversations.entry(from).or_default();
                 *ceased = Remembered { alias, user: ceased.user.take(), ..Remembered::default() };
             }

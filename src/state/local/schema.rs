@@ -86,7 +86,7 @@ pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Res
     if let Some(outcome) = parsed::<Outcome>(outcome) {
         return Ok(Recall::Ended(outcome));
     }
-    let Some(key) = reply else { return Ok(Recall::Unknown) };
+    let Some(key) = reply else { return told(connection, message, replay) };
     let mut statement = connection.prepare_cached(sql::REPLY)?;
     let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
     // One that was meant and forgotten with its customer is not meant again.

@@ -153,7 +153,7 @@ impl World {
     async fn forget(&mut self, conversation: u8, removed: usize) {
         let conversations = vec![ConversationId::new(&format!("c{conversation}")).unwrap()];
         let whose = Whose { user: UserId::new("nobody").unwrap(), conversations };
-        let theirs = self.broker.forget(&whose).await.unwrap();
+        let theirs = self.broker.forget(&whose).await.unwrap().deliveries;
         let in_hand = |number: &usize| self.held.iter().any(|held| name(held) == number.to_string());
         let free = self.model.kept.iter().filter(|(_, kept)| kept.conversation == conversation);
         let free: Vec<usize> = free.map(|(number, _)| *number).filter(|number| !in_hand(number)).collect();
