@@ -26,6 +26,9 @@ const WAITING_MAX: usize = 4_096;
 /// all. Stored late all the same, it is known when it comes again.
 pub const STORED_WITHIN: Duration = Duration::from_secs(10);
 
+/// A sender whose body has left less time than this proves nothing about the store.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// When the sender may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -86,8 +89,7 @@ impl Desk {
         }
         self.bell.ring();
         let Ok(answered) = tokio::time::timeout(within, answered).await else {
-            // One who has left little time proves nothing.
-            if within >= STORED_WITHIN {
+            if within >= TELLING {
                 self.note(false);
             }
             return Err(Refusal::new("storing takes too long"));
