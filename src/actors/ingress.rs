@@ -27,7 +27,7 @@ const WAITING_MAX: usize = 4_096;
 pub const STORED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A sender whose body has left less time than this proves nothing about the store.
-const TELLING: Duration = Duration::from_secs(1);
+const TELLING: Duration = Duration::from_millis(500);
 
 /// When the sender may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
