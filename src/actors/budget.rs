@@ -32,9 +32,18 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes more; `false`, and nothing taken, if there is not so much left.
+    /// Takes as much as is missing to so many bytes; `false`, and nothing taken, if there is not so much left.
     #[must_use]
-    pub fn grow(&mut self, bytes: usize) -> bool {
+    pub fn cover(&mut self, bytes: usize) -> bool {
+        self.grow(bytes.saturating_sub(self.bytes))
+    }
+
+    /// Holds nothing any more.
+    pub fn give_back(&mut self) {
+        self.budget.left.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
         let less = |left: usize| left.checked_sub(bytes);
         let taken = self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
         self.bytes += if taken { bytes } else { 0 };
@@ -44,7 +53,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+        self.give_back();
     }
 }
 

@@ -223,15 +223,15 @@ mod tests {
         let clock = Clock::system();
         let (desk, budget) = (Desk::new(clock.clone()), Budget::new(10));
         let mut share = budget.nothing();
-        assert!(share.grow(10));
+        assert!(share.cover(10));
         let job = support::job(b"{}", None, "digest", Timestamp(1));
         let publication = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
         let began = clock.monotonic();
         let refused = desk.admit(vec![publication], share, STORED_WITHIN).await.unwrap_err();
         assert_eq!(clock.monotonic() - began, STORED_WITHIN, "{refused}");
         assert_eq!(desk.tried_last().map(|(_, stored)| stored), Some(false));
-        assert!(!budget.nothing().grow(1), "it still waits to be stored");
+        assert!(!budget.nothing().cover(1), "it still waits to be stored");
         desk.next_batch();
-        assert!(budget.nothing().grow(10));
+        assert!(budget.nothing().cover(10));
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the body of a webhook within its limits.
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use bytes::BytesMut;
 use futures_util::TryStreamExt;
 
@@ -20,17 +20,29 @@ pub enum Error {
     BrokeOff,
 }
 
-/// Reads a body of at most `limit` bytes; `share` grows with what has come, not with what was announced. What is not
-/// taken is read on for a while and thrown away: a sender that is cut off in the middle does not hear the answer.
-pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Error> {
+/// Whether a sender is taken at his word on how long his body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announced {
+    /// He is known: room for all of it is taken at once. Else many who come together would each get room for a part,
+    /// and none for the whole.
+    Believed,
+    /// He is a stranger: room is taken for what has come. Else he would hold it by announcing.
+    Ignored,
+}
+
+/// Reads a body of at most `limit` bytes, for which `share` grows. What is not taken is read on for a while and thrown
+/// away: a sender that is cut off in the middle does not hear the answer.
+pub async fn read(body: Body, limit: usize, announced: Announced, share: &mut Share) -> Result<Bytes, Error> {
+    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let fits = length.filter(|length| *length <= limit && announced == Announced::Believed);
+    let mut refused = fits.filter(|length| !share.cover(*length)).map(|_| Error::NoRoom);
     let mut chunks = body.into_data_stream();
     let mut whole = BytesMut::new();
     let mut thrown_away = 0;
-    let mut refused = None;
     while let Some(chunk) = chunks.try_next().await.map_err(|_| Error::BrokeOff)? {
         if refused.is_none() && whole.len() + chunk.len() > limit {
             refused = Some(Error::TooLong);
-        } else if refused.is_none() && !share.grow(chunk.len()) {
+        } else if refused.is_none() && !share.cover(whole.len() + chunk.len()) {
             refused = Some(Error::NoRoom);
         }
         if refused.is_none() {
@@ -38,6 +50,7 @@ pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, 
             continue;
         }
         whole = BytesMut::new();
+        share.give_back();
         thrown_away += chunk.len();
         if thrown_away > THROWN_AWAY_MAX {
             break;
@@ -62,7 +75,7 @@ mod tests {
         for (chunks, limit, read_as) in
             [(0, 100, Ok(0)), (10, 100, Ok(100)), (11, 200, Err(Error::NoRoom)), (5, 49, Err(Error::TooLong))]
         {
-            let read = read(body(chunks), limit, &mut budget.nothing()).await;
+            let read = read(body(chunks), limit, Announced::Believed, &mut budget.nothing()).await;
             assert_eq!(read.map(|bytes| bytes.len()), read_as, "{chunks} chunks, limit {limit}");
         }
     }

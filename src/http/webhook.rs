@@ -16,7 +16,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Public, body, problem::Problem, signature};
+use super::{
+    Public,
+    body::{self, Announced},
+    problem::Problem,
+    signature,
+};
 use crate::{
     actors::{Refusal, STORED_WITHIN, Share},
     broker::{Lane, Publication, Published},
@@ -61,7 +66,7 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "X-API-Key is missing or wrong"));
     }
     let deadline = Deadline::of(&public);
-    let (body, share) = deadline.read(&public, body).await?;
+    let (body, share) = deadline.read(&public, body, Announced::Believed).await?;
     let envelope = event::open(&body).map_err(|unusable| {
         public.metrics.webhook("unusable", 1);
         tracing::warn!(%unusable, "a webhook's body is unusable as a whole");
@@ -118,7 +123,7 @@ pub async fn support(State(public): State<Public>, request: Request) -> Result<J
     }
     // The body is part of what is signed, so it is read first; it is parsed after.
     let deadline = Deadline::of(&public);
-    let (body, share) = deadline.read(&public, body).await?;
+    let (body, share) = deadline.read(&public, body, Announced::Ignored).await?;
     if !signature::is_valid(&public.support_secrets, timestamp, &body, signature) {
         return Err(unauthorized("the signature is wrong"));
     }
@@ -249,10 +254,10 @@ impl Deadline {
     }
 
     /// Reads the body; its bytes are held against the budget until the delivery is stored.
-    async fn read(&self, public: &Public, body: Body) -> Result<(Bytes, Share), Problem> {
+    async fn read(&self, public: &Public, body: Body, announced: Announced) -> Result<(Bytes, Share), Problem> {
         let limit = usize::try_from(public.config.webhook_body_limit).unwrap_or(usize::MAX);
         let mut share = public.budget.nothing();
-        let read = tokio::time::timeout(self.left(public), body::read(body, limit, &mut share)).await;
+        let read = tokio::time::timeout(self.left(public), body::read(body, limit, announced, &mut share)).await;
         let (outcome, problem) = match read {
             Ok(Ok(body)) => return Ok((body, share)),
             Ok(Err(body::Error::TooLong)) => {
