@@ -7,7 +7,7 @@ use tidegate::simulate::{
     zendesk::{self, Behaviour},
 };
 
-use crate::support::{SOON, Scene, eventually};
+use crate::support::{SOON, Scene, eventually, figure};
 
 async fn six_messages(scene: &Scene) {
     for n in 0..6 {
@@ -32,7 +32,7 @@ async fn while_zendesk_is_down_replies_wait_and_the_ai_is_asked_once() {
         scene.say(&format!("c{n}"), "and now?").await;
     }
     eventually("all are asked", SOON, async || scene.ai.stats().calls == 12).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_millis(figure("TIDEGATE_ZENDESK_OUTAGE_MS", 3_000))).await;
     let ready = reqwest::get(scene.daemon.url("/readyz")).await.expect("the node answers");
     assert_eq!(ready.status(), 200, "degraded is ready");
     assert!(ready.text().await.expect("it is text").contains("degraded"));
@@ -52,11 +52,13 @@ async fn a_500_after_the_message_was_stored_makes_no_second_copy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_stored_late_makes_no_second_copy() {
-    let scene = Scene::with("").await;
-    scene.zendesk.behave(Behaviour { late_store_rate: 1.0, late_store_ms: 600, ..Behaviour::default() });
+    // As late as it may be: within the time limit of a post.
+    let late_store_ms = figure("TIDEGATE_LATE_STORE_MS", 600);
+    let scene = Scene::with(&format!("[zendesk]\ntimeout = '{}ms'\n", late_store_ms * 3 / 2)).await;
+    scene.zendesk.behave(Behaviour { late_store_rate: 1.0, late_store_ms, ..Behaviour::default() });
     six_messages(&scene).await;
     answered_once(&scene).await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(Duration::from_millis(late_store_ms * 2)).await;
     scene.assert_sound();
 }
 
