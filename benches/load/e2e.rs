@@ -32,7 +32,8 @@ pub async fn e2e(options: &Options) {
         memory = mib;
         let (ai, zendesk, folder) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await, folder());
         let bare = bare::road(folder.path(), ai.address, zendesk.address, options.concurrency).await;
-        theirs.push(drive(bare, &zendesk, options).await);
+        let per_second = at_full_speed(bare, &zendesk, options).await;
+        theirs.push(Run { per_second, latencies: at_pace(bare, &zendesk, options).await });
     }
     println!(
         "webhook -> reply posted, AI latency {:?}, {} conversations, {} messages, {} at once, {} rounds, medians",
@@ -79,23 +80,31 @@ async fn road(options: &Options) -> (Run, f64, f64) {
     ];
     let daemon = Daemon::start(None, &settings).await;
     let cpu = daemon.cpu_seconds();
-    let run = drive(daemon.public, &zendesk, options).await;
-    let (used, messages) = (daemon.cpu_seconds() - cpu, zendesk.posts.load(Ordering::Relaxed));
+    let per_second = at_full_speed(daemon.public, &zendesk, options).await;
+    let used = daemon.cpu_seconds() - cpu;
+    let latencies = at_pace(daemon.public, &zendesk, options).await;
     // A second copy would come right behind.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(zendesk.posts.load(Ordering::Relaxed), 2 * options.messages, "each message is answered once");
-    (run, used * 1e3 / messages as f64, daemon.resident_mib())
+    (Run { per_second, latencies }, used * 1e3 / options.messages as f64, daemon.resident_mib())
 }
 
-/// As many messages twice: as fast as they are taken, then at `PACE`; waits each time until all are answered.
-async fn drive(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> Run {
-    let plan = Plan { connections: 64, total: options.messages, within: bare::LONG, ..options.plan() };
+fn plan(options: &Options) -> Plan {
+    Plan { connections: 64, total: options.messages, within: bare::LONG, ..options.plan() }
+}
+
+/// Sends as fast as is taken and waits until all are answered; messages a second.
+async fn at_full_speed(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> f64 {
     let began = Instant::now();
-    load(to, plan).await;
+    load(to, plan(options)).await;
     all_posted(zendesk, options.messages, began).await;
-    let per_second = options.messages as f64 / began.elapsed().as_secs_f64();
+    options.messages as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Sends as many again at `PACE`; from each webhook to its post, in microseconds, sorted.
+async fn at_pace(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> Vec<u32> {
     let began = Instant::now();
-    let paced = load(to, Plan { first: options.messages, pace: Some(PACE), ..plan }).await;
+    let paced = load(to, Plan { first: options.messages, pace: Some(PACE), ..plan(options) }).await;
     all_posted(zendesk, 2 * options.messages, began).await;
     let answered: HashMap<u64, Instant> =
         zendesk.answers.lock().expect("nobody panics with it").iter().copied().collect();
@@ -105,7 +114,7 @@ async fn drive(to: SocketAddr, zendesk: &stubs::Stub, options: &Options) -> Run 
     };
     let mut latencies: Vec<u32> = paced.sent.iter().map(took).collect();
     latencies.sort_unstable();
-    Run { per_second, latencies }
+    latencies
 }
 
 async fn all_posted(zendesk: &stubs::Stub, messages: u64, began: Instant) {
