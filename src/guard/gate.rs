@@ -72,15 +72,14 @@ impl Gate {
         }
         let (looked, transition) = {
             let mut machine = self.machine.lock();
-            let now = self.clock.monotonic();
-            let transition = machine.poll(now);
+            let (admission, transition) = self.ask(&mut machine, caller);
             // Given back at once and under the same lock, so that nobody is woken for it; it is asked for again right
             // before the call.
-            let looked = match machine.admit(now, caller, self.call_timeout, self.others_waiting()) {
+            let looked = match admission {
                 Admission::Pass { .. } => Ok(()),
                 Admission::Probe { generation, lease } => {
                     let report = Report { caller, generation, lease: Some(lease), outcome: Outcome::Neutral };
-                    machine.record(now, report, 0.0);
+                    machine.record(self.clock.monotonic(), report, 0.0);
                     Ok(())
                 }
                 Admission::Refuse { retry_at } => Err(retry_at),
@@ -93,13 +92,7 @@ impl Gate {
 
     /// Asks to make a call now, or says when (monotonic) to ask again.
     pub fn admit<'a>(&'a self, caller: Caller<'a>) -> Result<Pass<'a>, Duration> {
-        let others_waiting = self.others_waiting();
-        let (admission, transition) = {
-            let mut machine = self.machine.lock();
-            let now = self.clock.monotonic();
-            let transition = machine.poll(now);
-            (machine.admit(now, caller, self.call_timeout, others_waiting), transition)
-        };
+        let (admission, transition) = self.ask(&mut self.machine.lock(), caller);
         self.changed(transition);
         let (generation, lease) = match admission {
             Admission::Pass { generation } => (generation, None),
@@ -160,8 +153,11 @@ impl Gate {
         self.transitions.lock().drain(..).collect()
     }
 
-    fn others_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 1
+    fn ask(&self, machine: &mut Breaker, caller: Caller<'_>) -> (Admission, Option<Transition>) {
+        let now = self.clock.monotonic();
+        let transition = machine.poll(now);
+        let others_waiting = self.waiting.load(Ordering::Relaxed) > 1;
+        (machine.admit(now, caller, self.call_timeout, others_waiting), transition)
     }
 
     fn report(&self, report: Report<'_>) {

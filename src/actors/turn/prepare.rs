@@ -95,6 +95,7 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
         let Some(known) = known(parts, state, job, *replay, *redelivered).await? else {
             return Ok(Prepared::Over(Next::HandBack));
         };
+        let is_head = job.message == jobs[0].0.message;
         match known {
             Recall::Unknown => {}
             Recall::Intended(reply) => {
@@ -102,7 +103,7 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
                 let known = holder(parts, state, job).await;
                 return Ok(known.map_or(Prepared::Over(Next::HandBack), |_| Prepared::Resume(reply)));
             }
-            Recall::Told(reply) if job.message == jobs[0].0.message => {
+            Recall::Told(reply) if is_head => {
                 return go_on_telling(parts, state, job, &reply).await.map(Prepared::Over);
             }
             Recall::Told(_) => {
@@ -120,7 +121,6 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
                 return Ok(Prepared::Over(ended));
             }
         }
-        let is_head = job.message == jobs[0].0.message;
         if is_head && parts.in_hand.crashes(job.message.as_str()) >= CRASHES_MAX {
             let cause = format!("the process died {CRASHES_MAX} times with it in hand");
             return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
