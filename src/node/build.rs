@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     domain::control::Ours,
     guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{self, Local},
+    state::{self, Local, redis::Link},
     store::{
         FolderLock,
         calls::{Calls, Past},
@@ -29,6 +29,7 @@ use crate::{
 pub(super) struct Stores {
     broker: Arc<Embedded>,
     state: Arc<Local>,
+    _redis: Option<Arc<Link>>,
     _lock: FolderLock,
 }
 
@@ -44,9 +45,7 @@ impl Stores {
 pub fn not_in_this_version(config: &Config) -> Vec<(&'static str, &'static str)> {
     let broker = (config.broker.kind != broker::Kind::Embedded)
         .then_some(("broker.kind = \"rabbitmq\" is not in this version yet", "write \"embedded\""));
-    let state = (config.state.kind != state::Kind::Local)
-        .then_some(("state.kind = \"redis\" is not in this version yet", "write \"local\""));
-    broker.into_iter().chain(state).collect()
+    broker.into_iter().collect()
 }
 
 pub(super) fn build(
@@ -62,6 +61,10 @@ pub(super) fn build(
     let lock = FolderLock::take(folder)?;
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
+    let redis = match config.state.kind {
+        state::Kind::Local => None,
+        state::Kind::Redis => Some(Link::open(&config.state.redis)?),
+    };
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
@@ -100,7 +103,7 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((Arc::new(parts), Stores { broker, state, _lock: lock }, guards))
+    Ok((Arc::new(parts), Stores { broker, state, _redis: redis, _lock: lock }, guards))
 }
 
 /// As many conversations as can be asked at once can be posted at once.

@@ -8,6 +8,7 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod local;
+pub mod redis;
 
 use std::sync::Arc;
 
@@ -32,12 +33,18 @@ pub use local::Local;
 
 /// Why the state could not be asked or changed.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("state: {0}")]
-pub struct Error(String);
+pub enum Error {
+    /// It is away, or did not answer in time; what was asked may have been done all the same.
+    #[error("the state is away: {0}")]
+    Away(String),
+    /// It refuses, or what it says cannot be understood.
+    #[error("state: {0}")]
+    Failed(String),
+}
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
     }
 }
 

@@ -1,0 +1,40 @@
+//! The state of a fleet, in Redis.
+//!
+//! All keys of one script lie in one slot: those of a service are tagged `{service}`, those of a conversation with
+//! the bucket it falls into. Nothing here is the only copy of a message.
+
+mod link;
+#[cfg(test)]
+#[allow(dead_code, reason = "the integration tests use what these do not")]
+#[path = "../../../tests/it/support/redis.rs"]
+pub(crate) mod private;
+
+pub use link::Link;
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::LazyLock, time::Duration};
+
+    use fred::types::scripts::Script;
+
+    use super::{Link, private::Redis};
+    use crate::state::RedisConfig;
+
+    static ECHO: LazyLock<Script> = LazyLock::new(|| Script::from_lua("return {KEYS[1], ARGV[1]}"));
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_script_runs_and_runs_again_when_the_server_has_come_back() {
+        let mut server = Redis::start();
+        let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
+        let mut connections = link.connections();
+        connections.wait_for(|count| *count == 1).await.unwrap();
+        let asked: (String, String) = link.run(&ECHO, vec![link.key("a", "b")], "c").await.unwrap();
+        assert_eq!(asked, ("tidegate:{a}:b".to_owned(), "c".to_owned()));
+        server.restart();
+        let back = tokio::time::timeout(Duration::from_secs(20), connections.wait_for(|count| *count == 2)).await;
+        back.expect("it connects again").unwrap();
+        let asked: (String, String) = link.run(&ECHO, vec![link.key("a", "b")], "d").await.unwrap();
+        assert_eq!(asked.1, "d");
+        link.close().await;
+    }
+}
