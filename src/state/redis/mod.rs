@@ -24,6 +24,20 @@ mod tests {
 
     static ECHO: LazyLock<Script> = LazyLock::new(|| Script::from_lua("return {KEYS[1], ARGV[1]}"));
 
+    #[test]
+    fn groups_of_servers_start() {
+        let cluster = super::private::Cluster::start();
+        let home = &cluster.nodes[cluster.master_of("k")];
+        assert_eq!(home.command(&["SET", "k", "v"]), "OK");
+        let sentinels = super::private::Sentinels::start();
+        assert_eq!(sentinels.master.command(&["SET", "k", "v"]), "OK");
+        let certificates = super::private::Certificates::for_localhost();
+        let secured = Redis::with_tls(&certificates);
+        assert_eq!(secured.command(&["PING"]), "PONG");
+        assert_eq!(Redis::with_user("ada", "pw").command(&["PING"]), "PONG");
+        assert_eq!(Redis::with_password("pw").command(&["PING"]), "PONG");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_script_runs_and_runs_again_when_the_server_has_come_back() {
         let mut server = Redis::start();

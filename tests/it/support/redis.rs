@@ -1,39 +1,100 @@
-//! A Redis of one's own: free loopback ports, a temporary folder, ended by its handle, also when a test panics.
+//! Redis of one's own: free loopback ports, temporary folders, ended by their handles, also when a test panics.
+//!
+//! One server ([`Redis`]), a [`Cluster`] of three masters and three replicas, or a master and a replica watched by
+//! three [`Sentinels`].
+
+#[path = "redis/certificates.rs"]
+mod certificates;
+#[path = "redis/cluster.rs"]
+mod cluster;
+#[path = "redis/resp.rs"]
+mod resp;
+#[path = "redis/sentinels.rs"]
+mod sentinels;
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long a server may take to answer after it was started.
-const STARTS_WITHIN: Duration = Duration::from_secs(20);
+pub use self::{certificates::Certificates, cluster::Cluster, sentinels::Sentinels};
+
+/// How long a server may take to answer after it was started, and a group of them to agree.
+const STARTS_WITHIN: Duration = Duration::from_secs(40);
+
+/// A port that was free may be taken a moment later by somebody else.
+const PORTS_TRIED: usize = 5;
+
+/// Turns persistence off.
+const FLEETING: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
 /// One server.
 pub struct Redis {
+    program: &'static str,
     child: Child,
     folder: TempDir,
+    /// Where it is spoken to.
     address: SocketAddr,
+    /// Where the test itself speaks to it, without TLS.
+    plain: SocketAddr,
     args: Vec<String>,
+    /// Said before anything else: the arguments of AUTH.
+    credentials: Vec<String>,
 }
 
 impl Redis {
     /// Starts one without persistence.
     pub fn start() -> Self {
-        Self::with(&["--save", "", "--appendonly", "no"])
+        Self::with(&FLEETING)
     }
 
     /// Starts one with arguments of one's own.
     pub fn with(args: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let address = free_address();
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let child = spawn(&folder, address, &args);
-        let server = Self { child, folder, address, args };
-        server.answers();
-        server
+        Self::launch("redis-server", args, &[], None)
+    }
+
+    /// Starts one that asks for this password.
+    pub fn with_password(password: &str) -> Self {
+        let args = [&FLEETING[..], &["--requirepass", password]].concat();
+        Self::launch("redis-server", &args, &[password], None)
+    }
+
+    /// Starts one that knows this user only.
+    pub fn with_user(name: &str, password: &str) -> Self {
+        let (secret, user) = (format!(">{password}"), ["--user", name, "on"]);
+        let args = [&FLEETING[..], &["--user", "default", "off"], &user, &[&secret, "~*", "&*", "+@all"]].concat();
+        Self::launch("redis-server", &args, &[name, password], None)
+    }
+
+    /// Starts one that speaks TLS with these certificates.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        Self::launch("redis-server", &FLEETING, &[], Some(certificates))
+    }
+
+    fn launch(program: &'static str, args: &[&str], credentials: &[&str], certificates: Option<&Certificates>) -> Self {
+        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        for _ in 0..PORTS_TRIED {
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            let mut args = owned(args);
+            let plain = free_address();
+            let address = certificates.map_or(plain, |_| free_address());
+            if let Some(certificates) = certificates {
+                args.extend(certificates.arguments(address.port()));
+            }
+            let child = spawn(program, folder.path(), plain, &args);
+            let credentials = owned(credentials);
+            let mut server = Self { program, child, folder, address, plain, args, credentials };
+            if server.answers() {
+                return server;
+            }
+            server.kill();
+        }
+        panic!("{program} does not start with {args:?}");
     }
 
     /// Its address as `host:port`.
@@ -51,8 +112,14 @@ impl Redis {
     /// Starts it again on the same port and folder.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder, self.address, &self.args);
-        self.answers();
+        self.child = spawn(self.program, self.folder.path(), self.plain, &self.args);
+        assert!(self.answers(), "{} starts again", self.program);
+    }
+
+    /// Stops the process where it is, or lets it go on: it accepts connections and does not answer.
+    pub fn freeze(&self, frozen: bool) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is small")).expect("a pid is not zero");
+        kill_process(pid, if frozen { Signal::STOP } else { Signal::CONT }).expect("the server runs");
     }
 
     /// Its process id.
@@ -60,8 +127,26 @@ impl Redis {
         self.child.id()
     }
 
-    fn answers(&self) {
-        wait_for("redis-server answers", || TcpStream::connect(self.address).is_ok());
+    /// Runs a command: what it answers, lists as lines; an error begins with `-`.
+    pub fn command(&self, command: &[&str]) -> String {
+        self.try_command(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// The same, for a server that may be away.
+    pub fn try_command(&self, command: &[&str]) -> std::io::Result<String> {
+        let credentials: Vec<&str> = self.credentials.iter().map(String::as_str).collect();
+        resp::ask(self.plain, &credentials, command)
+    }
+
+    /// Waits until it answers; `false` if it has ended instead.
+    fn answers(&mut self) -> bool {
+        let mut ended = false;
+        wait_for("the server answers", || {
+            ended = self.child.try_wait().expect("it is our child").is_some();
+            let listens = TcpStream::connect(self.address).is_ok() && TcpStream::connect(self.plain).is_ok();
+            ended || listens
+        });
+        !ended
     }
 }
 
@@ -76,19 +161,26 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("it is bound")
 }
 
-fn spawn(folder: &TempDir, address: SocketAddr, args: &[String]) -> Child {
-    Command::new("redis-server")
+fn spawn(program: &str, folder: &Path, address: SocketAddr, args: &[String]) -> Child {
+    let mut command = Command::new(program);
+    // Sentinels keep what they know in a file, and it comes first.
+    let file = folder.join("sentinel.conf");
+    if program == "redis-sentinel" {
+        std::fs::File::options().append(true).create(true).open(&file).expect("it can be written");
+        command.arg(file);
+    }
+    command
         .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--dir"])
-        .arg(folder.path())
+        .arg(folder)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server can be started; install redis-server (scripts/test does)")
+        .unwrap_or_else(|error| panic!("{program} cannot be started ({error}); install it (scripts/test does)"))
 }
 
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     // Not tokio's: the helper also serves tests without a runtime.
     let mut waited = Duration::ZERO;
     while !holds() {
