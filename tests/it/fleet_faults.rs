@@ -6,7 +6,10 @@ use std::time::Duration;
 use tidegate::simulate::{Customers, ai, customers::Plan};
 use tokio::time::Instant;
 
-use crate::support::{Fleet, SOON, eventually, figure, redis::Redis};
+use crate::support::{
+    Fleet, SOON, eventually, figure,
+    redis::{Cluster, Redis, Sentinels},
+};
 
 const NODES: usize = 3;
 
@@ -29,14 +32,22 @@ fn config() -> String {
 }
 
 /// Three nodes at work; the judge is asked at the end.
-struct Work {
-    fleet: Fleet,
+struct Work<R> {
+    fleet: Fleet<R>,
     customers: Customers,
 }
 
-impl Work {
-    async fn begins(redis: Redis) -> Self {
-        let fleet = Fleet::on(redis, NODES, &config()).await;
+impl Work<Redis> {
+    async fn on_one() -> Self {
+        let redis = Redis::start();
+        let place = format!("nodes = ['{}']\n", redis.address());
+        Self::begins(redis, &place).await
+    }
+}
+
+impl<R> Work<R> {
+    async fn begins(redis: R, place: &str) -> Self {
+        let fleet = Fleet::on(redis, place, NODES, &config()).await;
         let quota = ai::Quota { requests: 1_000_000, per_ms: 1_000 };
         fleet.ai.behave(ai::Behaviour { latency_ms: 20, quota: vec![quota], ..ai::Behaviour::default() });
         let plan = Plan { conversations: 60, per_second: PER_SECOND, ..Plan::default() };
@@ -74,7 +85,7 @@ impl Work {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_killed_and_comes_back_empty() {
-    let mut work = Work::begins(Redis::start()).await;
+    let mut work = Work::on_one().await;
     work.fleet.redis.kill();
     work.goes_on("without Redis").await;
     tokio::time::sleep(away()).await;
@@ -85,7 +96,7 @@ async fn redis_is_killed_and_comes_back_empty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_accepts_and_does_not_answer() {
-    let work = Work::begins(Redis::start()).await;
+    let work = Work::on_one().await;
     work.fleet.redis.freeze(true);
     work.goes_on("while it hangs").await;
     tokio::time::sleep(away()).await;
@@ -96,7 +107,7 @@ async fn redis_accepts_and_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_forgets_its_scripts_and_then_everything() {
-    let work = Work::begins(Redis::start()).await;
+    let work = Work::on_one().await;
     work.fleet.redis.command(&["SCRIPT", "FLUSH"]);
     work.goes_on("without scripts").await;
     for _ in 0..3 {
@@ -109,12 +120,34 @@ async fn redis_forgets_its_scripts_and_then_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_takes_nothing_more() {
-    let work = Work::begins(Redis::start()).await;
+    let work = Work::on_one().await;
     // No memory left: every write is refused with OOM.
     work.fleet.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     work.goes_on("while it refuses").await;
     tokio::time::sleep(away()).await;
     work.fleet.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     work.comes_back("OOM").await;
+    work.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_master_is_lost_and_the_sentinels_make_another() {
+    let sentinels = Sentinels::start();
+    let place = format!("mode = 'sentinel'\nsentinel_master = 'main'\nnodes = {:?}\n", sentinels.addresses());
+    let mut work = Work::begins(sentinels, &place).await;
+    work.fleet.redis.master.kill();
+    work.goes_on("without a master").await;
+    work.comes_back("failover under Sentinel").await;
+    work.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_loses_a_master() {
+    let cluster = Cluster::with_node_timeout(2_000);
+    let place = format!("mode = 'cluster'\nnodes = {:?}\n", cluster.addresses());
+    let mut work = Work::begins(cluster, &place).await;
+    work.fleet.redis.nodes[0].kill();
+    work.goes_on("without a master").await;
+    work.comes_back("failover of a Cluster").await;
     work.ends().await;
 }

@@ -6,8 +6,8 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 
 use super::{ANYWHERE, Daemon, SOON, eventually, redis::Redis, settle_within};
 
-/// The scene with several nodes.
-pub struct Fleet {
+/// The scene with several nodes; `R` is what they share.
+pub struct Fleet<R = Redis> {
     /// The conversations' side; sends the webhooks of a conversation to one node, and to the next after a failure.
     pub zendesk: Zendesk,
     /// The AI service.
@@ -15,21 +15,25 @@ pub struct Fleet {
     /// The nodes.
     pub daemons: Vec<Daemon>,
     /// What they share.
-    pub redis: Redis,
+    pub redis: R,
 }
 
 impl Fleet {
     /// Raises the curtain with so many nodes and a Redis that keeps nothing on disk.
     pub async fn with(nodes: usize, config: &str) -> Self {
-        Self::on(Redis::start(), nodes, config).await
+        let redis = Redis::start();
+        let place = format!("nodes = ['{}']\n", redis.address());
+        Self::on(redis, &place, nodes, config).await
     }
+}
 
-    /// The same on a Redis of one's own.
-    pub async fn on(redis: Redis, nodes: usize, config: &str) -> Self {
+impl<R> Fleet<R> {
+    /// The same on another Redis; `place` are the lines of `[state.redis]` that lead there.
+    pub async fn on(redis: R, place: &str, nodes: usize, config: &str) -> Self {
         let options = zendesk::Options { webhook_retry_base: Duration::from_millis(50), ..Default::default() };
         let zendesk = Zendesk::start(ANYWHERE, options).await.expect("a port is free");
         let ai = Ai::start(ANYWHERE, ai::Options::default()).await.expect("a port is free");
-        let shared = format!("[state]\nkind = 'redis'\n[state.redis]\nnodes = ['{}']\n{config}", redis.address());
+        let shared = format!("[state]\nkind = 'redis'\n[state.redis]\n{place}{config}");
         let mut daemons = Vec::new();
         for _ in 0..nodes {
             daemons.push(Daemon::start(&shared, &zendesk, &ai).await);
