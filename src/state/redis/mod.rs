@@ -9,7 +9,7 @@ mod link;
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
 
-pub use link::Link;
+pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 
 #[cfg(test)]
 mod tests {
