@@ -1,125 +1,103 @@
-//! The connection to Redis: one client for all scripts, one for what is published.
+//! The connections to Redis: one for all scripts, one for what is published, one for the cache.
 //!
-//! Every call ends within [`WITHIN`], whatever the server does. A script is sent once: one whose answer is lost may
+//! ```text
+//! Link ─ state, published, cache: a Line each     line.rs      kept up, watched, calls bounded in time
+//!          └─ find(Plan) -> Way                   servers.rs   asks the nodes what they are, each time
+//!               └─ Probe                          probe.rs     tells what is wrong (Trouble)
+//! ```
+//! Every call ends within [`line::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost may
 //! have run, so whoever calls must bear both.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+mod line;
+mod plan;
+mod probe;
+mod published;
+mod servers;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod trouble;
+
+use std::{sync::Arc, time::Duration};
+
+use fred::types::{FromValue, MultipleValues, scripts::Script};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
 };
 
-use fred::{
-    clients::{Client, SubscriberClient},
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{
-        Builder, FromValue, MultipleValues, RespVersion, Value,
-        config::{Config as FredConfig, ReconnectPolicy, Server, ServerConfig},
-        scripts::Script,
-    },
+use self::published::Published;
+pub use self::{
+    line::Line,
+    plan::Plan,
+    probe::{Facts, Probe, Reply, ServerKind},
+    servers::{Way, find, survey},
+    trouble::Trouble,
 };
-use tokio::sync::{broadcast, watch};
-
 use crate::state::{Error, RedisConfig};
 
-/// A call that takes longer has failed; its effect is unknown.
-const WITHIN: Duration = Duration::from_millis(250);
+/// How long somebody who begins to listen waits for the connection.
+const LISTEN_WITHIN: Duration = Duration::from_secs(1);
 
-/// The pauses between attempts to connect again, in milliseconds.
-const RECONNECT_MS: (u32, u32) = (20, 2_000);
-
-/// Commands that may wait inside the client.
-const WAITING_MAX: usize = 10_000;
-
-/// Published messages kept for a slow reader.
-const PUBLISHED_MAX: usize = 1_024;
-
-/// The connection.
+/// The connections.
 pub struct Link {
-    client: Client,
-    subscriber: SubscriberClient,
+    state: Arc<Line>,
+    listening: Arc<Line>,
+    cache: Arc<Line>,
+    published: Published,
     prefix: String,
-    up: AtomicBool,
-    connections: watch::Sender<u64>,
+    /// Those who keep them up, where no actor does.
+    attendants: Mutex<JoinSet<()>>,
 }
 
 impl Link {
-    /// Begins to connect and returns at once; what is asked before it is connected fails.
+    /// Begins to connect and returns at once; what is asked before it is connected fails. Keeps itself up.
     pub fn open(config: &RedisConfig) -> Result<Arc<Self>, Error> {
-        let servers = config.nodes.iter().map(|node| server(node)).collect::<Option<Vec<_>>>();
-        let first = servers.as_ref().and_then(|servers| servers.first()).cloned();
-        let server = first.ok_or_else(|| Error::Failed("state.redis.nodes must name hosts as host:port".into()))?;
-        let mut builder = Builder::from_config(FredConfig {
-            fail_fast: false,
-            username: Some(config.username.clone()).filter(|name| !name.is_empty()),
-            password: Some(config.password.expose().to_owned()).filter(|word| !word.is_empty()),
-            server: ServerConfig::Centralized { server },
-            version: RespVersion::RESP3,
-            ..FredConfig::default()
-        });
-        builder
-            .with_performance_config(|performance| {
-                performance.default_command_timeout = WITHIN;
-                performance.broadcast_channel_capacity = PUBLISHED_MAX;
-            })
-            .with_connection_config(|connection| {
-                connection.connection_timeout = Duration::from_secs(1);
-                connection.internal_command_timeout = Duration::from_secs(1);
-                connection.max_command_attempts = 1;
-                connection.max_command_buffer_len = WAITING_MAX;
-            })
-            .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2));
-        let failed = |error: fred::error::Error| Error::Failed(error.to_string());
-        let client = builder.build().map_err(failed)?;
-        let subscriber = builder.build_subscriber_client().map_err(failed)?;
-        let link = Arc::new(Self {
-            client,
-            subscriber,
-            prefix: config.prefix.clone(),
-            up: AtomicBool::new(false),
-            connections: watch::Sender::new(0),
-        });
-        link.watch();
+        let link = Self::unattended(config)?;
+        for line in link.lines() {
+            link.attendants.lock().spawn(async move { line.attend().await });
+        }
         Ok(link)
     }
 
-    fn watch(self: &Arc<Self>) {
-        self.client.connect();
-        self.subscriber.connect();
-        self.subscriber.manage_subscriptions();
-        let here = Arc::downgrade(self);
-        self.client.on_reconnect(move |_| {
-            let here = here.clone();
-            async move {
-                if let Some(link) = here.upgrade() {
-                    link.up.store(true, Ordering::Release);
-                    link.connections.send_modify(|count| *count += 1);
-                }
-                Ok(())
-            }
-        });
-        let here = Arc::downgrade(self);
-        self.client.on_error(move |_| {
-            let here = here.clone();
-            async move {
-                if let Some(link) = here.upgrade() {
-                    link.up.store(false, Ordering::Release);
-                }
-                Ok(())
-            }
-        });
+    /// One whose lines somebody else keeps up.
+    pub fn unattended(config: &RedisConfig) -> Result<Arc<Self>, Error> {
+        let plan = Plan::new(config)?;
+        let published = Published::default();
+        Ok(Arc::new(Self {
+            state: Line::new("state", plan.clone(), None),
+            listening: Line::new("published", plan, Some(published.prepare())),
+            cache: Line::new("cache", Plan::for_cache(config)?, None),
+            published,
+            prefix: config.prefix.clone(),
+            attendants: Mutex::default(),
+        }))
     }
 
-    /// Whether Redis answered last.
+    /// All lines, for those who keep them up.
+    pub fn lines(&self) -> [Arc<Line>; 3] {
+        [self.state.clone(), self.listening.clone(), self.cache.clone()]
+    }
+
+    /// The line of the state.
+    pub fn state(&self) -> &Line {
+        &self.state
+    }
+
+    /// The line of the cache, which may lead to another Redis.
+    pub fn cache(&self) -> &Arc<Line> {
+        &self.cache
+    }
+
+    /// Whether the state's Redis answers, as far as the last look tells.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.state.is_up()
     }
 
     /// Counts the connections made: after each, what Redis knew may be lost.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.connections.subscribe()
+        self.state.connections()
     }
 
     /// The name of a key: all keys of the same `tag` lie in one slot.
@@ -139,36 +117,26 @@ impl Link {
         V: TryInto<MultipleValues> + Send,
         V::Error: Into<fred::error::Error> + Send,
     {
-        let asked = script.evalsha_with_reload::<Value, _, _>(&self.client, keys, args);
-        let value = tokio::time::timeout(WITHIN, asked).await.map_err(|_| Error::Away("no answer in time".into()))?;
-        value.and_then(Value::convert).map_err(|error| self.error(&error))
+        self.state.run(script, keys, args).await
     }
 
-    /// What is published on a channel from now on, as long as the connection holds; what is missed meanwhile is lost.
+    /// What is published on a channel from now on, over all connections to come; what is published while there is
+    /// none is lost.
     pub async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<fred::types::Message>, Error> {
-        let receiver = self.subscriber.message_rx();
-        self.subscriber.subscribe(channel).await.map_err(|error| self.error(&error))?;
+        let receiver = self.published.listen(channel);
+        let mut connections = self.listening.connections();
+        // Without a connection the next one subscribes.
+        let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await;
+        if connected.is_ok() && self.listening.is_up() {
+            self.published.subscribe(&self.listening, channel).await;
+        }
         Ok(receiver)
     }
 
     /// Ends the connections.
     pub async fn close(&self) {
-        // Whether the server hears the farewell does not matter.
-        let _ = tokio::join!(self.client.quit(), self.subscriber.quit());
+        let mut attendants = std::mem::take(&mut *self.attendants.lock());
+        attendants.shutdown().await;
+        self.lines().iter().for_each(|line| line.end());
     }
-
-    fn error(&self, error: &fred::error::Error) -> Error {
-        use fred::error::ErrorKind;
-        match error.kind() {
-            ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Backpressure => {
-                Error::Away(error.to_string())
-            }
-            _ => Error::Failed(error.to_string()),
-        }
-    }
-}
-
-fn server(node: &str) -> Option<Server> {
-    let (host, port) = node.rsplit_once(':')?;
-    Some(Server::new(host.to_owned(), port.parse::<u16>().ok()?))
 }

@@ -11,7 +11,7 @@ mod link;
 pub(crate) mod private;
 
 pub use answers::RedisAnswers;
-pub use link::Link;
+pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 
 #[cfg(test)]
 mod tests {

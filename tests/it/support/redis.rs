@@ -127,6 +127,13 @@ impl Redis {
         self.child.id()
     }
 
+    /// Asks for another password from now on, until it is started again; breaks all connections off.
+    pub fn change_password(&mut self, password: &str) {
+        assert_eq!(self.command(&["CONFIG", "SET", "requirepass", password]), "OK");
+        self.credentials = vec![password.to_owned()];
+        self.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
     /// Runs a command: what it answers, lists as lines; an error begins with `-`.
     pub fn command(&self, command: &[&str]) -> String {
         self.try_command(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
