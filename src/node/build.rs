@@ -79,7 +79,7 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())?),
+        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -115,17 +115,12 @@ fn concurrency(config: &Config) -> usize {
 }
 
 /// The cache's tier that all nodes share, if there is a fleet.
-fn answers(config: &Config, clock: &Clock, state: Option<&Arc<Link>>) -> anyhow::Result<Option<CacheFleet>> {
-    let Some(state) = state else { return Ok(None) };
-    let redis = &config.state.redis;
-    let nodes = if redis.cache_nodes.is_empty() { redis.nodes.clone() } else { redis.cache_nodes.clone() };
-    // A connection of its own, so that large answers hold up no decision.
-    let link = Link::open(&state::RedisConfig { nodes, ..redis.clone() })?;
+fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>) -> Option<CacheFleet> {
     let boot = format!("{:032x}", rand::random::<u128>());
     // What all nodes of an installation know and nobody else.
-    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), redis.password.expose());
-    let answers = Arc::new(RedisAnswers::new(link, state.clone(), boot));
-    Ok(Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone())))
+    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
+    let answers = Arc::new(RedisAnswers::new(redis?.clone(), boot));
+    Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone()))
 }
 
 fn stack(
