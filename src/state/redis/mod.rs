@@ -8,8 +8,10 @@ mod link;
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
+mod quota;
 
 pub use link::Link;
+pub use quota::RedisQuotas;
 
 #[cfg(test)]
 mod tests {
