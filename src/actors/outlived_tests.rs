@@ -77,7 +77,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         timeout: Duration::from_millis(300),
         ..Default::default()
     };
-    let no_limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+    let no_limits = Limits::NONE;
     let calls = Arc::new(Calls::open(&path.join("calls"), Duration::ZERO, clock.now()).unwrap().0);
     let permits = |name| guard::Permits::new(name, no_limits.clone(), clock.clone(), calls.clone(), &Past::default());
     let guarded = guard::Service {

@@ -160,7 +160,7 @@ fn post_limits(config: &Config) -> Limits {
     let per_second = config.zendesk.posts_per_second;
     let windows = (per_second > 0)
         .then(|| guard::limiter::WindowLimit { requests: u64::from(per_second), per: Duration::from_secs(1) });
-    Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: windows.into_iter().collect() }
+    Limits { windows: windows.into_iter().collect(), ..Limits::NONE }
 }
 
 fn build_info(registry: &mut Registry) {
