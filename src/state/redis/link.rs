@@ -126,8 +126,8 @@ impl Link {
         let receiver = self.published.listen(channel);
         let mut connections = self.listening.connections();
         // Without a connection the next one subscribes.
-        let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await;
-        if connected.is_ok() && self.listening.is_up() {
+        let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await.is_ok();
+        if connected && self.listening.is_up() {
             self.published.subscribe(&self.listening, channel).await;
         }
         Ok(receiver)
