@@ -13,6 +13,9 @@ mod e2e;
 mod guards;
 mod ingest;
 mod memory;
+#[allow(dead_code, unused_imports, reason = "the integration tests use what this does not")]
+#[path = "../../tests/it/support/redis.rs"]
+mod redis;
 mod stubs;
 
 use std::time::Duration;
