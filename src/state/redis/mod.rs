@@ -3,13 +3,23 @@
 //! All keys of one script lie in one slot: those of a service are tagged `{service}`, those of a conversation with
 //! the bucket it falls into. Nothing here is the only copy of a message.
 
+mod controls;
+mod heart;
+mod keeping;
+mod ledger;
 mod link;
+mod memory;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
 
+mod shared;
+#[cfg(test)]
+mod shared_tests;
+
 pub use link::Link;
+pub use shared::Redis;
 
 #[cfg(test)]
 mod tests {
