@@ -9,7 +9,14 @@ use std::{
     time::Duration,
 };
 
-use super::{KillPoint, Parts, conversation::State, hand::Phase, inbox::Cell, lease::{Lease, VALID_FOR}, turn::is_too_old};
+use super::{
+    KillPoint, Parts,
+    conversation::State,
+    hand::Phase,
+    inbox::Cell,
+    lease::{Lease, VALID_FOR},
+    turn::is_too_old,
+};
 use crate::{
     client::{self, Found},
     domain::{

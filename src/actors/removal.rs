@@ -52,7 +52,8 @@ async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProce
     let mut counted = HashSet::new();
     for delivery in &removed {
         // What was parked has been counted as ended already.
-        let known = parts.state.recall(&delivery.job.conversation, &Life::of(&delivery.job, delivery.replay, true)).await?;
+        let known =
+            parts.state.recall(&delivery.job.conversation, &Life::of(&delivery.job, delivery.replay, true)).await?;
         if !matches!(known, Recall::Ended(_)) {
             counted.insert(delivery.job.id.clone());
         }

@@ -6,10 +6,13 @@ use async_trait::async_trait;
 use moka::future::Cache;
 use rusqlite::{Connection, OptionalExtension};
 
+mod outstanding;
 mod schema;
 mod sql;
 #[cfg(test)]
 mod tests;
+
+pub(super) use outstanding::{Kept, Portion};
 
 use super::{
     Away, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Memory, Ours, Presence, Recall, Record, Remembered,

@@ -4,6 +4,7 @@
 //! Nothing here is the only copy of a message. The traits are narrow, so that a node on its own keeps this in a local
 //! file and a fleet in Redis; both pass the same contract.
 
+mod bridge;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -28,6 +29,7 @@ use crate::{
     store,
 };
 
+pub use bridge::Bridge;
 pub use config::{Config, Kind, OnLoss, RedisConfig, RedisMode, RetentionConfig};
 pub use local::Local;
 pub use redis::Redis;

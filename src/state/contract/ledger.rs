@@ -166,7 +166,11 @@ pub(in crate::state) async fn a_conversation_is_claimed_with_all_that_there_is_t
     let expected = [Recall::Ended(Outcome::Ignored), Recall::New, Recall::Intended(meant.clone())];
     assert_eq!(claimed.recalls, expected);
     let remembered = claimed.remembered.expect("it was not recalled before");
-    assert_eq!((remembered.control, remembered.user), (Some(control), Some(user("u"))), "the customer is noted with it");
+    assert_eq!(
+        (remembered.control, remembered.user),
+        (Some(control), Some(user("u"))),
+        "the customer is noted with it"
+    );
     assert_eq!(state.conversations_of(&user("u")).await.unwrap(), [conversation("c")]);
     assert!(state.is_ours(&conversation("c"), claimed.fence).await.unwrap());
     let next = answer("c", &["new"], "hello", later(2));

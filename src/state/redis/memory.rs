@@ -8,9 +8,43 @@ use super::{
     shared::{MEMORY, Redis, args, field, json},
 };
 use crate::{
-    domain::{control::Control, ids::ConversationId},
+    domain::{control::Control, ids::ConversationId, prompt::History, time::Timestamp},
     state::{Away, Error, Memory, Remembered},
 };
+
+impl Redis {
+    /// Writes who holds a conversation, and publishes it; whether that is another one than Redis knew.
+    pub(crate) async fn write_control(&self, conversation: &ConversationId, control: Control) -> Result<bool, Error> {
+        let channel = channel(&self.link);
+        let args = args!["hear", conversation, holder(&control), control.at.0, channel, self.kept()];
+        let answer = self.ask(&MEMORY, conversation, args).await?;
+        if let Some(control) = super::controls::control(field(&answer, 1), field(&answer, 2)) {
+            self.controls.hear(conversation, Heard { control, written: true }).await;
+        }
+        Ok(field(&answer, 0) == "1")
+    }
+
+    /// Notes what was said, as words that were written elsewhere before.
+    pub(crate) async fn note_said(
+        &self,
+        conversation: &ConversationId,
+        said: &History,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        let args = args!["said", conversation, json(said), at.0, self.kept()];
+        self.ask(&MEMORY, conversation, args).await.map(drop)
+    }
+
+    /// Who holds a conversation, as far as this node has heard.
+    pub(crate) async fn heard(&self, conversation: &ConversationId) -> Option<Control> {
+        self.controls.get(conversation).await.map(|heard| heard.control)
+    }
+
+    /// Takes over what was heard and could not be written.
+    pub(crate) async fn hear(&self, conversation: &ConversationId, control: Control) {
+        self.controls.hear(conversation, Heard { control, written: false }).await;
+    }
+}
 
 #[async_trait]
 impl Memory for Redis {
@@ -47,15 +81,10 @@ impl Memory for Redis {
             self.controls.hear(conversation, Heard { control, written: !may_wait }).await;
             return Ok(false);
         }
-        let channel = channel(&self.link);
-        let args = args!["hear", conversation, holder(&control), control.at.0, channel, self.kept()];
-        let answer = self.ask(&MEMORY, conversation, args).await?;
-        if let Some(control) = super::controls::control(field(&answer, 1), field(&answer, 2)) {
-            self.controls.hear(conversation, Heard { control, written: true }).await;
-        }
+        let changed_there = self.write_control(conversation, control).await?;
         let is_newest = self.control(conversation).await? == Some(control);
         let changed_here = known.is_some_and(|known| known.control.holder != control.holder);
-        Ok(is_newest && (field(&answer, 0) == "1" || changed_here))
+        Ok(is_newest && (changed_there || changed_here))
     }
 
     async fn note_away(&self, conversation: &ConversationId, away: Option<Away>) -> Result<(), Error> {

@@ -119,7 +119,12 @@ impl Redis {
     }
 
     /// Asks a bucket.
-    pub(super) async fn ask_bucket(&self, script: &Script, bucket: u8, args: Vec<String>) -> Result<Vec<String>, Error> {
+    pub(super) async fn ask_bucket(
+        &self,
+        script: &Script,
+        bucket: u8,
+        args: Vec<String>,
+    ) -> Result<Vec<String>, Error> {
         self.link.run(script, vec![self.link.key(&format!("c{bucket}"), "born")], args).await
     }
 

@@ -63,6 +63,14 @@ function steps.user()
     return {}
 end
 
+-- History, at, seconds to keep.
+function steps.said()
+    redis.call('HSET', conversation, 'history', ARGV[3])
+    touch(id, ARGV[4])
+    redis.call('EXPIRE', conversation, ARGV[5])
+    return {}
+end
+
 -- What another needs to know who takes over: history, customer, touched, and those that were merged into this one.
 function steps.peek()
     local fields = redis.call('HMGET', conversation, 'history', 'user', 'touched')
