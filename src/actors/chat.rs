@@ -240,6 +240,9 @@ impl Chat {
 async fn bury(parts: &Parts, cell: &Cell, mut hand: Hand, cause: &str) {
     // Whatever it waited for ends here.
     hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    if let Err(error) = parts.state.release(&cell.id, None).await {
+        tracing::warn!(%error, conversation.id = %cell.id, "a claim could not be released");
+    }
     let mut items = hand.items.into_iter();
     let head = items.next();
     cell.lock().put_back(items.map(|item| Item { alone: true, ..item.touched() }));

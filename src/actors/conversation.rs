@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, inbox::Cell, turn};
+use super::{Parts, inbox::Cell, lease::Lease, turn};
 use crate::domain::{
     ids::{ConversationId, UserId},
     prompt::History,
@@ -41,6 +41,8 @@ pub struct State {
     pub alias: Option<ConversationId>,
     /// Its customer, once noted.
     pub user: Option<UserId>,
+    /// The claim on the conversation, while there is something in hand.
+    pub lease: Lease,
 }
 
 impl Actor for Conversation {
@@ -53,7 +55,8 @@ impl Actor for Conversation {
         _: ActorRef<Message>,
         (cell, generation): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State { cell, generation, history: None, begins: None, recalled: false, alias: None, user: None })
+        let lease = Lease::default();
+        Ok(State { cell, generation, history: None, begins: None, recalled: false, alias: None, user: None, lease })
     }
 
     async fn handle(

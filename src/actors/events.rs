@@ -134,7 +134,7 @@ impl Events {
             reply: None,
             text: None,
         };
-        self.parts.state.conclude(vec![record], None).await?;
+        self.parts.state.conclude(vec![record], None, None).await?;
         self.parts.metrics.ended(delivery.lane, Outcome::Applied, now.since(job.first_seen));
         Ok(delivery.ack().await?)
     }

@@ -37,6 +37,7 @@ mod holder;
 mod inbox;
 mod ingress;
 mod inspector;
+mod lease;
 mod limiter;
 mod link;
 mod metrics;

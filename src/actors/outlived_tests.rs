@@ -175,6 +175,7 @@ impl Scene {
             recalled: false,
             alias: None,
             user: None,
+            lease: super::lease::Lease::default(),
         };
         tokio::spawn(async move { turn::turn(&parts, &mut state).await.unwrap() })
     }

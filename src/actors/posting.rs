@@ -9,7 +9,14 @@ use std::{
     time::Duration,
 };
 
-use super::{KillPoint, Parts, conversation::State, hand::Phase, inbox::Cell, turn::is_too_old};
+use super::{
+    KillPoint, Parts,
+    conversation::State,
+    hand::Phase,
+    inbox::Cell,
+    lease::{Lease, VALID_FOR},
+    turn::is_too_old,
+};
 use crate::{
     client::{self, Found},
     domain::{
@@ -66,6 +73,9 @@ pub(super) enum Error {
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
+    /// Another node has taken the conversation over; it posts.
+    #[error("another node has taken the conversation over")]
+    Lost,
     /// The actor was replaced while it was blocked; its successor posts.
     #[error("the actor has been replaced")]
     Outlived,
@@ -82,6 +92,8 @@ pub(super) struct Poster {
     target: ConversationId,
     /// Whose phase is shown, if a conversation's actor posts.
     watched: Option<(Arc<Cell>, u64)>,
+    /// Under which claim.
+    lease: Lease,
 }
 
 impl Poster {
@@ -93,20 +105,24 @@ impl Poster {
             head.and_then(|head| head.delivery.job.app.clone())
         };
         let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
-        Self { parts: parts.clone(), app, target, watched: Some((state.cell.clone(), state.generation)) }
+        let lease = Lease::default();
+        if let Some(held) = state.lease.get() {
+            lease.set(held);
+        }
+        Self { parts: parts.clone(), app, target, watched: Some((state.cell.clone(), state.generation)), lease }
     }
 
     /// For anybody else, on behalf of one message.
     pub fn detached(parts: &Arc<Parts>, job: &Job, alias: Option<ConversationId>) -> Self {
         let target = alias.unwrap_or_else(|| job.conversation.clone());
-        Self { parts: parts.clone(), app: job.app.clone(), target, watched: None }
+        Self { parts: parts.clone(), app: job.app.clone(), target, watched: None, lease: Lease::default() }
     }
 
     /// Enters what is no answer into the ledger and posts it, at most once whoever tries.
     pub async fn post_once(&self, reply: &Reply) -> Result<Posted, Error> {
-        let known = match self.parts.state.intend(reply).await {
+        let known = match self.parts.state.intend(reply, None).await {
             Ok(Claim::Ours) => Knowledge::NothingPosted,
-            Ok(Claim::Taken(_)) | Err(_) => Knowledge::Unknown,
+            Ok(_) | Err(_) => Knowledge::Unknown,
         };
         self.post(reply, known).await
     }
@@ -116,8 +132,13 @@ impl Poster {
         let mut took = Duration::ZERO;
         let present = match known {
             Knowledge::NothingPosted => HashSet::new(),
-            // Whoever meant it may have been posting until just now.
-            Knowledge::Unknown => self.present(reply, self.settled_at(self.parts.clock.now())).await?,
+            // Whoever meant it may have been posting until just now; one that was thought dead may begin even then, as
+            // long as it believes in its claim.
+            Knowledge::Unknown => {
+                let inherited = self.lease.get().is_some_and(|held| held.inherited);
+                let grace = if inherited { VALID_FOR } else { Duration::ZERO };
+                self.present(reply, self.settled_at(self.parts.clock.now()) + grace).await?
+            }
         };
         for part in 0..reply.parts.len() {
             if present.contains(&reply.mark(part).part) {
@@ -191,6 +212,7 @@ impl Poster {
             if !begun {
                 self.still_ours(reply, untried).await?;
             }
+            self.still_owner(reply).await?;
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             untried = false;
@@ -263,6 +285,27 @@ impl Poster {
             return Err(Error::Expired);
         }
         if revocable && inner.is_preceded() { Err(Error::Preceded) } else { Ok(()) }
+    }
+
+    /// Right before each post: the state must have said lately that the conversation is ours. A node that was stopped
+    /// for a while, or had to wait, asks again: meanwhile it may have been taken for dead.
+    async fn still_owner(&self, reply: &Reply) -> Result<(), Error> {
+        let Some(held) = self.lease.get() else { return Ok(()) };
+        let asked = self.parts.clock.monotonic();
+        if asked.saturating_sub(held.confirmed) < VALID_FOR {
+            return Ok(());
+        }
+        match self.parts.state.is_ours(&reply.conversation, held.fence).await {
+            Ok(true) => {
+                self.lease.confirm(asked);
+                Ok(())
+            }
+            Ok(false) => Err(Error::Lost),
+            Err(error) => {
+                tracing::warn!(%error, conversation.id = %reply.conversation, "whether a conversation is ours is not known; it is claimed anew");
+                Err(Error::Lost)
+            }
+        }
     }
 
     /// Whether another incarnation of the conversation's actor works meanwhile.

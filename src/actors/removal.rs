@@ -18,7 +18,7 @@ use crate::{
         timeline::{Outcome, Stage, Timeline},
     },
     guard::Tenant,
-    state::{Recall, Record},
+    state::{Life, Recall, Record},
 };
 
 /// Why a removed customer's messages are not answered.
@@ -59,13 +59,18 @@ async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProce
     let mut counted = HashSet::new();
     for delivery in &removed {
         // What was parked has been counted as ended already.
-        let known = parts.state.recall(&delivery.job.message, delivery.replay).await?;
+        let known =
+            parts.state.recall(&delivery.job.conversation, &Life::of(&delivery.job, delivery.replay, true)).await?;
         if !matches!(known, Recall::Ended(_)) {
             counted.insert(delivery.job.id.clone());
         }
         records.push(discarded(&delivery.job, now));
     }
-    parts.state.conclude(records, None).await?;
+    // Of one conversation at a time.
+    records.sort_by(|one: &Record, other| one.conversation.cmp(&other.conversation));
+    for of_one in records.chunk_by(|one, other| one.conversation == other.conversation) {
+        parts.state.conclude(of_one.to_vec(), None, None).await?;
+    }
     for delivery in removed {
         let job = delivery.job.clone();
         if counted.contains(&job.id) {

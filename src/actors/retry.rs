@@ -20,7 +20,7 @@ use super::{
 use crate::{
     broker::{self, Delivery, Queue},
     domain::{ids::ConversationId, timeline::Stage},
-    state::{Away, Recall},
+    state::{Away, Life, Recall},
 };
 
 /// Dead letters judged at once; those beyond wait on the disk.
@@ -138,7 +138,7 @@ impl RetryActor {
 /// Whether an answer to it is at Zendesk; `None` when Zendesk does not say.
 async fn was_posted(parts: &Arc<Parts>, letter: &Delivery, alias: Option<ConversationId>) -> Option<bool> {
     let job = &letter.job;
-    let reply = match parts.state.recall(&job.message, letter.replay).await {
+    let reply = match parts.state.recall(&job.conversation, &Life::of(job, letter.replay, true)).await {
         Ok(Recall::Intended(reply)) => reply,
         Ok(_) => return Some(false),
         Err(_) => return None,

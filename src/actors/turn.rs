@@ -7,6 +7,7 @@
 
 mod ask;
 mod changes;
+mod claim;
 mod finish;
 mod prepare;
 
@@ -50,6 +51,8 @@ enum Next {
     Done,
     /// A newer message has come, and the burst joins it; or an earlier one, which is answered first (G3).
     Superseded,
+    /// What is in hand goes back, and is looked at again.
+    Again,
     /// The node drains: what is in hand goes back unspent.
     HandBack,
 }
@@ -71,7 +74,14 @@ struct Spent {
 
 /// Works off one burst; `false` when there is nothing to do now. An error means that the actor is broken.
 pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, ActorProcessingErr> {
-    prepare::recall_conversation(parts, state).await;
+    let more = rounds(parts, state).await;
+    // What has been concluded was released with that.
+    claim::release(parts, state).await;
+    more
+}
+
+async fn rounds(parts: &Arc<Parts>, state: &mut State) -> Result<bool, ActorProcessingErr> {
+    claim::follow(state);
     let mut superseded = false;
     loop {
         if !gather_burst(parts, state).await {
@@ -81,6 +91,11 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
         parts.faults.strike(parts, state).await?;
         let next = match work(parts, state, superseded).await {
             Ok(next) => next,
+            Err(error) if matches!(error.downcast_ref(), Some(crate::state::Error::Fenced)) => {
+                tracing::warn!(%error, conversation.id = %state.cell.id, "what was done with a message is looked up again");
+                put_back(parts, state, |_| ());
+                return Ok(!parts.draining.is_cancelled());
+            }
             // The store is in trouble, not the message and not the actor.
             Err(error) if error.is::<crate::state::Error>() || error.is::<crate::broker::Error>() => {
                 tracing::error!(%error, conversation.id = %state.cell.id, "a conversation waits for its store");
@@ -105,6 +120,10 @@ pub(super) async fn turn(parts: &Arc<Parts>, state: &mut State) -> Result<bool, 
                         item.timeline.note(parts.clock.now(), Stage::Superseded);
                     }
                 });
+            }
+            Next::Again => {
+                put_back(parts, state, |_| ());
+                claim::release(parts, state).await;
             }
             Next::HandBack => {
                 put_back(parts, state, |_| ());
@@ -283,8 +302,16 @@ async fn intend(
     superseded: bool,
 ) -> Result<Meant, ActorProcessingErr> {
     loop {
-        match parts.state.intend(reply).await {
-            Ok(Claim::Ours) => return Ok(Meant::Ours),
+        let asked = parts.clock.monotonic();
+        match parts.state.intend(reply, state.lease.fence()).await {
+            Ok(Claim::Ours) => {
+                state.lease.confirm(asked);
+                return Ok(Meant::Ours);
+            }
+            Ok(Claim::Human(_)) => {
+                return finish::ignored(parts, state, "a human took over").await.map(Meant::Over);
+            }
+            Ok(Claim::Lost) => return Ok(Meant::Over(Next::Again)),
             // Another reply covers one of them: look again, and post that.
             Ok(Claim::Taken(_)) => return Ok(Meant::Over(Next::Superseded)),
             Err(error) => {
@@ -329,6 +356,7 @@ async fn post(
             parts.state.revoke(&reply).await?;
             finish::hand_over(parts, state, "the deadline has passed", None).await
         }
+        Err(posting::Error::Lost) => Ok(Next::Again),
         Err(posting::Error::Draining | posting::Error::Outlived) => Ok(Next::HandBack),
         Err(posting::Error::Refused(cause)) => finish::give_up(parts, state, &cause).await,
     }

@@ -41,6 +41,8 @@ pub enum Wait {
     Zendesk,
     /// The queue or the state on disk, which could not be written.
     Store,
+    /// Another node that works on its conversation.
+    Owner,
     /// Its turn to run alone, after it was in hand when the process died.
     Alone,
     /// An operator, who paused the pool.

@@ -32,7 +32,6 @@ use crate::{
 pub(super) struct Stores {
     broker: Arc<Embedded>,
     state: Arc<Local>,
-    _redis: Option<Arc<Link>>,
     _lock: FolderLock,
 }
 
@@ -64,9 +63,9 @@ pub(super) fn build(
     let lock = FolderLock::take(folder)?;
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
-    let redis = match config.state.kind {
-        state::Kind::Local => None,
-        state::Kind::Redis => Some(Link::open(&config.state.redis)?),
+    let shared: state::Shared = match config.state.kind {
+        state::Kind::Local => state.clone(),
+        state::Kind::Redis => fleet(config, clock, &state)?,
     };
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
@@ -78,7 +77,7 @@ pub(super) fn build(
     crate::telemetry::process::register(registry);
     let parts = Parts {
         broker: broker.clone(),
-        state: state.clone(),
+        state: shared,
         stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
@@ -106,7 +105,16 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((Arc::new(parts), Stores { broker, state, _redis: redis, _lock: lock }, guards))
+    Ok((Arc::new(parts), Stores { broker, state, _lock: lock }, guards))
+}
+
+/// The state of a fleet; the node's own file takes what happens while Redis is away.
+fn fleet(config: &Config, clock: &Clock, local: &Arc<Local>) -> anyhow::Result<state::Shared> {
+    let link = Link::open(&config.state.redis)?;
+    let boot = rand::random();
+    let before = local.boot(boot).context("the state's own file")?;
+    let redis = state::Redis::open(link, config.retention.clone(), clock.clone(), boot, before);
+    Ok(state::Bridge::new(redis, local.clone()))
 }
 
 /// As many conversations as can be asked at once can be posted at once.

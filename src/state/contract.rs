@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Record, RetentionConfig, Shared};
+use super::{Life, Recall, Record, RetentionConfig, Shared};
 use crate::domain::{
     ids::{ConversationId, EventId, MessageId, UserId},
     reply::{Purpose, Reply},
@@ -62,6 +62,16 @@ fn user(id: &str) -> UserId {
     UserId::new(id).unwrap()
 }
 
+/// A life of a message that came long after the ledger was born.
+fn life(id: &str, replay: u32) -> Life {
+    Life { message: message(id), replay, first_seen: later(365 * DAY_MS), redelivered: true }
+}
+
+/// What is known of such a message of a conversation.
+async fn recall(state: &Shared, of: &str, id: &str, replay: u32) -> Recall {
+    state.recall(&conversation(of), &life(id, replay)).await.unwrap()
+}
+
 /// An answer to messages of a conversation.
 fn answer(of: &str, covers: &[&str], text: &str, at: Timestamp) -> Reply {
     let covers = covers.iter().map(|id| message(id)).collect();
@@ -93,7 +103,9 @@ macro_rules! contract {
             what_is_said_beside_an_answer_is_said_once
             who_was_told_is_known_as_told_also_after_a_failed_try
             an_outcome_survives_and_ends_the_claim
-            the_birth_of_the_ledger_is_remembered
+            absence_proves_nothing_about_what_is_older_than_the_ledger
+            a_conversation_is_claimed_with_all_that_there_is_to_know
+            a_human_who_holds_the_conversation_keeps_a_reply_from_being_meant
             a_record_is_found_by_message_and_by_event
             the_newest_event_says_who_holds_a_conversation
             who_holds_a_conversation_follows_the_newest_event_in_any_order

@@ -6,19 +6,25 @@ use async_trait::async_trait;
 use moka::future::Cache;
 use rusqlite::{Connection, OptionalExtension};
 
+mod outstanding;
 mod schema;
 mod sql;
 #[cfg(test)]
 mod tests;
 
-use super::{Away, Claim, Error, Keeping, Ledger, Memory, Presence, Recall, Record, Remembered, RetentionConfig};
+pub(super) use outstanding::{Kept, Portion};
+
+use super::{
+    Away, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Memory, Ours, Presence, Recall, Record, Remembered,
+    RetentionConfig, Turn,
+};
 use crate::{
     domain::{
         control::Control,
-        ids::{ConversationId, MessageId, UserId},
+        ids::{ConversationId, UserId},
         job::Job,
         prompt::History,
-        reply::Reply,
+        reply::{Purpose, Reply},
         time::Timestamp,
         timeline::Timeline,
     },
@@ -71,12 +77,42 @@ impl Local {
 
 #[async_trait]
 impl Ledger for Local {
-    async fn recall(&self, message: &MessageId, replay: u32) -> Result<Recall, Error> {
-        let message = message.clone();
-        Ok(self.database.read(move |c| schema::recall(c, message.as_str(), replay)).await?)
+    /// There is no other node; and what this one has not worked on before needs no look at the disk.
+    async fn claim(&self, turn: &Turn) -> Result<Claimed, Error> {
+        if let Some(user) = &turn.user {
+            self.note_user(&turn.conversation, user, turn.now).await?;
+        }
+        let remembered = if turn.recalled { None } else { Some(self.remembered(&turn.conversation).await?) };
+        let mut recalls = Vec::with_capacity(turn.lives.len());
+        for life in &turn.lives {
+            let is_new = !life.redelivered && life.first_seen >= self.born;
+            recalls.push(if is_new { Recall::New } else { self.recall(&turn.conversation, life).await? });
+        }
+        Ok(Claimed::Ours(Ours { fence: Fence(0), inherited: false, remembered, recalls }))
     }
 
-    async fn intend(&self, reply: &Reply) -> Result<Claim, Error> {
+    async fn is_ours(&self, _: &ConversationId, _: Fence) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    async fn release(&self, _: &ConversationId, _: Option<Fence>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn recall(&self, _: &ConversationId, life: &Life) -> Result<Recall, Error> {
+        let (message, replay) = (life.message.clone(), life.replay);
+        let known = self.database.read(move |c| schema::recall(c, message.as_str(), replay)).await?;
+        let nothing = if life.first_seen < self.born { Recall::Unknown } else { Recall::New };
+        Ok(known.unwrap_or(nothing))
+    }
+
+    async fn intend(&self, reply: &Reply, _: Option<Fence>) -> Result<Claim, Error> {
+        if reply.purpose == Purpose::Answer
+            && let Some(control) = self.controls.get(&reply.conversation).await
+            && !control.holder.lets_us_answer()
+        {
+            return Ok(Claim::Human(control));
+        }
         let (reply, key) = (reply.clone(), reply.key());
         let run = move |connection: &Connection| schema::intend(connection, &reply, &key);
         Ok(self.database.write(Durability::Synced, run, |_| ()).await?)
@@ -87,7 +123,7 @@ impl Ledger for Local {
         self.change(move |connection| schema::revoke(connection, &reply, &key)).await
     }
 
-    async fn conclude(&self, records: Vec<Record>, said: Option<History>) -> Result<(), Error> {
+    async fn conclude(&self, records: Vec<Record>, said: Option<History>, _: Option<Fence>) -> Result<(), Error> {
         let Some(first) = records.first() else { return Ok(()) };
         let (conversation, at) = (first.conversation.clone(), first.at);
         let control = self.controls.get(&conversation).await;
@@ -107,10 +143,6 @@ impl Ledger for Local {
             Ok(())
         })
         .await
-    }
-
-    fn born(&self) -> Timestamp {
-        self.born
     }
 }
 

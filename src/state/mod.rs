@@ -5,6 +5,7 @@
 //! file and a fleet in Redis; both pass the same contract.
 
 pub mod cache;
+mod bridge;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -30,8 +31,10 @@ use crate::{
     store,
 };
 
+pub use bridge::Bridge;
 pub use config::{Config, Kind, OnLoss, RedisConfig, RedisMode, RetentionConfig};
 pub use local::Local;
+pub use redis::Redis;
 
 /// Why the state could not be asked or changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum Error {
     /// It refuses, or what it says cannot be understood.
     #[error("state: {0}")]
     Failed(String),
+    /// Another node has taken the conversation over; nothing was written.
+    #[error("another node has taken the conversation over")]
+    Fenced,
 }
 
 impl From<store::Error> for Error {
@@ -53,7 +59,9 @@ impl From<store::Error> for Error {
 /// What the ledger knows of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recall {
-    /// Nothing. Of a message older than the ledger this proves nothing.
+    /// Nothing was meant or made of it: that is certain.
+    New,
+    /// Nothing is known, which proves nothing: the message is older than what the ledger remembers. Look first.
     Unknown,
     /// A reply was meant; whether it was posted is not known.
     Intended(Reply),
@@ -71,6 +79,74 @@ pub enum Claim {
     Ours,
     /// One of the messages is covered by another reply, or has ended.
     Taken(MessageId),
+    /// A human holds the conversation; nothing was entered.
+    Human(Control),
+    /// Another node has taken the conversation over; nothing was entered.
+    Lost,
+}
+
+/// Tells one owner of a conversation from the next: grows with each claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fence(pub u64);
+
+/// One life of a message, as the ledger is asked about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The message.
+    pub message: MessageId,
+    /// 0, and one more with each replay.
+    pub replay: u32,
+    /// When the fleet first saw it.
+    pub first_seen: Timestamp,
+    /// Whether this node may have worked on it before.
+    pub redelivered: bool,
+}
+
+impl Life {
+    /// The life that a delivery lives.
+    pub fn of(job: &Job, replay: u32, redelivered: bool) -> Self {
+        Self { message: job.message.clone(), replay, first_seen: job.first_seen, redelivered }
+    }
+}
+
+/// What a turn of a conversation begins with.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The messages in hand.
+    pub lives: Vec<Life>,
+    /// Their customer, unless that was noted before.
+    pub user: Option<UserId>,
+    /// Whether the caller knows what is remembered, as long as no other node works on the conversation.
+    pub recalled: bool,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Whether a conversation may be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// It may.
+    Ours(Ours),
+    /// Another node works on it.
+    Held {
+        /// Which.
+        by: String,
+    },
+}
+
+/// What a turn has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ours {
+    /// What the turn's writes are checked against.
+    pub fence: Fence,
+    /// Whether it was taken from a node that is dead, or seems so: it may have been about to post.
+    pub inherited: bool,
+    /// What is remembered; `None`: what the caller knows still holds.
+    pub remembered: Option<Remembered>,
+    /// What is known of each message, in the order asked.
+    pub recalls: Vec<Recall>,
 }
 
 /// How one message ended, and its story.
@@ -97,24 +173,32 @@ pub struct Record {
     pub text: Option<String>,
 }
 
-/// The reply ledger (design rule 5): an intent before a post, the outcome after it.
+/// The reply ledger (design rule 5): an intent before a post, the outcome after it; and the lease of the conversation
+/// (rule 4), under which both are written.
 #[async_trait]
 pub trait Ledger {
-    /// What is known of a message in its life number `replay`.
-    async fn recall(&self, message: &MessageId, replay: u32) -> Result<Recall, Error>;
+    /// Begins a turn: claims the conversation and says all that there is to know.
+    async fn claim(&self, turn: &Turn) -> Result<Claimed, Error>;
+
+    /// Whether the conversation is still claimed under `fence`.
+    async fn is_ours(&self, conversation: &ConversationId, fence: Fence) -> Result<bool, Error>;
+
+    /// Ends the claim; without a fence whatever claim of this node's there is.
+    async fn release(&self, conversation: &ConversationId, fence: Option<Fence>) -> Result<(), Error>;
+
+    /// What is known of a message.
+    async fn recall(&self, conversation: &ConversationId, life: &Life) -> Result<Recall, Error>;
 
     /// Enters that `reply` is about to be posted; durable when it returns. What is no answer (a farewell, say) covers
-    /// nothing: it is *taken* when it was entered before.
-    async fn intend(&self, reply: &Reply) -> Result<Claim, Error>;
+    /// nothing: it is *taken* when it was entered before, and needs no fence.
+    async fn intend(&self, reply: &Reply, fence: Option<Fence>) -> Result<Claim, Error>;
 
     /// Takes an intent back that was never posted.
     async fn revoke(&self, reply: &Reply) -> Result<(), Error>;
 
-    /// Enters how messages ended, and what the conversation's record says now; written when it returns.
-    async fn conclude(&self, records: Vec<Record>, said: Option<History>) -> Result<(), Error>;
-
-    /// When the ledger began: of messages received before, absence means *unknown*.
-    fn born(&self) -> Timestamp;
+    /// Enters how messages of one conversation ended, and what its record says now; written when it returns. Ends the
+    /// claim under `fence`; under a stale one it is [`Error::Fenced`].
+    async fn conclude(&self, records: Vec<Record>, said: Option<History>, fence: Option<Fence>) -> Result<(), Error>;
 }
 
 /// A conversation's message that is being tried again while its followers wait (design rule 9).

@@ -20,6 +20,7 @@ mod crashes;
 mod delivery_reports;
 mod fleet_cache;
 mod fleet_faults;
+mod fleet_ledger;
 mod handoffs;
 mod ingress;
 mod inspection;

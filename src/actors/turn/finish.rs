@@ -11,6 +11,7 @@ use crate::{
         conversation::State,
         farewell::{self, Passed},
         hand::{Hand, Item, Phase},
+        lease::Held,
         removal,
         roster::LastFailure,
         story,
@@ -93,7 +94,7 @@ pub(super) async fn replied(parts: &Arc<Parts>, state: &mut State, reply: &Reply
     let outcomes: Vec<_> = outcomes.collect();
     // Without knowing the customer the words could not be forgotten with them.
     let said = state.history.clone().filter(|_| whose_is_known);
-    conclude(parts, outcomes, None, Some(&key), said).await?;
+    conclude(parts, outcomes, None, Some(&key), said, state.lease.take()).await?;
     Ok(Next::Done)
 }
 
@@ -123,10 +124,11 @@ async fn conclude(
     cause: Option<&str>,
     reply: Option<&str>,
     said: Option<History>,
+    lease: Option<Held>,
 ) -> Result<(), ActorProcessingErr> {
     let now = parts.clock.now();
     let records = items.iter().map(|(item, outcome)| record(item, *outcome, now, cause, reply)).collect();
-    parts.state.conclude(records, said).await?;
+    parts.state.conclude(records, said, lease.map(|held| held.fence)).await?;
     parts.faults.kill_point(KillPoint::BeforeAck);
     for (item, outcome) in items {
         let job = item.delivery.job.clone();
@@ -188,7 +190,7 @@ pub(super) async fn applied(parts: &Parts, state: &State) -> Ended {
 async fn end_all(parts: &Parts, state: &State, outcome: Outcome, cause: Option<&str>) -> Ended {
     let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
     let items = hand.items.into_iter().map(|item| (item, outcome)).collect();
-    conclude(parts, items, cause, None, None).await?;
+    conclude(parts, items, cause, None, None, state.lease.take()).await?;
     Ok(Next::Done)
 }
 
@@ -304,12 +306,12 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     let job = item.delivery.job.clone();
     if parts.directory.is_removed(&job.conversation) {
         // Parked it would lie there, words and all, although its customer is to be forgotten.
-        conclude(parts, vec![(item, Outcome::Discarded)], Some(removal::CAUSE), None, None).await?;
+        conclude(parts, vec![(item, Outcome::Discarded)], Some(removal::CAUSE), None, None, None).await?;
         return Ok(parts.state.forget_conversation(&job.conversation).await?);
     }
     item.timeline.note(now, Stage::Failed { cause: cause.to_owned() });
     let record = record(&item, Outcome::Parked, now, Some(cause), None);
-    parts.state.conclude(vec![record], None).await?;
+    parts.state.conclude(vec![record], None, None).await?;
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
     let was_away = item.delivery.tries > 0;

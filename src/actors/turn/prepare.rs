@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 
-use super::{Next, finish, set_phase};
+use super::{
+    Next,
+    claim::{self, Begun},
+    finish, set_phase,
+};
 use crate::{
     actors::{Parts, conversation::State, hand::Phase, holder, posting},
     client::{self, Found},
@@ -36,33 +40,6 @@ pub(super) enum Prepared {
     Over(Next),
 }
 
-/// Asks the state, once, what it remembers of the conversation.
-pub(super) async fn recall_conversation(parts: &Parts, state: &mut State) {
-    if state.recalled {
-        state.alias = state.cell.lock().alias.clone();
-        return;
-    }
-    match parts.state.remembered(&state.cell.id).await {
-        Ok(remembered) => {
-            state.recalled = true;
-            // Words are kept with an answer only.
-            state.begins = remembered.history.is_some().then_some(false);
-            state.history = remembered.history;
-            state.user = remembered.user;
-            let mut inner = state.cell.lock();
-            if inner.alias.is_none() {
-                inner.alias = remembered.alias;
-            }
-            state.alias = inner.alias.clone();
-            if inner.away.is_none() {
-                inner.away = remembered.away;
-            }
-        }
-        // Without it we know less, not wrong: the next turn asks again.
-        Err(error) => tracing::warn!(%error, conversation.id = %state.cell.id, "the state could not be asked"),
-    }
-}
-
 /// Notes whose conversation it is, at first sight of a message of theirs, so that whatever is kept of it can be
 /// forgotten with them; `false` when that could not be noted.
 pub(super) async fn note_user(parts: &Parts, state: &mut State) -> bool {
@@ -89,15 +66,23 @@ pub(super) fn jobs(state: &State) -> Vec<(Arc<Job>, u32, bool)> {
 /// Looks at each message in hand; those that need no answer are settled on the way.
 pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Prepared, ActorProcessingErr> {
     set_phase(state, parts, Phase::Preparing);
-    note_user(parts, state).await;
     let jobs = jobs(state);
-    for (job, replay, redelivered) in &jobs {
-        let Some(known) = known(parts, state, job, *replay, *redelivered).await? else {
+    if jobs.is_empty() {
+        // Taken over by another incarnation, which claims for itself.
+        return Ok(Prepared::Over(Next::Done));
+    }
+    let recalls = match claim::claim(parts, state, &jobs).await? {
+        Begun::Ours(recalls) => recalls,
+        Begun::HeadIsAway => return Ok(Prepared::Over(Next::Again)),
+        Begun::Draining => return Ok(Prepared::Over(Next::HandBack)),
+    };
+    for ((job, ..), recall) in jobs.iter().zip(recalls) {
+        let Some(known) = looked_for(parts, state, job, recall).await? else {
             return Ok(Prepared::Over(Next::HandBack));
         };
         let is_head = job.message == jobs[0].0.message;
         match known {
-            Recall::Unknown => {}
+            Recall::New | Recall::Unknown => {}
             Recall::Intended(reply) => {
                 // Meant before an absence, perhaps; a human may have taken over unheard.
                 let known = holder(parts, state, job).await;
@@ -175,27 +160,21 @@ fn reason(state: &State) -> Option<String> {
     inner.hand.as_ref()?.items.first()?.delivery.reason.clone()
 }
 
-/// What the ledger knows; of a message older than the ledger, what Zendesk knows. `None` when the node drains.
-async fn known(
+/// What the ledger knows; where it knows nothing and that proves nothing, what Zendesk knows. `None` when the node drains.
+async fn looked_for(
     parts: &Arc<Parts>,
     state: &State,
     job: &Job,
-    replay: u32,
-    redelivered: bool,
+    recall: Recall,
 ) -> Result<Option<Recall>, ActorProcessingErr> {
-    let older_than_ledger = job.first_seen < parts.state.born();
-    if !redelivered && !older_than_ledger {
-        return Ok(Some(Recall::Unknown));
-    }
-    let recall = parts.state.recall(&job.message, replay).await?;
-    if recall != Recall::Unknown || !older_than_ledger || parts.chat.shadow {
+    if recall != Recall::Unknown || parts.chat.shadow {
         return Ok(Some(recall));
     }
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
         Ok(marks) if Found::is_whole_answer(&marks) => Ok(Some(Recall::Ended(Outcome::Replied))),
-        Ok(_) => Ok(Some(Recall::Unknown)),
+        Ok(_) => Ok(Some(Recall::New)),
         Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }

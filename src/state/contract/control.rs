@@ -21,7 +21,7 @@ pub(in crate::state) async fn the_newest_event_says_who_holds_a_conversation(fac
     let mut said = History::default();
     said.add(Role::Assistant, "hello", 20);
     let ended = record("m", "c", Outcome::Replied, later(11), None);
-    state.conclude(vec![ended], Some(said.clone())).await.unwrap();
+    state.conclude(vec![ended], Some(said.clone()), None).await.unwrap();
     assert_eq!(state.remembered(&id).await.unwrap().history, Some(said));
     assert!(!state.note_control(&id, control(Holder::Other, 5)).await.unwrap(), "older news");
     assert_eq!(state.control(&id).await.unwrap(), Some(control(Holder::Us, 10)));
@@ -72,6 +72,8 @@ async fn follow(factory: &dyn Factory, id: &str, steps: Vec<Option<(i64, usize)>
         let is_newest = newest.is_none_or(|known| known.at <= control.at);
         let changes = is_newest && newest.is_some_and(|known| known.holder != control.holder);
         assert_eq!(state.note_control(&id, control).await.unwrap(), changes, "{control:?} after {newest:?}");
+        // On receipt, and in its turn: then it is durable.
+        assert!(!state.note_control(&id, control).await.unwrap(), "{control:?} again");
         if is_newest {
             newest = Some(control);
         }

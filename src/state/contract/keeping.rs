@@ -1,6 +1,8 @@
 //! What is kept, for how long, and how it is forgotten.
 
-use super::{BEGIN, DAY_MS, Factory, RETENTION, answer, conversation, later, message, record, user};
+use futures_util::{StreamExt, stream};
+
+use super::{BEGIN, DAY_MS, Factory, RETENTION, answer, conversation, later, message, recall, record, user};
 use crate::{
     domain::{
         control::{Control, Holder},
@@ -20,9 +22,16 @@ fn words(text: &str) -> History {
 /// A message answered in the ordinary way.
 async fn answered(state: &Shared, id: &str, of: &str, at: crate::domain::time::Timestamp) {
     let reply = answer(of, &[id], &format!("answer to {id}"), at);
-    assert_eq!(state.intend(&reply).await.unwrap(), Claim::Ours);
+    assert_eq!(state.intend(&reply, None).await.unwrap(), Claim::Ours);
     let ended = record(id, of, Outcome::Replied, at, Some(&reply));
-    state.conclude(vec![ended], Some(words(&format!("answered {id}")))).await.unwrap();
+    state.conclude(vec![ended], Some(words(&format!("answered {id}"))), None).await.unwrap();
+}
+
+/// Noted on receipt, and again in its turn.
+async fn held_by_us(state: &Shared, of: &str) {
+    for _ in 0..2 {
+        state.note_control(&conversation(of), Control { holder: Holder::Us, at: BEGIN }).await.unwrap();
+    }
 }
 
 async fn text_of(state: &Shared, id: &str) -> Option<String> {
@@ -35,12 +44,12 @@ pub(in crate::state) async fn a_record_is_found_by_message_and_by_event(factory:
     // An event that came without an id is named like its message.
     let mut nameless = record("n", "c", Outcome::Ignored, BEGIN, None);
     nameless.id = crate::domain::ids::EventId::new("n").unwrap();
-    state.conclude(vec![nameless.clone()], None).await.unwrap();
+    state.conclude(vec![nameless.clone()], None, None).await.unwrap();
     let by_message = state.record("m").await.unwrap().expect("by message");
     assert_eq!(by_message.text.as_deref(), Some("answer to m"));
     assert_eq!(state.record("event of m").await.unwrap(), Some(by_message));
     assert_eq!(state.record("n").await.unwrap(), Some(nameless));
-    state.intend(&answer("c", &["meant"], "hello", BEGIN)).await.unwrap();
+    state.intend(&answer("c", &["meant"], "hello", BEGIN), None).await.unwrap();
     for unknown in ["unheard of", "meant"] {
         assert_eq!(state.record(unknown).await.unwrap(), None, "{unknown} has not ended");
     }
@@ -49,7 +58,7 @@ pub(in crate::state) async fn a_record_is_found_by_message_and_by_event(factory:
 pub(in crate::state) async fn tidying_takes_texts_first_then_all_and_never_what_has_not_ended(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     let meant = answer("c", &["meant"], "not posted yet", BEGIN);
-    state.intend(&meant).await.unwrap();
+    state.intend(&meant, None).await.unwrap();
     answered(&state, "old", "old", BEGIN).await;
     answered(&state, "young", "young", later(5 * DAY_MS)).await;
     let tidy = async |days: i64, ms: i64| state.tidy(later(days * DAY_MS + ms)).await.unwrap();
@@ -57,7 +66,7 @@ pub(in crate::state) async fn tidying_takes_texts_first_then_all_and_never_what_
     assert_eq!(text_of(&state, "old").await.as_deref(), Some("answer to old"), "too early");
     tidy(1, 1).await;
     assert_eq!(text_of(&state, "old").await, None);
-    assert_eq!(state.recall(&message("old"), 0).await.unwrap(), Recall::Ended(Outcome::Replied), "without its text");
+    assert_eq!(recall(&state, "old", "old", 0).await, Recall::Ended(Outcome::Replied), "without its text");
     assert_eq!(text_of(&state, "young").await.as_deref(), Some("answer to young"));
     tidy(7, -1).await;
     assert!(state.record("old").await.unwrap().is_some(), "too early");
@@ -67,13 +76,14 @@ pub(in crate::state) async fn tidying_takes_texts_first_then_all_and_never_what_
     assert!(state.remembered(&conversation("young")).await.unwrap().history.is_some());
     tidy(100, 0).await;
     assert_eq!(state.record("young").await.unwrap(), None);
-    assert_eq!(state.recall(&message("meant"), 0).await.unwrap(), Recall::Intended(meant), "however old it is");
+    assert_eq!(recall(&state, "c", "meant", 0).await, Recall::Intended(meant), "however old it is");
 }
 
 pub(in crate::state) async fn however_much_is_old_one_tidying_takes_it_all(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     let ids: Vec<String> = (0..5_000).map(|n| format!("m{n}")).collect();
-    futures_util::future::join_all(ids.iter().map(|id| answered(&state, id, "c", BEGIN))).await;
+    let all = stream::iter(&ids).for_each_concurrent(16, |id| answered(&state, id, "c", BEGIN));
+    all.await;
     state.tidy(later(2 * DAY_MS)).await.unwrap();
     assert_eq!((text_of(&state, "m0").await, text_of(&state, "m4999").await), (None, None));
     state.tidy(later(8 * DAY_MS)).await.unwrap();
@@ -85,13 +95,13 @@ pub(in crate::state) async fn a_forgotten_conversation_keeps_nothing_but_how_its
     for of in ["gone", "stays"] {
         let id = |name: &str| format!("{name} {of}");
         state.note_user(&conversation(of), &user(of), BEGIN).await.unwrap();
-        state.note_control(&conversation(of), Control { holder: Holder::Us, at: BEGIN }).await.unwrap();
+        held_by_us(&state, of).await;
         answered(&state, &id("answered"), of, BEGIN).await;
-        state.conclude(vec![record(&id("parked"), of, Outcome::Parked, BEGIN, None)], None).await.unwrap();
-        state.intend(&answer(of, &[&id("meant")], "not posted yet", BEGIN)).await.unwrap();
+        state.conclude(vec![record(&id("parked"), of, Outcome::Parked, BEGIN, None)], None, None).await.unwrap();
+        state.intend(&answer(of, &[&id("meant")], "not posted yet", BEGIN), None).await.unwrap();
         for purpose in [Purpose::Holding, Purpose::Failure, Purpose::Handoff] {
             let said = Reply { purpose, ..answer(of, &[&id("parked")], "personal words", BEGIN) };
-            state.intend(&said).await.unwrap();
+            state.intend(&said, None).await.unwrap();
         }
     }
     assert_eq!(state.conversations_of(&user("gone")).await.unwrap(), [conversation("gone")]);
@@ -105,7 +115,7 @@ pub(in crate::state) async fn a_forgotten_conversation_keeps_nothing_but_how_its
             [("answered", Outcome::Replied), ("parked", Outcome::Parked), ("meant", Outcome::Discarded)]
         {
             let id = format!("{name} gone");
-            assert_eq!(state.recall(&message(&id), 0).await.unwrap(), Recall::Ended(outcome), "{id}");
+            assert_eq!(recall(&state, "gone", &id, 0).await, Recall::Ended(outcome), "{id}");
             let left = state.record(&id).await.unwrap().expect("that it ended stays known");
             assert_eq!((left.outcome, left.cause, left.text), (outcome, None, None), "{id}");
         }
@@ -119,7 +129,7 @@ pub(in crate::state) async fn a_merged_conversation_is_remembered_where_it_went(
     let (old, new) = (conversation("old"), conversation("new"));
     state.note_user(&old, &user("u"), BEGIN).await.unwrap();
     answered(&state, "m", "old", BEGIN).await;
-    state.note_control(&new, Control { holder: Holder::Us, at: BEGIN }).await.unwrap();
+    held_by_us(&state, "new").await;
     state.merge(&old, &new).await.unwrap();
     let state = factory.open(RETENTION, later(1)).await;
     let merged = state.remembered(&new).await.unwrap();

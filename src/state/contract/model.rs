@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{DAY_MS, Factory, RETENTION, answer, conversation, later, message, record, user};
+use super::{DAY_MS, Factory, RETENTION, answer, conversation, later, message, recall, record, user};
 use crate::{
     domain::{
         ids::ConversationId,
@@ -158,7 +158,7 @@ impl<'a> World<'a> {
             }
             Step::End { of, first } => {
                 let ended = record(&self.message(of, first), self.id(of).as_str(), Outcome::Ignored, self.now(), None);
-                self.state.conclude(vec![ended.clone()], None).await.unwrap();
+                self.state.conclude(vec![ended.clone()], None, None).await.unwrap();
                 self.ended(ended);
             }
             Step::Reopen => self.state = self.factory.open(RETENTION, self.now()).await,
@@ -177,7 +177,7 @@ impl<'a> World<'a> {
             said.reply.as_ref().is_none_or(|it| (&it.parts, &it.covers) != (&reply.parts, &reply.covers))
         });
         let taken = reply.covers.iter().find(covered_otherwise).or(worded_otherwise.then(|| &reply.covers[0])).cloned();
-        let claim = self.state.intend(&reply).await.unwrap();
+        let claim = self.state.intend(&reply, None).await.unwrap();
         assert_eq!(claim, taken.map_or(Claim::Ours, Claim::Taken), "{reply:?}");
         if claim == Claim::Ours {
             for id in &reply.covers {
@@ -189,7 +189,7 @@ impl<'a> World<'a> {
     }
 
     async fn say(&mut self, reply: Reply) {
-        let claim = self.state.intend(&reply).await.unwrap();
+        let claim = self.state.intend(&reply, None).await.unwrap();
         let known = self.replies.contains_key(&reply.key());
         assert_eq!(claim == Claim::Ours, !known, "{reply:?}");
         self.replies.entry(reply.key()).or_insert(Said { reply: Some(reply), done: true, at: self.now });
@@ -204,7 +204,7 @@ impl<'a> World<'a> {
             .iter()
             .map(|id| record(id.as_str(), reply.conversation.as_str(), Outcome::Replied, self.now(), Some(&reply)));
         let ends: Vec<Record> = ends.collect();
-        self.state.conclude(ends.clone(), Some(said.clone())).await.unwrap();
+        self.state.conclude(ends.clone(), Some(said.clone()), None).await.unwrap();
         ends.into_iter().for_each(|ended| self.ended(ended));
         if let Some(posted) = self.replies.get_mut(&reply.key()) {
             posted.done = true;
@@ -304,7 +304,7 @@ impl<'a> World<'a> {
             let expected = self.conversations.get(&of).map(|(remembered, _)| remembered.clone());
             assert_eq!(remembered, expected.unwrap_or_default(), "conversation {of}");
             for n in 0..MESSAGES {
-                self.compare_message(&self.message(of, n)).await;
+                self.compare_message(of, &self.message(of, n)).await;
             }
         }
         for number in 0..2 {
@@ -324,15 +324,16 @@ impl<'a> World<'a> {
         self.replies.get(&key).and_then(|said| said.reply.clone())
     }
 
-    async fn compare_message(&self, id: &str) {
+    async fn compare_message(&self, of: usize, id: &str) {
         let life = self.lives.get(id).cloned().unwrap_or_default();
         let reply = life.covered.as_ref().and_then(|key| self.replies.get(key)).and_then(|said| said.reply.clone());
         let expected = match (life.outcome, life.covered) {
             (Some(outcome), _) => Recall::Ended(outcome),
             (None, Some(_)) => Recall::Intended(reply.clone().unwrap()),
-            (None, None) => self.told(id).map_or(Recall::Unknown, Recall::Told),
+            (None, None) => self.told(id).map_or(Recall::New, Recall::Told),
         };
-        assert_eq!(self.state.recall(&message(id), 0).await.unwrap(), expected, "{id}");
+        let conversation = self.id(of);
+        assert_eq!(recall(&self.state, conversation.as_str(), id, 0).await, expected, "{id}");
         let told =
             life.record.map(|record| Record { text: record.reply.as_ref().and(reply).map(|it| it.text()), ..record });
         assert_eq!(self.state.record(id).await.unwrap(), told, "{id}");

@@ -79,32 +79,33 @@ pub(super) fn covering(connection: &Connection, message: &str, replay: u32) -> R
     Ok(statement.query_row((message, replay), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
-pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Result<Recall, store::Error> {
+/// What is known of a message, if anything is.
+pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Result<Option<Recall>, store::Error> {
     let Some((outcome, reply)) = covering(connection, message, replay)? else {
         return told(connection, message, replay);
     };
     if let Some(outcome) = parsed::<Outcome>(outcome) {
-        return Ok(Recall::Ended(outcome));
+        return Ok(Some(Recall::Ended(outcome)));
     }
     let Some(key) = reply else { return told(connection, message, replay) };
     let mut statement = connection.prepare_cached(sql::REPLY)?;
     let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
     // One that was meant and forgotten with its customer is not meant again.
-    Ok(parsed::<Reply>(body.flatten()).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended))
+    Ok(Some(parsed::<Reply>(body.flatten()).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended)))
 }
 
 /// Whether the customer was told already that this message gets no answer.
-fn told(connection: &Connection, message: &str, replay: u32) -> Result<Recall, store::Error> {
-    let Ok(message) = MessageId::new(message) else { return Ok(Recall::Unknown) };
+fn told(connection: &Connection, message: &str, replay: u32) -> Result<Option<Recall>, store::Error> {
+    let Ok(message) = MessageId::new(message) else { return Ok(None) };
     let mut statement = connection.prepare_cached(sql::REPLY)?;
     for purpose in [Purpose::Handoff, Purpose::Failure] {
         let key = reply::key(&message, purpose, replay);
         let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
         if let Some(told) = parsed::<Reply>(body.flatten()) {
-            return Ok(Recall::Told(told));
+            return Ok(Some(Recall::Told(told)));
         }
     }
-    Ok(Recall::Unknown)
+    Ok(None)
 }
 
 pub(super) fn intend(connection: &Connection, reply: &Reply, key: &str) -> Result<Claim, store::Error> {

@@ -4,7 +4,12 @@
 //! the bucket it falls into. Nothing here is the only copy of a message.
 
 mod answers;
+mod controls;
+mod heart;
+mod keeping;
+mod ledger;
 mod link;
+mod memory;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
@@ -14,6 +19,11 @@ mod quota;
 pub use answers::RedisAnswers;
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 pub use quota::RedisQuotas;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
+
+pub use shared::Redis;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,34 @@
+-- Enters how messages of a conversation ended. ARGV: conversation, owner, fence or '' for none, history or '', now,
+-- seconds to keep; then message, event, outcome, at, reply's name or '', and body of each record.
+local id, owner, fence, kept = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
+local conversation = key('v', id)
+if fence ~= '' then
+    local held = redis.call('HMGET', conversation, 'owner', 'fence')
+    -- Where nothing is known of a claim all was lost, and nobody has claimed it since.
+    if held[2] and not (held[1] == owner and held[2] == fence) then
+        return 0
+    end
+    redis.call('HDEL', conversation, 'owner')
+end
+for i = 7, #ARGV, 6 do
+    local message, name = ARGV[i], ARGV[i + 4]
+    local ended = life(message, '0')
+    redis.call('HSET', ended, 'event', ARGV[i + 1], 'outcome', ARGV[i + 2], 'at', ARGV[i + 3], 'body', ARGV[i + 5],
+        'conversation', id)
+    redis.call('HDEL', ended, 'story')
+    if name ~= '' then
+        redis.call('HSET', ended, 'reply', name)
+        done(name, kept)
+    end
+    redis.call('EXPIRE', ended, kept)
+    redis.call('ZADD', base .. 'ends', ARGV[i + 3], '0:' .. message)
+    redis.call('SADD', key('of', id), '0:' .. message)
+end
+if ARGV[4] ~= '' then
+    redis.call('HSET', conversation, 'history', ARGV[4])
+    touch(id, ARGV[5])
+end
+if redis.call('EXISTS', conversation) == 1 then
+    redis.call('EXPIRE', conversation, kept)
+end
+return 1
