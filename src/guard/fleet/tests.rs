@@ -175,6 +175,15 @@ async fn many_reservers_on_the_real_clock_use_the_whole_quota_and_never_more() {
     }
 }
 
+async fn both_listen(link: &Link) {
+    let listeners = fred::types::scripts::Script::from_lua("return redis.call('PUBSUB', 'NUMSUB', ARGV[1])[2]");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while link.run::<u64, _>(&listeners, Vec::new(), vec![link.channel("quota")]).await.unwrap() < 2 {
+        assert!(Instant::now() < deadline, "nobody listens");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_one_node_is_told_holds_on_all_and_takes_their_permits_back() {
     let redis = Redis::start();
@@ -183,6 +192,7 @@ async fn a_pause_that_one_node_is_told_holds_on_all_and_takes_their_permits_back
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
     );
+    both_listen(&told.link).await;
     let before = other.permits.acquire(1).await;
     let began = Instant::now();
     told.permits.throttled(Some(Duration::from_secs(1)));
@@ -217,6 +227,24 @@ async fn without_redis_a_node_has_its_share_and_with_an_empty_one_it_tells_what_
     assert!(!one.calls_within(1_500).await && !other.calls_within(500).await, "an empty Redis is told first");
     one.stop().await;
     other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_is_missed_and_one_that_comes_back_is_told_what_was_done() {
+    let redis = Redis::start();
+    let limits = window(20, 60_000);
+    let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
+    assert_eq!(node.calls(4, 2_000).await, 4);
+    node.until("it has looked", |node| node.permits.used()[0].used == 4).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(redis.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    node.until("it goes on alone", |node| node.standing() == Standing::Alone).await;
+    assert_eq!(node.calls(20, 1_200).await, 8, "half of the 16 that were left");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    node.until("what it did is known", |node| node.standing() == Standing::Shared && node.permits.used()[0].used >= 12)
+        .await;
+    assert_eq!(node.permits.used()[0].used, 12, "what was asked while it hung is not counted twice");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
