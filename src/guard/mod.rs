@@ -13,6 +13,7 @@ pub mod breaker;
 pub mod bulkhead;
 mod cache;
 mod config;
+mod fleet;
 mod gate;
 pub mod limiter;
 mod metrics;
@@ -38,6 +39,7 @@ use crate::{
 
 pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Tenant};
 pub use config::CacheConfig;
+pub use fleet::Sharing;
 pub use gate::Gate;
 pub use metrics::Metrics;
 pub use permits::{Permit, Permits};
@@ -278,7 +280,7 @@ impl Stack {
             Ok(answer) => {
                 service.permits.succeeded(answer.limit_requests);
                 if answer.tokens.total() > 0 {
-                    service.permits.settle(permit.seq, answer.tokens.total());
+                    permit.settle(answer.tokens.total());
                 }
                 pass.report(Outcome::Success { took });
                 service.bulkhead.succeeded();

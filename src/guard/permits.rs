@@ -2,6 +2,8 @@
 //!
 //! The bookkeeping lies in a pure machine ([`super::limiter`]); the queue is served by the limiter's actor
 //! (`actors/limiter.rs`), which sleeps until the next permit is due. A permit that nobody uses goes back.
+//! Where nodes share a quota, permits come out of a stock that the actor fills ([`super::fleet`]), and from the machine
+//! only while the quota is away.
 
 use std::{
     collections::VecDeque,
@@ -17,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::{
     bell::Bell,
+    fleet::{Fleet, Held, Sharing, Standing},
     limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
 };
 use crate::{
@@ -31,6 +34,9 @@ pub const VALIDITY: Duration = Duration::from_millis(300);
 /// How soon a slow start is looked at again when no call ends.
 const SLOW_START_POLL: Duration = Duration::from_millis(500);
 
+/// What is due now is looked at again no sooner than this, whatever a clock says.
+const SOON: Duration = Duration::from_millis(1);
+
 /// The limiter of one service.
 pub struct Permits {
     name: &'static str,
@@ -40,6 +46,8 @@ pub struct Permits {
     queue: Mutex<VecDeque<Asking>>,
     waiting: AtomicUsize,
     slow_start: Mutex<SlowStart>,
+    limits: Limits,
+    pub(super) fleet: Option<Fleet>,
     /// Rings for the actor.
     pub bell: Bell,
 }
@@ -76,8 +84,25 @@ impl SlowStart {
 #[must_use = "the call lasts as long as this lives"]
 pub struct Call {
     permits: Arc<Permits>,
-    /// The permit's number, for [`Permits::settle`].
-    pub seq: u64,
+    right: Right,
+}
+
+/// Where a permit comes from.
+#[derive(Clone)]
+enum Right {
+    Machine { until: Duration, seq: u64, epoch: u64 },
+    Quota(Held),
+}
+
+impl Call {
+    /// The call really used so many tokens.
+    pub fn settle(&self, tokens: u64) {
+        match (&self.right, &self.permits.fleet) {
+            (Right::Machine { seq, .. }, _) => self.permits.machine.lock().settle(*seq, tokens),
+            (Right::Quota(held), Some(fleet)) => fleet.settle(held, tokens),
+            (Right::Quota(_), None) => {}
+        }
+    }
 }
 
 impl Drop for Call {
@@ -90,9 +115,7 @@ impl Drop for Call {
 #[must_use = "a permit that is dropped goes back"]
 pub struct Permit {
     permits: Arc<Permits>,
-    until: Duration,
-    seq: u64,
-    epoch: u64,
+    right: Right,
     tokens: u64,
     used: bool,
 }
@@ -100,15 +123,30 @@ pub struct Permit {
 impl Permits {
     /// Makes a limiter that takes account of what was done and asked for before the start.
     pub fn new(name: &'static str, limits: Limits, clock: Clock, calls: Arc<Calls>, past: &Past) -> Arc<Self> {
+        Self::among(name, limits, clock, calls, past, None)
+    }
+
+    /// The same as one of the nodes that share a quota. Without limits there is nothing to share.
+    pub fn among(
+        name: &'static str,
+        limits: Limits,
+        clock: Clock,
+        calls: Arc<Calls>,
+        past: &Past,
+        sharing: Option<Sharing>,
+    ) -> Arc<Self> {
         let (wall, monotonic) = (clock.now(), clock.monotonic());
-        let mut machine = Limiter::new(limits, VALIDITY);
-        for call in past.calls.iter().filter(|call| call.limiter == name) {
-            let at = monotonic.saturating_sub(wall.since(call.at));
-            machine.made(at, call.tokens);
+        let mut machine = Limiter::new(limits.clone(), VALIDITY);
+        let made = past.calls.iter().filter(|call| call.limiter == name);
+        let made: Vec<_> = made.map(|call| (monotonic.saturating_sub(wall.since(call.at)), call.tokens)).collect();
+        for (at, tokens) in &made {
+            machine.made(*at, *tokens);
         }
         for pause in past.pauses.iter().filter(|pause| pause.limiter == name) {
             machine.pause(monotonic, monotonic + pause.until.since(wall).min(PAUSE_MAX));
         }
+        let sharing = sharing.filter(|_| limits.limits_anything());
+        let fleet = sharing.map(|sharing| Fleet::new(name, &limits, VALIDITY, sharing, made));
         Arc::new(Self {
             name,
             clock,
@@ -117,6 +155,8 @@ impl Permits {
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slow_start: Mutex::default(),
+            limits,
+            fleet,
             bell: Bell::default(),
         })
     }
@@ -130,6 +170,9 @@ impl Permits {
     /// When (monotonic) a permit is free, as things are; those who wait in line may take it before.
     pub fn free_at(&self, tokens: u64) -> Duration {
         let now = self.clock.monotonic();
+        if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.standing() != Standing::Alone) {
+            return fleet.free_at(now);
+        }
         let mut machine = self.machine.lock();
         match machine.reserve(now, tokens, Duration::ZERO) {
             Reservation::Granted { seq, .. } => {
@@ -179,6 +222,43 @@ impl Permits {
         }
     }
 
+    /// Does what is due: tells the quota, asks it for what is waited for, hands out what there is. Returns when
+    /// (monotonic) to look again. For the actor.
+    pub async fn attend(self: &Arc<Self>) -> Option<Duration> {
+        let Some(fleet) = &self.fleet else { return self.serve() };
+        loop {
+            let due = self.serve();
+            let now = self.clock.monotonic();
+            let has_room = self.slow_start.lock().has_room();
+            let first = self.queue.lock().front().map(|asking| asking.tokens).filter(|_| has_room);
+            let Some(turn) = fleet.turn(now, first.map(|tokens| (self.waiting(), tokens))) else {
+                return Some(due.unwrap_or(Duration::MAX).min(fleet.look_at()).max(now + SOON));
+            };
+            let told = fleet.sharing.quotas.turn(self.name, &fleet.policy, &turn.ask).await;
+            let now = self.clock.monotonic();
+            if fleet.take_in(now, turn, told).paused {
+                self.slow_start.lock().limit = Some(1);
+            }
+            if let Some(share) = fleet.share(now, &self.limits) {
+                *self.machine.lock() = share;
+            }
+        }
+    }
+
+    /// Listens to what other nodes announce, as long as that is possible; for ever where nothing is shared.
+    pub async fn listen(self: &Arc<Self>) {
+        let Some(fleet) = &self.fleet else { return std::future::pending().await };
+        let permits = self.clone();
+        let heard = move |epoch| {
+            let is_news = permits.fleet.as_ref().is_some_and(|fleet| fleet.heard(epoch));
+            if is_news {
+                permits.bell.ring();
+            }
+        };
+        let error = fleet.sharing.quotas.hear(self.name, Arc::new(heard)).await;
+        tracing::debug!(limiter = self.name, %error, "pauses of other nodes are learned by looking");
+    }
+
     fn reserve(self: &Arc<Self>, tokens: u64) -> Result<Permit, Duration> {
         let now = self.clock.monotonic();
         let mut slow_start = self.slow_start.lock();
@@ -186,13 +266,17 @@ impl Permits {
             // The end of a call rings; this is for one that never ends.
             return Err(now + SLOW_START_POLL);
         }
-        match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
-            Reservation::Granted { until, seq, epoch, .. } => {
-                slow_start.outstanding += 1;
-                Ok(Permit { permits: self.clone(), until, seq, epoch, tokens, used: false })
-            }
-            Reservation::Refused { at } => Err(at.max(now + Duration::from_millis(1))),
-        }
+        let standing = self.fleet.as_ref().map(|fleet| (fleet, fleet.standing()));
+        let right = match standing {
+            Some((fleet, Standing::Shared)) => Right::Quota(fleet.take(now, tokens)?),
+            Some((fleet, Standing::Waits)) => return Err(fleet.look_at()),
+            Some((_, Standing::Alone)) | None => match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
+                Reservation::Granted { until, seq, epoch, .. } => Right::Machine { until, seq, epoch },
+                Reservation::Refused { at } => return Err(at.max(now + SOON)),
+            },
+        };
+        slow_start.outstanding += 1;
+        Ok(Permit { permits: self.clone(), right, tokens, used: false })
     }
 
     /// The service answered 429.
@@ -208,23 +292,26 @@ impl Permits {
             self.calls.note_pause(self.name, wall, wall.after(until - now));
         }
         self.slow_start.lock().limit = Some(1);
+        if let Some(fleet) = &self.fleet {
+            fleet.throttled(retry_after);
+            self.bell.ring();
+        }
     }
 
     /// The service answered; `limit` is what its headers say of its own limit of requests a minute.
     pub fn succeeded(&self, limit: Option<u64>) {
         self.slow_start.lock().succeeded();
+        // A limit told without a unit can only be compared with one of ours per minute.
+        let limit = limit.filter(|_| self.limits.per_minute > 0);
+        if let Some(fleet) = &self.fleet {
+            fleet.succeeded(limit);
+        }
         let mut machine = self.machine.lock();
         let now = self.clock.monotonic();
         machine.succeeded(now);
-        // A limit told without a unit can only be compared with one of ours per minute.
-        if let Some(limit) = limit.filter(|_| machine.limits().per_minute > 0) {
+        if let Some(limit) = limit {
             machine.limit_header(now, limit);
         }
-    }
-
-    /// The call used so many tokens; `seq` is the permit's.
-    pub fn settle(&self, seq: u64, tokens: u64) {
-        self.machine.lock().settle(seq, tokens);
     }
 
     /// A call has ended, or a permit has gone back.
@@ -240,6 +327,9 @@ impl Permits {
 
     /// How full each window is.
     pub fn used(&self) -> Vec<WindowUse> {
+        if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.standing() != Standing::Alone) {
+            return fleet.used();
+        }
         self.machine.lock().used(self.clock.monotonic())
     }
 
@@ -253,23 +343,31 @@ impl Permit {
     /// Uses the permit for a call that begins now; `None` when it has become invalid:
     /// too late, or the service has asked for a pause since. Then it goes back, and another has to be asked for.
     pub fn used_now(mut self) -> Option<Call> {
-        let now = self.permits.clock.monotonic();
-        let (valid, limited) = {
-            let machine = self.permits.machine.lock();
-            (now <= self.until && machine.is_valid(self.epoch), machine.limits().limits_anything())
+        let permits = self.permits.clone();
+        let now = permits.clock.monotonic();
+        let valid = match (&self.right, &permits.fleet) {
+            (Right::Machine { until, epoch, .. }, _) => now <= *until && permits.machine.lock().is_valid(*epoch),
+            (Right::Quota(held), fleet) => fleet.as_ref().is_some_and(|fleet| fleet.is_valid(now, held)),
         };
         self.used = valid;
-        if valid && limited {
-            self.permits.calls.note(self.permits.name, self.permits.clock.now(), self.tokens);
+        if valid && permits.limits.limits_anything() {
+            permits.calls.note(permits.name, permits.clock.now(), self.tokens);
+            if let Some(fleet) = &permits.fleet {
+                fleet.called(now, self.tokens, matches!(self.right, Right::Quota(_)));
+            }
         }
-        valid.then(|| Call { permits: self.permits.clone(), seq: self.seq })
+        valid.then(|| Call { permits, right: self.right.clone() })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.used {
-            self.permits.machine.lock().void(self.seq);
+            match (&self.right, &self.permits.fleet) {
+                (Right::Machine { seq, .. }, _) => self.permits.machine.lock().void(*seq),
+                (Right::Quota(held), Some(fleet)) => fleet.give_back(self.permits.clock.monotonic(), held.clone()),
+                (Right::Quota(_), None) => {}
+            }
             self.permits.ended();
             self.permits.bell.ring();
         }

@@ -24,7 +24,12 @@ use crate::{
         FolderLock,
         calls::{Calls, Past},
         in_hand::InHand,
+    guard::{self, Cache, Gate, Permits, Service, Sharing, Stack, bulkhead::Bulkhead, limiter::Limits},
+    state::{
+        self, Local,
+        redis::{Link, RedisQuotas},
     },
+    store::{FolderLock, calls::Calls, in_hand::InHand},
     telemetry::{Clock, series::label},
 };
 
@@ -75,14 +80,18 @@ pub(super) fn build(
     let guards = guard::Metrics::register(registry, &names);
     build_info(registry);
     crate::telemetry::process::register(registry);
+    let sharing = redis.as_ref().map(|link| sharing(config, link));
+    let permits = |name, limits| Permits::among(name, limits, clock.clone(), calls.clone(), &past, sharing.clone());
     let parts = Parts {
         broker: broker.clone(),
         state: shared,
         stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())),
+        state: state.clone(),
+        stack: stack(config, clock, guards.clone(), permits),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
-        posts: Permits::new("zendesk", post_limits(config), clock.clone(), calls.clone(), &past),
+        posts: permits("zendesk", post_limits(config)),
         posting: Bulkhead::new(concurrency(config)),
         ours: Ours { integration: config.zendesk.integration.clone() },
         handoff_to: config.zendesk.handoff_to.clone(),
@@ -129,6 +138,11 @@ fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>) -> Option<
     let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
     let answers = Arc::new(RedisAnswers::new(redis?.clone(), boot));
     Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone()))
+/// How the limits are shared by all nodes.
+fn sharing(config: &Config, link: &Arc<Link>) -> Sharing {
+    let quotas = Arc::new(RedisQuotas::new(link.clone()));
+    // Nobody counts the nodes yet; one that does not know how many there are waits.
+    Sharing { quotas, on_loss: config.state.redis.on_loss, live_nodes: Arc::new(|| 0) }
 }
 
 fn stack(
@@ -138,11 +152,12 @@ fn stack(
     calls: &Arc<Calls>,
     past: &Past,
     answers: Option<CacheFleet>,
+    permits: impl Fn(&'static str, Limits) -> Arc<Permits>,
 ) -> Stack {
     let services = config.ai.services.iter().map(|service| Service {
         name: label(&service.name),
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
-        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
+        permits: permits(label(&service.name), service.limits.clone()),
         bulkhead: Bulkhead::new(service.concurrency),
     });
     Stack::new(services.collect(), Cache::new(&config.cache, answers), clock.clone(), metrics)

@@ -21,6 +21,7 @@ mod delivery_reports;
 mod fleet_cache;
 mod fleet_faults;
 mod fleet_ledger;
+mod fleet_limits;
 mod handoffs;
 mod ingress;
 mod inspection;

@@ -14,7 +14,9 @@ mod log;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod shared_tests;
+mod subject;
+#[cfg(test)]
+mod subject_shared;
 #[cfg(test)]
 mod tests;
 

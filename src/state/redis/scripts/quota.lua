@@ -15,7 +15,6 @@ local MINUTE, HOUR, SECOND = 60e6, 3600e6, 1e6
 local PAUSE_MAX, PAUSE_MIN, JITTER, DECREASE, INCREASE, FACTOR_MIN = 600e6, 1e6, 0.2, 0.7, 0.05, 0.05
 -- After a loss of memory nothing is given for so long, so that every node can tell what it has done.
 local RESEED = 1e6
--- Work done at most in one turn beside what it asks for.
 local FORGET_MAX, SHIFT_MAX, REFILL_MAX = 256, 4096, 10000
 
 local FIELDS = { 'seen', 'raw', 'first', 'head', 'next', 'from', 'sum', 'full', 'pause', 'hold', 'epoch', 'factor',
@@ -34,8 +33,7 @@ local function load_state()
   created, s.factor, s.full, s.cap = true, 1, -1, policy.entries
 end
 
--- Time never goes back. While the server's clock is behind (it was set back), the spans between turns count; once it
--- has caught up, or was put right, it counts again itself.
+-- Time never goes back. While the server's clock is behind (it was set back), the spans between turns count instead.
 local function tell_time()
   local time = redis.call('TIME')
   local raw = tonumber(ARGV[1]) or time[1] * 1e6 + time[2]
@@ -67,7 +65,7 @@ local function read_from(p)
   return entries
 end
 
-local rules, bucket
+local rules, bucket, announced
 
 local function filled(full, at)
   if not bucket then return -1 end
@@ -112,10 +110,7 @@ end
 
 -- The rules.
 
-local function lowered(limit)
-  if s.factor >= 1 then return limit end
-  return math.min(limit, math.max(1, math.floor(limit * s.factor + 1e-6)))
-end
+local function lowered(limit) return math.min(limit, math.max(1, math.floor(limit * s.factor + 1e-6))) end
 
 local function rule(allowed, configured, span)
   return allowed > 0 and span > 0 and { limit = lowered(allowed), configured = configured, span = span } or nil
@@ -163,7 +158,6 @@ local function obey()
   make_rules()
   if policy.entries > s.cap then
     local entries = read_from(s.first)
-    redis.call('DEL', log)
     s.cap = policy.entries
     write_from(s.first, entries, -1)
   end
@@ -232,8 +226,6 @@ local function append(at, tokens)
   return number
 end
 
-local announced = false
-
 local function renew(now)
   s.epoch, announced = s.epoch + 1, true
   while s.head > s.first and read(s.head - 1) > now + policy.validity do remove(s.head - 1) end
@@ -258,8 +250,8 @@ local function insert(now, calls)
   end
   local function add_calls(till)
     while calls[next_call] and now - calls[next_call][1] <= till do
-      -- Between two numbers, so that nobody can name it.
-      add(math.max(0, now - calls[next_call][1]), calls[next_call][2], math.floor(before) + 0.5)
+      -- Its number lies between two others, so that nobody can name it.
+      add(now - calls[next_call][1], calls[next_call][2], math.floor(before) + 0.5)
       next_call = next_call + 1
     end
   end
@@ -295,8 +287,8 @@ end
 local function uses(now)
   local list = {}
   local function add(kind, span, configured, limit, used, reserved)
-    local per_ms = math.floor(span / 1000)
-    table.insert(list, { kind = kind, per_ms = per_ms, configured = configured, limit = limit, used = used, reserved = reserved })
+    list[#list + 1] = { kind = kind, per_ms = math.floor(span / 1000), configured = configured, limit = limit,
+      used = used, reserved = reserved }
   end
   for _, window in ipairs(rules.windows) do
     local used, reserved = use_of(now, window.span)

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::runtime::Runtime;
 
-use super::{properties::Subject, *};
+use super::{subject::Subject, *};
 use crate::state::{
     RedisConfig,
     quota::{Ask, Note, Policy, Told, micros},
