@@ -16,7 +16,11 @@ use crate::{
     config::Config,
     domain::control::Ours,
     guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{self, Local, redis::Link},
+    state::{
+        self, Local,
+        board::Boards,
+        redis::{Link, RedisBoards},
+    },
     store::{
         FolderLock,
         calls::{Calls, Past},
@@ -76,7 +80,7 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past),
+        stack: stack(config, clock, guards.clone(), &calls, &past, redis.as_ref()),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -111,14 +115,30 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics, calls: &Arc<Calls>, past: &Past) -> Stack {
+fn stack(
+    config: &Config,
+    clock: &Clock,
+    metrics: guard::Metrics,
+    calls: &Arc<Calls>,
+    past: &Past,
+    redis: Option<&Arc<Link>>,
+) -> Stack {
+    let boards = redis.map(|link| Arc::new(RedisBoards::new(link.clone())) as Arc<dyn Boards>);
     let services = config.ai.services.iter().map(|service| Service {
         name: label(&service.name),
-        gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
+        gate: gate(service, clock, boards.as_ref()),
         permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
         bulkhead: Bulkhead::new(service.concurrency),
     });
     Stack::new(services.collect(), Cache::new(&config.cache), clock.clone(), metrics)
+}
+
+fn gate(service: &actors::Service, clock: &Clock, boards: Option<&Arc<dyn Boards>>) -> Gate {
+    let (breaker, timeout, clock) = (service.breaker.clone(), service.timeout, clock.clone());
+    match boards {
+        Some(boards) => Gate::shared(breaker, timeout, clock, label(&service.name), boards.clone()),
+        None => Gate::new(breaker, timeout, clock),
+    }
 }
 
 fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {
