@@ -18,6 +18,7 @@ mod chat_zendesk;
 mod command_line;
 mod crashes;
 mod delivery_reports;
+mod fleet_breaker;
 mod handoffs;
 mod ingress;
 mod inspection;

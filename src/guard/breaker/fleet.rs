@@ -86,6 +86,10 @@ impl Digest {
         !self.failed_before.is_empty() || !self.failed_since.is_empty()
     }
 
+    pub fn has_success(&self) -> bool {
+        self.succeeded > 0
+    }
+
     pub fn succeed(&mut self, slow: bool) {
         self.succeeded = self.succeeded.saturating_add(1);
         self.slow = self.slow.saturating_add(u32::from(slow));
@@ -116,7 +120,7 @@ impl Fleet {
         serde_json::to_vec(self).expect("numbers, names and lists of them can be written")
     }
 
-    /// Learns what a node reports; an empty report lets the machine see that a veto has run out.
+    /// Learns what a node reports.
     pub(super) fn learn(&mut self, now: Duration, node: u64, digest: &Digest, unit_random: f64) {
         let now = self.advance(now);
         if digest.generation != self.breaker.generation || self.breaker.phase != Phase::Closed {
@@ -186,6 +190,12 @@ impl Fleet {
     /// Whether the last report was a failure, so that a success is news.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.breaker.consecutive > 0
+    }
+
+    /// Whether a node's success is known, and counts for a while yet.
+    pub(super) fn has_veto_of(&self, now: Duration, node: u64) -> bool {
+        let lasts = |seen: &Seen| seen.node == node && seen.succeeded.saturating_add(VETO_WITHIN / 2) > now;
+        self.nodes.iter().any(lasts)
     }
 
     /// Whether others must hear of it at once: it has changed, or a probe was lent or given back.

@@ -186,12 +186,14 @@ impl Seat {
         self.work.order = Some(mode);
     }
 
-    /// Whether the board is to be told at once; successes alone can wait.
+    /// Whether the board is to be told at once; successes alone can wait, but for the first.
     pub fn is_urgent(&self, now: Duration) -> bool {
         let work = &self.work;
         let has_lapsed = self.held.is_some_and(|held| held.until <= now);
         let of_work = work.digest.has_failures() || !work.ended.is_empty() || work.order.is_some();
-        of_work || work.want.is_some() || has_lapsed || self.is_behind
+        // Its veto must be there before others fail; what comes after the first success only renews it.
+        let is_first_success = work.digest.has_success() && !self.known.has_veto_of(now, self.me);
+        of_work || is_first_success || work.want.is_some() || has_lapsed || self.is_behind
     }
 
     /// How long after the last turn the next is due, when nothing is urgent.
@@ -288,9 +290,11 @@ impl Seat {
         for ended in &work.ended {
             next.end(now, ended, random());
         }
-        // Also without outcomes: a veto may have run out.
-        let digest = if work.digest.is_empty() { &Digest::of(self.generation()) } else { &work.digest };
-        next.learn(now, self.me, digest, random());
+        // Only then: that a veto has run out does not make old failures new. A node that fails alone in a quiet fleet
+        // has opened by itself, and opens for all only with another failure.
+        if !work.digest.is_empty() {
+            next.learn(now, self.me, &work.digest, random());
+        }
         let lent = work.want.and_then(|who| self.lend(&mut next, now, who, random));
         let digest_counts = !work.digest.is_empty() && work.digest.generation == self.generation();
         let is_news = next.is_news_after(&self.known);

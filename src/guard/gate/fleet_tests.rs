@@ -201,7 +201,7 @@ async fn a_node_that_fails_alone_is_open_alone() {
     let nodes = fleet(&redis, 2, Duration::from_secs(60)).await;
     nodes[1].gate.admit(caller("well")).unwrap().report(FINE);
     let deadline = Instant::now() + SOON;
-    while nodes[0].gate.snapshot().window.calls == 0 {
+    while nodes[1].gate.snapshot().window.calls == 0 {
         assert!(Instant::now() < deadline, "the success is heard of");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

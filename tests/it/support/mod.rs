@@ -2,6 +2,8 @@
 
 mod daemon;
 pub mod receiver;
+#[allow(dead_code, reason = "the unit tests use what these do not")]
+pub mod redis;
 pub mod webhooks;
 
 use std::{net::SocketAddr, time::Duration};
