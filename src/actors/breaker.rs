@@ -1,10 +1,14 @@
 //! Owns the transitions of one service's breaker: lets its recovery come due, records and announces what happens.
 //!
+//! In a fleet it also takes turns with the board, one at a time, and listens to what is announced there.
+//!
 //! Callers do not pass through its mailbox; they meet the gate (`guard/gate.rs`). Supervised by `guards`.
 
 use std::{sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use futures_util::StreamExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
+use tokio::task::JoinHandle;
 
 use super::{Parts, roster::Card};
 use crate::guard::{Metrics, Service, breaker::State as Breaker};
@@ -27,16 +31,34 @@ pub(super) enum Message {
     Bell,
 }
 
+/// What it has under way.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// Listens to the board.
+    ear: Option<JoinHandle<()>>,
+    /// Wakes it.
+    alarm: Option<JoinHandle<Result<(), MessagingErr<Message>>>>,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        if let Some(ear) = &self.ear {
+            ear.abort();
+        }
+    }
+}
+
 impl Actor for BreakerActor {
     type Msg = Message;
-    type State = ();
+    type State = Tasks;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<Tasks, ActorProcessingErr> {
+        Ok(Tasks::default())
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: ActorRef<Message>, tasks: &mut Tasks) -> Result<(), ActorProcessingErr> {
+        tasks.ear = self.listen();
         for bell in [&self.service().gate.bell, &self.card.bell] {
             let myself = myself.clone();
             bell.connect(move || drop(myself.cast(Message::Bell)));
@@ -44,9 +66,14 @@ impl Actor for BreakerActor {
         Ok(myself.cast(Message::Bell)?)
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        tasks: &mut Tasks,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Bell => self.look(&myself).await,
+            Message::Bell => self.look(&myself, tasks).await,
         }
     }
 }
@@ -56,16 +83,32 @@ impl BreakerActor {
         &self.parts.stack.services()[self.service]
     }
 
-    async fn look(&self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
+    /// Applies at once what is announced; the gate rings when that changes anything.
+    fn listen(&self) -> Option<JoinHandle<()>> {
+        let mut news = self.service().gate.news()?;
+        let (parts, service) = (self.parts.clone(), self.service);
+        Some(tokio::spawn(async move {
+            while let Some(heard) = news.next().await {
+                parts.stack.services()[service].gate.hear(heard);
+            }
+        }))
+    }
+
+    async fn look(&self, myself: &ActorRef<Message>, tasks: &mut Tasks) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
         let _in_hand = self.card.begin("a look at the gate");
         let service = self.service();
+        service.gate.looked();
+        if service.gate.turn_due().is_some_and(|due| due <= self.parts.clock.monotonic()) {
+            service.gate.turn().await;
+        }
         service.gate.poll();
         for transition in service.gate.transitions() {
             self.card.handled(1);
             self.metrics.breaker_changed(service.name, transition.to.as_str());
             tracing::warn!(
                 ai.service = service.name,
+                scope = transition.scope().as_str(),
                 from = transition.from.as_str(),
                 to = transition.to.as_str(),
                 generation = transition.generation,
@@ -76,11 +119,14 @@ impl BreakerActor {
                 service.bulkhead.ramp();
             }
         }
-        let due = service.gate.recovery_due();
+        let due = [service.gate.recovery_due(), service.gate.turn_due()].into_iter().flatten().min();
         self.card.stamp.wakes_at(due.map(|due| due.max(self.parts.clock.monotonic() + LOOK_AGAIN_MIN)));
+        if let Some(alarm) = tasks.alarm.take() {
+            alarm.abort();
+        }
         if let Some(due) = due {
             let pause = due.saturating_sub(self.parts.clock.monotonic()).max(LOOK_AGAIN_MIN);
-            myself.send_after(pause, || Message::Bell);
+            tasks.alarm = Some(myself.send_after(pause, || Message::Bell));
         }
         Ok(())
     }

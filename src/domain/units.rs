@@ -24,6 +24,21 @@ pub mod duration {
     }
 }
 
+/// Serde for a `Duration` between programs: a whole number of milliseconds.
+pub mod millis {
+    use super::*;
+
+    /// Writes the milliseconds.
+    pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Reads the milliseconds.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
 /// Serde for a size in bytes written as `256KiB`, `1MiB` or `4GiB`.
 pub mod bytes {
     use super::*;

@@ -230,6 +230,7 @@ impl Stack {
         loop {
             service.gate.look(question.caller).map_err(breaker)?;
             let permit = self.permit(service, question.tokens, progress).await?;
+            service.gate.lease(question.caller).await;
             let pass = service.gate.admit(question.caller).map_err(breaker)?;
             if let Some(permit) = permit.used_now() {
                 return Ok((slot, pass, permit));

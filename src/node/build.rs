@@ -19,6 +19,11 @@ use crate::{
     state::{
         self, Local,
         redis::{Link, RedisAnswers},
+    guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
+    state::{
+        self, Local,
+        board::Boards,
+        redis::{Link, RedisBoards},
     },
     store::{
         FolderLock,
@@ -88,6 +93,7 @@ pub(super) fn build(
         stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())),
         state: state.clone(),
         stack: stack(config, clock, guards.clone(), permits),
+        stack: stack(config, clock, guards.clone(), &calls, &past, redis.as_ref()),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -158,9 +164,24 @@ fn stack(
         name: label(&service.name),
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
         permits: permits(label(&service.name), service.limits.clone()),
+    redis: Option<&Arc<Link>>,
+) -> Stack {
+    let boards = redis.map(|link| Arc::new(RedisBoards::new(link.clone())) as Arc<dyn Boards>);
+    let services = config.ai.services.iter().map(|service| Service {
+        name: label(&service.name),
+        gate: gate(service, clock, boards.as_ref()),
+        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
         bulkhead: Bulkhead::new(service.concurrency),
     });
     Stack::new(services.collect(), Cache::new(&config.cache, answers), clock.clone(), metrics)
+}
+
+fn gate(service: &actors::Service, clock: &Clock, boards: Option<&Arc<dyn Boards>>) -> Gate {
+    let (breaker, timeout, clock) = (service.breaker.clone(), service.timeout, clock.clone());
+    match boards {
+        Some(boards) => Gate::shared(breaker, timeout, clock, label(&service.name), boards.clone()),
+        None => Gate::new(breaker, timeout, clock),
+    }
 }
 
 fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {

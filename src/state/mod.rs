@@ -6,6 +6,7 @@
 
 pub mod cache;
 mod bridge;
+pub mod board;
 mod config;
 #[cfg(test)]
 mod contract;

@@ -22,6 +22,7 @@ mod fleet_cache;
 mod fleet_faults;
 mod fleet_ledger;
 mod fleet_limits;
+mod fleet_breaker;
 mod handoffs;
 mod ingress;
 mod inspection;

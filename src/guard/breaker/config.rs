@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
+
 /// Rates are taken over this span; long enough for a minute's quota to show, short enough to forget an incident.
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// The window moves on in this many steps, so it covers between 55 and 60 seconds.
@@ -70,6 +72,20 @@ impl Config {
         let span = self.recovery_timeout.saturating_mul(1 << doublings).min(longest);
         let stretched = span.as_secs_f64() * (1.0 + JITTER * unit_random.clamp(0.0, 1.0));
         Duration::try_from_secs_f64(stretched).unwrap_or(longest)
+    }
+
+    /// Whether a call failed by the service's fault; `None` when its end says nothing.
+    pub(super) fn failed(&self, outcome: Outcome) -> Option<bool> {
+        match outcome {
+            Outcome::Neutral => None,
+            Outcome::Success { .. } => Some(false),
+            Outcome::Failure { kind } => Some(self.failures.contains(&kind)),
+        }
+    }
+
+    /// Whether it was a success that took too long.
+    pub(super) fn slow(&self, outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Success { took } if took >= self.slow_call)
     }
 
     /// The same settings with the counts raised to where they can work at all.

@@ -13,27 +13,37 @@
 //! open breaker lets the call of any other conversation through as a probe, one at a time.
 
 mod config;
+mod fleet;
+#[cfg(test)]
+mod fleet_properties;
+#[cfg(test)]
+mod fleet_tests;
 #[cfg(test)]
 mod properties;
 mod report;
+mod seat;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::domain::units::millis;
 use config::RATE_CONVERSATIONS_MIN;
 pub use config::{Config, FailureKind, JITTER, LEASE_EXTRA, POLL, PROBER_STANDS_BACK, RECOVERY_MAX, WINDOW};
-pub use report::{Admission, Caller, Cause, Mode, Outcome, Report, Snapshot, State, Transition};
+pub use fleet::{Fleet, VETO_WITHIN};
+pub use report::{Admission, Caller, Cause, Mode, Outcome, Report, Scope, Snapshot, State, Transition};
+use report::{Fingerprint, hash};
+pub use seat::{Given, Seat, Turn};
 pub use window::Counts;
-use window::Window;
+use window::{CONVERSATIONS_PER_BUCKET_MAX, Window};
 
 /// Guards one service; times are spans since any one origin of a monotonic clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Breaker {
+    #[serde(skip)]
     config: Config,
     mode: Mode,
     phase: Phase,
@@ -51,19 +61,30 @@ pub struct Breaker {
     next_lease: u64,
     /// The message whose probe failed last, hashed.
     failed_prober: Option<u64>,
+    #[serde(with = "millis")]
     seen: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Closed,
-    Open { since: Duration, until: Duration },
-    HalfOpen { since: Duration, successes: u32 },
+    Open {
+        #[serde(with = "millis")]
+        since: Duration,
+        #[serde(with = "millis")]
+        until: Duration,
+    },
+    HalfOpen {
+        #[serde(with = "millis")]
+        since: Duration,
+        successes: u32,
+    },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
     id: u64,
+    #[serde(with = "millis")]
     expires: Duration,
 }
 
@@ -109,18 +130,16 @@ impl Breaker {
     ) -> Admission {
         let now = self.advance(now);
         self.poll(now);
-        if self.mode == Mode::Open {
-            return Admission::Refuse { retry_at: now.saturating_add(POLL) };
+        if self.phase == Phase::Closed {
+            return Admission::Pass { generation: self.generation };
         }
-        let refused_until = match self.phase {
-            Phase::Closed => return Admission::Pass { generation: self.generation },
-            Phase::Open { until, .. } => self.holds_back(now, until, caller),
-            Phase::HalfOpen { since, successes } => self.occupied(now, since, successes, caller, others_waiting),
-        };
-        match refused_until {
-            Some(retry_at) => Admission::Refuse { retry_at },
-            None => self.lend(now, call_timeout),
+        if let Some(retry_at) = self.refused_until(now, caller.into(), others_waiting) {
+            return Admission::Refuse { retry_at };
         }
+        let lease = self.next_lease;
+        self.next_lease += 1;
+        self.lend(now, call_timeout, lease);
+        Admission::Probe { generation: self.generation, lease }
     }
 
     /// Learns from the end of a call; `unit_random` in [0, 1) stretches an opening that follows.
@@ -130,26 +149,13 @@ impl Breaker {
         if report.generation != self.generation {
             return None;
         }
-        let failed = match report.outcome {
-            Outcome::Neutral => return None,
-            Outcome::Success { .. } => false,
-            Outcome::Failure { kind } => self.config.failures.contains(&kind),
-        };
-        match self.phase {
-            Phase::Closed => {
-                self.learn(now, report, failed);
-                let cause = self.cause_to_open(now)?;
-                Some(self.open(now, cause, unit_random))
-            }
-            _ if !held_lease => None,
-            _ if failed => self.probe_failed(now, report.caller, unit_random),
-            Phase::Open { .. } => Some(self.close(Cause::ProbeSucceeded)),
-            Phase::HalfOpen { since, successes } if successes + 1 < self.config.probes => {
-                self.phase = Phase::HalfOpen { since, successes: successes + 1 };
-                None
-            }
-            Phase::HalfOpen { .. } => Some(self.close(Cause::ProbeSucceeded)),
+        let failed = self.config.failed(report.outcome)?;
+        if self.phase == Phase::Closed {
+            self.learn(now, report, failed);
+            let cause = self.cause_to_open(now)?;
+            return Some(self.open(now, cause, unit_random));
         }
+        if held_lease { self.probed(now, report.caller.into(), failed, unit_random) } else { None }
     }
 
     /// Holds the breaker open or closed by hand, or lets it decide again.
@@ -169,6 +175,15 @@ impl Breaker {
         }
     }
 
+    /// Begins anew, closed and without evidence: the fleet's breaker, which this one follows, has changed. While that
+    /// one is held closed, so is this.
+    pub fn follow(&mut self, now: Duration, mode: Mode) {
+        self.advance(now);
+        self.mode = if mode == Mode::Closed { Mode::Closed } else { Mode::Auto };
+        self.leases.clear();
+        self.close(Cause::Fleet);
+    }
+
     /// What the breaker is now, for people and for readers that must not wait for its owner.
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let now = now.max(self.seen);
@@ -186,8 +201,9 @@ impl Breaker {
             trips: self.trips,
             opened_at_ms: opened_at.map(report::millis),
             until_ms: until.map(report::millis),
-            probes_in_flight: self.leases.iter().filter(|lease| lease.expires > now).count(),
+            probes_in_flight: self.live(now).count(),
             window: self.window.counts(now),
+            scope: Scope::Node,
         }
     }
 
@@ -213,9 +229,24 @@ impl Breaker {
         now
     }
 
+    /// Until when the caller is refused, or `None` when he may call. Changes nothing.
+    fn refused_until(&self, now: Duration, who: Fingerprint, others_waiting: bool) -> Option<Duration> {
+        let now = now.max(self.seen);
+        if self.mode == Mode::Open {
+            return Some(now.saturating_add(POLL));
+        }
+        match self.phase {
+            Phase::Closed => None,
+            Phase::Open { until, .. } if now < until => self.holds_back(now, until, who),
+            // As good as half-open; that it is due is noted when somebody may probe.
+            Phase::Open { until, .. } => self.occupied(now, until, 0, who, others_waiting),
+            Phase::HalfOpen { since, successes } => self.occupied(now, since, successes, who, others_waiting),
+        }
+    }
+
     /// Until when an open breaker refuses the caller, or `None` when he may probe ahead of time.
-    fn holds_back(&self, now: Duration, until: Duration, caller: Caller<'_>) -> Option<Duration> {
-        if !self.may_be_poison() || self.suspects.contains(&hash(caller.conversation)) {
+    fn holds_back(&self, now: Duration, until: Duration, who: Fingerprint) -> Option<Duration> {
+        if !self.may_be_poison() || self.suspects.contains(&who.conversation) {
             return Some(until);
         }
         self.next_free_lease(now).map(|free_at| free_at.min(until))
@@ -227,28 +258,30 @@ impl Breaker {
         now: Duration,
         since: Duration,
         successes: u32,
-        caller: Caller<'_>,
+        who: Fingerprint,
         others_waiting: bool,
     ) -> Option<Duration> {
-        let all_out = self.leases.len() as u64 + u64::from(successes) >= u64::from(self.config.probes);
+        let all_out = self.live(now).count() as u64 + u64::from(successes) >= u64::from(self.config.probes);
         if all_out {
-            return self.next_free_lease(now);
+            // With no lease out, somebody closes it any moment.
+            return Some(self.next_free_lease(now).unwrap_or(now.saturating_add(POLL)));
         }
-        let has_just_failed = self.failed_prober == Some(hash(caller.message));
+        let has_just_failed = self.failed_prober == Some(who.message);
         let stands_back_until = since.saturating_add(PROBER_STANDS_BACK);
         (has_just_failed && others_waiting && now < stands_back_until).then_some(stands_back_until)
     }
 
     fn next_free_lease(&self, now: Duration) -> Option<Duration> {
-        self.leases.iter().map(|lease| lease.expires).min().map(|expiry| expiry.min(now.saturating_add(POLL)))
+        self.live(now).map(|lease| lease.expires).min().map(|expiry| expiry.min(now.saturating_add(POLL)))
     }
 
-    fn lend(&mut self, now: Duration, call_timeout: Duration) -> Admission {
-        let lease = self.next_lease;
-        self.next_lease += 1;
+    fn live(&self, now: Duration) -> impl Iterator<Item = &Lease> {
+        self.leases.iter().filter(move |lease| lease.expires > now)
+    }
+
+    fn lend(&mut self, now: Duration, call_timeout: Duration, id: u64) {
         let expires = now.saturating_add(call_timeout).saturating_add(LEASE_EXTRA);
-        self.leases.push(Lease { id: lease, expires });
-        Admission::Probe { generation: self.generation, lease }
+        self.leases.push(Lease { id, expires });
     }
 
     fn give_back(&mut self, id: u64) -> bool {
@@ -259,16 +292,23 @@ impl Breaker {
 
     fn learn(&mut self, now: Duration, report: Report<'_>, failed: bool) {
         if failed {
-            let conversation = hash(report.caller.conversation);
-            self.consecutive = self.consecutive.saturating_add(1);
-            self.suspect(conversation);
-            self.window.failed(now, conversation);
-            return;
+            self.fail(now, hash(report.caller.conversation), CONVERSATIONS_PER_BUCKET_MAX);
+        } else {
+            self.succeed(now, 1, u32::from(self.config.slow(report.outcome)));
         }
-        let slow = matches!(report.outcome, Outcome::Success { took } if took >= self.config.slow_call);
+    }
+
+    /// Notes a failure; the window tells `remembered_max` conversations apart.
+    fn fail(&mut self, now: Duration, conversation: u64, remembered_max: usize) {
+        self.consecutive = self.consecutive.saturating_add(1);
+        self.suspect(conversation);
+        self.window.failed(now, conversation, remembered_max);
+    }
+
+    fn succeed(&mut self, now: Duration, calls: u32, slow: u32) {
         self.consecutive = 0;
         self.suspects.clear();
-        self.window.succeeded(now, slow);
+        self.window.succeeded(now, calls, slow);
     }
 
     fn cause_to_open(&self, now: Duration) -> Option<Cause> {
@@ -292,12 +332,22 @@ impl Breaker {
         reaches(counts.slow, self.config.slow_rate).then_some(Cause::SlowRate)
     }
 
-    fn probe_failed(&mut self, now: Duration, prober: Caller<'_>, unit_random: f64) -> Option<Transition> {
-        self.consecutive = self.consecutive.saturating_add(1);
-        self.failed_prober = Some(hash(prober.message));
-        self.suspect(hash(prober.conversation));
-        let was_half_open = matches!(self.phase, Phase::HalfOpen { .. });
-        was_half_open.then(|| self.open(now, Cause::ProbeFailed, unit_random))
+    /// Judges the end of a probe whose lease was in force.
+    fn probed(&mut self, now: Duration, who: Fingerprint, failed: bool, unit_random: f64) -> Option<Transition> {
+        if failed {
+            self.consecutive = self.consecutive.saturating_add(1);
+            self.failed_prober = Some(who.message);
+            self.suspect(who.conversation);
+            let was_half_open = matches!(self.phase, Phase::HalfOpen { .. });
+            return was_half_open.then(|| self.open(now, Cause::ProbeFailed, unit_random));
+        }
+        match self.phase {
+            Phase::HalfOpen { since, successes } if successes + 1 < self.config.probes => {
+                self.phase = Phase::HalfOpen { since, successes: successes + 1 };
+                None
+            }
+            _ => Some(self.close(Cause::ProbeSucceeded)),
+        }
     }
 
     fn open(&mut self, now: Duration, cause: Cause, unit_random: f64) -> Transition {
@@ -346,11 +396,4 @@ impl Breaker {
     fn threshold(&self) -> usize {
         self.config.failure_threshold as usize
     }
-}
-
-/// Ids are kept as hashes, so that their length costs nothing.
-fn hash(id: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
 }

@@ -15,6 +15,19 @@ pub struct Caller<'a> {
     pub message: &'a str,
 }
 
+/// A caller as the evidence remembers him.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fingerprint {
+    pub conversation: u64,
+    pub message: u64,
+}
+
+impl From<Caller<'_>> for Fingerprint {
+    fn from(caller: Caller<'_>) -> Self {
+        Self { conversation: hash(caller.conversation), message: hash(caller.message) }
+    }
+}
+
 /// Answers a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a probe that reports nothing holds its lease until it expires"]
@@ -125,6 +138,8 @@ pub enum Cause {
     ProbeSucceeded,
     /// An operator's order.
     Forced,
+    /// The fleet's breaker, which this node follows.
+    Fleet,
 }
 
 /// Tells of one change of state or mode.
@@ -140,6 +155,13 @@ pub struct Transition {
     pub mode: Mode,
     /// Why.
     pub cause: Cause,
+}
+
+impl Transition {
+    /// Whose breaker changed.
+    pub fn scope(&self) -> Scope {
+        if self.cause == Cause::Fleet { Scope::Fleet } else { Scope::Node }
+    }
 }
 
 /// Shows a breaker to operators; times are milliseconds since the owner's origin.
@@ -167,6 +189,34 @@ pub struct Snapshot {
     pub probes_in_flight: usize,
     /// The last minute.
     pub window: Counts,
+    /// Whose state it is.
+    pub scope: Scope,
+}
+
+/// Says whose breaker decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// This node's own.
+    Node,
+    /// The one of all nodes.
+    Fleet,
+}
+
+impl Scope {
+    /// The name in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// Ids are kept as hashes, so that their length costs nothing: FNV-1a, which is the same in every build, because nodes
+/// of different versions compare them.
+pub(super) fn hash(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

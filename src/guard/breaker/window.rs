@@ -5,15 +5,15 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::config::{WINDOW, WINDOW_BUCKETS};
 
 /// Failing conversations remembered in one bucket; beyond it each failure counts, and the breaker is about to open.
-const CONVERSATIONS_PER_BUCKET_MAX: usize = 1024;
+pub const CONVERSATIONS_PER_BUCKET_MAX: usize = 1024;
 
 /// Counts the calls of the last minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Calls that succeeded, and failures as far as they count.
     pub calls: u32,
@@ -29,7 +29,7 @@ pub struct Window {
     buckets: [Bucket; WINDOW_BUCKETS],
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Bucket {
     /// Number of the five seconds since the origin that the counts belong to.
     slot: u64,
@@ -38,20 +38,21 @@ struct Bucket {
 }
 
 impl Window {
-    /// Adds a success.
-    pub fn succeeded(&mut self, now: Duration, slow: bool) {
+    /// Adds successes, so many of them slow.
+    pub fn succeeded(&mut self, now: Duration, calls: u32, slow: u32) {
         let counts = &mut self.current(now).counts;
-        counts.calls = counts.calls.saturating_add(1);
-        counts.slow = counts.slow.saturating_add(u32::from(slow));
+        counts.calls = counts.calls.saturating_add(calls);
+        counts.slow = counts.slow.saturating_add(slow);
     }
 
-    /// Adds a failure of a conversation, unless this bucket has one of it already.
-    pub fn failed(&mut self, now: Duration, conversation: u64) {
+    /// Adds a failure of a conversation, unless this bucket, which remembers at most `remembered_max` conversations,
+    /// has one of it already.
+    pub fn failed(&mut self, now: Duration, conversation: u64, remembered_max: usize) {
         let bucket = self.current(now);
         if bucket.failing.contains(&conversation) {
             return;
         }
-        if bucket.failing.len() < CONVERSATIONS_PER_BUCKET_MAX {
+        if bucket.failing.len() < remembered_max {
             bucket.failing.insert(conversation);
         }
         bucket.counts.calls = bucket.counts.calls.saturating_add(1);
@@ -94,6 +95,24 @@ impl Window {
     }
 }
 
+/// Written without the buckets that hold nothing.
+impl Serialize for Window {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.buckets.iter().filter(|bucket| bucket.counts.calls > 0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Window {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut window = Self::default();
+        for bucket in Vec::<Bucket>::deserialize(deserializer)? {
+            let place = (bucket.slot % WINDOW_BUCKETS as u64) as usize;
+            window.buckets[place] = bucket;
+        }
+        Ok(window)
+    }
+}
+
 fn slot(now: Duration) -> u64 {
     now.as_secs() / (WINDOW.as_secs() / WINDOW_BUCKETS as u64)
 }
@@ -110,10 +129,10 @@ mod tests {
     fn a_conversation_counts_once_in_each_bucket() {
         let mut window = Window::default();
         for second in 0..10 {
-            window.failed(at(second), 1);
+            window.failed(at(second), 1, 9);
         }
-        window.failed(at(9), 2);
-        window.succeeded(at(9), true);
+        window.failed(at(9), 2, 9);
+        window.succeeded(at(9), 1, 1);
         assert_eq!(window.counts(at(9)), Counts { calls: 4, failures: 3, slow: 1 });
         assert_eq!(window.failing(at(9), 10).len(), 2);
         assert_eq!(window.failing(at(9), 1).len(), 1);
@@ -122,10 +141,10 @@ mod tests {
     #[test]
     fn outcomes_are_forgotten_after_a_minute() {
         let mut window = Window::default();
-        window.failed(at(4), 1);
+        window.failed(at(4), 1, 9);
         assert_eq!(window.counts(at(59)).failures, 1);
         assert_eq!(window.counts(at(60)).failures, 0);
-        window.failed(at(64), 2);
+        window.failed(at(64), 2, 9);
         assert_eq!(window.counts(at(64)).failures, 1);
         assert_eq!(window.counts(at(100_000)), Counts::default());
     }

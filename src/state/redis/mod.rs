@@ -8,6 +8,7 @@ mod controls;
 mod heart;
 mod keeping;
 mod ledger;
+mod board;
 mod link;
 mod memory;
 #[cfg(test)]
@@ -24,6 +25,8 @@ mod shared;
 mod shared_tests;
 
 pub use shared::Redis;
+pub use board::RedisBoards;
+pub use link::Link;
 
 #[cfg(test)]
 mod tests {
