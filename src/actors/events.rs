@@ -93,7 +93,7 @@ impl Events {
         let mut cause = None;
         match &job.kind {
             Kind::UserRemoved { user } => {
-                let is_all_gone = removal::remove(&self.parts, user).await?;
+                let is_all_gone = removal::remove(&self.parts, job.app.as_deref().unwrap_or_default(), user).await?;
                 if !is_all_gone {
                     return Ok(delivery.retry(REMOVE_AGAIN).await?);
                 }

@@ -89,7 +89,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
     // Else the successor's question would be taken for the same as the zombie's, and wait for its answer.
     let no_cache = guard::CacheConfig { enabled: false, ..Default::default() };
     let metrics = guard::Metrics::register(registry, &["primary"]);
-    let stack = Stack::new(vec![guarded], Cache::new(&no_cache), clock.clone(), metrics);
+    let stack = Stack::new(vec![guarded], Cache::new(&no_cache, None), clock.clone(), metrics);
     let chat = ChatConfig { merge_quiet: Duration::ZERO, history: 0, ..ChatConfig::default() };
     let keep = Duration::from_secs(3_600);
     Parts {

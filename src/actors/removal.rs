@@ -17,14 +17,17 @@ use crate::{
         time::Timestamp,
         timeline::{Outcome, Stage, Timeline},
     },
+    guard::Tenant,
     state::{Recall, Record},
 };
 
 /// Why a removed customer's messages are not answered.
 pub(super) const CAUSE: &str = "its customer was removed";
 
-/// Removes a customer; `false` as long as something of theirs is in hand.
-pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<bool, ActorProcessingErr> {
+/// Removes a customer of an app; `false` as long as something of theirs is in hand
+/// or kept. The cache does not know whose
+/// questions it answers, so what it keeps for the whole app is erased.
+pub(super) async fn remove(parts: &Parts, app: &str, user: &UserId) -> Result<bool, ActorProcessingErr> {
     let mut conversations: HashSet<ConversationId> = parts.state.conversations_of(user).await?.into_iter().collect();
     conversations.extend(parts.directory.of_user(user));
     // Told first: what is given to them from now on is not answered.
@@ -43,7 +46,11 @@ pub(super) async fn remove(parts: &Parts, user: &UserId) -> Result<bool, ActorPr
     for conversation in &conversations {
         parts.state.forget_conversation(conversation).await?;
     }
-    Ok(in_hand == 0)
+    let erased = parts.stack.cache().erase(Tenant::new(app)).await;
+    if let Err(error) = &erased {
+        tracing::warn!(%error, "the cache could not be erased for a removed customer; it is tried again");
+    }
+    Ok(in_hand == 0 && erased.is_ok())
 }
 
 async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProcessingErr> {

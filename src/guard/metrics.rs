@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+use super::cache::Source;
 use crate::{
     domain::{answer::Answer, verdict::Failure},
     telemetry::series::{Counters, Gauges, Histograms, seconds, zero},
@@ -76,8 +77,10 @@ impl Metrics {
                 zero(&self.tokens, [("service", service), ("type", kind)]);
             }
         }
-        for result in ["hit", "miss"] {
-            zero(&self.cache, [("tier", "local"), ("result", result)]);
+        for tier in ["local", "redis"] {
+            for result in ["hit", "miss"] {
+                zero(&self.cache, [("tier", tier), ("result", result)]);
+            }
         }
     }
 
@@ -98,9 +101,16 @@ impl Metrics {
         self.limiter_waits.get_or_create(&[("service", service)]).observe(waited.as_secs_f64());
     }
 
-    pub(super) fn cache(&self, kept: bool) {
-        let result = if kept { "hit" } else { "miss" };
-        self.cache.get_or_create(&[("tier", "local"), ("result", result)]).inc();
+    /// `fleet`: there is a tier that all nodes share.
+    pub(super) fn cache(&self, source: Source, fleet: bool) {
+        let count = |tier, hit| {
+            let result = if hit { "hit" } else { "miss" };
+            self.cache.get_or_create(&[("tier", tier), ("result", result)]).inc();
+        };
+        count("local", source == Source::Process);
+        if fleet && source != Source::Process {
+            count("redis", source == Source::Fleet);
+        }
     }
 
     /// The breaker of a service has changed; for its actor.

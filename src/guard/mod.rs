@@ -36,7 +36,7 @@ use crate::{
     telemetry::Clock,
 };
 
-pub use cache::{Cache, Key};
+pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Tenant};
 pub use config::CacheConfig;
 pub use gate::Gate;
 pub use metrics::Metrics;
@@ -106,6 +106,11 @@ impl Stack {
         Self { services, cache, clock, metrics }
     }
 
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// The services, in the order of the chain.
     pub fn services(&self) -> &[Service] {
         &self.services
@@ -123,9 +128,9 @@ impl Stack {
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
         let asked = self.cache.get_or(question.key, || self.ask_chain(question, progress, &call)).await;
-        let (answer, kept) = asked?;
+        let (answer, source) = asked?;
         if question.key.is_some() {
-            self.metrics.cache(kept);
+            self.metrics.cache(source, self.cache.is_shared());
         }
         Ok(answer)
     }

@@ -35,7 +35,7 @@ impl Chain {
         };
         let names: Vec<&'static str> = limits.iter().map(|(name, _)| *name).collect();
         let metrics = Metrics::register(&mut Registry::default(), &names);
-        let cache = Cache::new(&CacheConfig { enabled: false, ..CacheConfig::default() });
+        let cache = Cache::new(&CacheConfig { enabled: false, ..CacheConfig::default() }, None);
         let stack = Stack::new(limits.iter().map(service).collect(), cache, clock.clone(), metrics);
         Self { stack, clock, asked: Mutex::default(), waits: Mutex::default(), _folder: folder }
     }

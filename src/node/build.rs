@@ -15,8 +15,11 @@ use crate::{
     client::{Ai, Sunshine},
     config::Config,
     domain::control::Ours,
-    guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{self, Local, redis::Link},
+    guard::{self, Cache, CacheFleet, Gate, Permits, Sealer, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
+    state::{
+        self, Local,
+        redis::{Link, RedisAnswers},
+    },
     store::{
         FolderLock,
         calls::{Calls, Past},
@@ -76,7 +79,7 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past),
+        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())?),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -111,14 +114,35 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-fn stack(config: &Config, clock: &Clock, metrics: guard::Metrics, calls: &Arc<Calls>, past: &Past) -> Stack {
+/// The cache's tier that all nodes share, if there is a fleet.
+fn answers(config: &Config, clock: &Clock, state: Option<&Arc<Link>>) -> anyhow::Result<Option<CacheFleet>> {
+    let Some(state) = state else { return Ok(None) };
+    let redis = &config.state.redis;
+    let nodes = if redis.cache_nodes.is_empty() { redis.nodes.clone() } else { redis.cache_nodes.clone() };
+    // A connection of its own, so that large answers hold up no decision.
+    let link = Link::open(&state::RedisConfig { nodes, ..redis.clone() })?;
+    let boot = format!("{:032x}", rand::random::<u128>());
+    // What all nodes of an installation know and nobody else.
+    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), redis.password.expose());
+    let answers = Arc::new(RedisAnswers::new(link, state.clone(), boot));
+    Ok(Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone())))
+}
+
+fn stack(
+    config: &Config,
+    clock: &Clock,
+    metrics: guard::Metrics,
+    calls: &Arc<Calls>,
+    past: &Past,
+    answers: Option<CacheFleet>,
+) -> Stack {
     let services = config.ai.services.iter().map(|service| Service {
         name: label(&service.name),
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
         permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
         bulkhead: Bulkhead::new(service.concurrency),
     });
-    Stack::new(services.collect(), Cache::new(&config.cache), clock.clone(), metrics)
+    Stack::new(services.collect(), Cache::new(&config.cache, answers), clock.clone(), metrics)
 }
 
 fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {

@@ -4,6 +4,7 @@
 //! Nothing here is the only copy of a message. The traits are narrow, so that a node on its own keeps this in a local
 //! file and a fleet in Redis; both pass the same contract.
 
+pub mod cache;
 mod config;
 #[cfg(test)]
 mod contract;

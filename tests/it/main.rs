@@ -18,6 +18,8 @@ mod chat_zendesk;
 mod command_line;
 mod crashes;
 mod delivery_reports;
+mod fleet_cache;
+mod fleet_faults;
 mod handoffs;
 mod ingress;
 mod inspection;

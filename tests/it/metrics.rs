@@ -102,7 +102,7 @@ const FAMILIES: &[(&str, Axes, Says)] = {
         ("tidegate_breaker_state", &[("service", SERVICE), ("state", &["open", "half_open"])], Zero),
         ("tidegate_breaker_transitions_total", &[("service", SERVICE), ("to", BREAKER)], Zero),
         ("tidegate_limiter_wait_seconds_count", &[("service", SERVICE)], Zero),
-        ("tidegate_cache_requests_total", &[("tier", &["local"]), ("result", &["hit", "miss"])], Zero),
+        ("tidegate_cache_requests_total", &[("tier", &["local", "redis"]), ("result", &["hit", "miss"])], Zero),
         ("tidegate_dependency_up", &[("dependency", &["broker", "state", "zendesk", "ai/primary"])], One),
         ("tidegate_build_info", &[("version", &[env!("CARGO_PKG_VERSION")])], One),
         ("process_cpu_seconds_total", &[], Something),

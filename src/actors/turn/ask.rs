@@ -16,7 +16,7 @@ use crate::{
         timeline::{Stage, Wait, millis},
         verdict::{Blame, Failure, SERVICE_FAILURES_MAX, blame},
     },
-    guard::{Failed, Key, Progress, Question, breaker::Caller},
+    guard::{Failed, Key, Progress, Question, Tenant, breaker::Caller},
     store::in_hand::Working,
 };
 
@@ -178,8 +178,8 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
 fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Option<Key> {
     let was_in_hand = prepare::jobs(state).iter().any(|(_, _, redelivered)| *redelivered);
     let first = state.begins == Some(true) && prompt.images.is_empty() && !was_in_hand;
-    let tenant = [head.app.as_deref().unwrap_or_default(), head.brand.as_deref().unwrap_or_default()];
-    first.then(|| Key::new(&tenant, &parts.ai[0].1, prompt))
+    let tenant = Tenant::new(head.app.as_deref().unwrap_or_default());
+    first.then(|| Key::new(tenant, head.brand.as_deref().unwrap_or_default(), &parts.ai[0].1, prompt))
 }
 
 fn until_deadline(parts: &Parts, head: &Job) -> Duration {

@@ -307,7 +307,7 @@ impl World {
 
     /// Queues the webhook of an event, now and then twice.
     fn announce<P: Serialize>(&self, conversation: &Arc<Conversation>, state: &mut State, said: Announcement<'_, P>) {
-        if self.target.load().is_none() {
+        if self.targets.load().is_empty() {
             return;
         }
         let Some(room) = said.room else {

@@ -139,7 +139,9 @@ impl Zendesk {
         let client = webhooks::client(options.webhook_concurrency).map_err(io::Error::other)?;
         let (world, errands) = World::new(options, format!("Basic {pair}"));
         let target = world.options.webhook_target.clone();
-        world.aim(target.as_deref()).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        world
+            .aim(&target.as_deref().into_iter().collect::<Vec<_>>())
+            .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
         let routes = routes::routes(&world).merge(sim_routes::routes());
         let router = Router::new().merge(routes.clone()).nest("/{prefix}", routes).with_state(world.clone());
         let server = Server::start(listen, router, webhooks::run(world.clone(), client, errands)).await?;
@@ -166,7 +168,16 @@ impl Zendesk {
     /// # Errors
     /// When it is no URL.
     pub fn aim(&self, url: Option<&str>) -> io::Result<()> {
-        self.world.aim(url).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))
+        self.aim_at(&url.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Sends webhooks to several nodes from now on, as a balancer before them does: the same conversation to the same
+    /// node, and to the next one after each failed attempt.
+    ///
+    /// # Errors
+    /// When one is no URL.
+    pub fn aim_at(&self, urls: &[&str]) -> io::Result<()> {
+        self.world.aim(urls).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))
     }
 
     /// Replaces the behaviour.
@@ -266,9 +277,9 @@ impl Zendesk {
 }
 
 impl World {
-    fn aim(&self, url: Option<&str>) -> Result<(), String> {
-        let parse = |url: &str| reqwest::Url::parse(url).map_err(|error| format!("{url}: {error}"));
-        self.target.store(url.map(parse).transpose()?.map(Arc::new));
+    fn aim(&self, urls: &[&str]) -> Result<(), String> {
+        let parse = |url: &&str| reqwest::Url::parse(url).map_err(|error| format!("{url}: {error}"));
+        self.targets.store(Arc::new(urls.iter().map(parse).collect::<Result<_, _>>()?));
         Ok(())
     }
 }

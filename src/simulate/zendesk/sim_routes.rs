@@ -62,7 +62,7 @@ async fn target(State(world): Shared, body: Bytes) -> Response {
     let Ok(Target { url }) = serde_json::from_slice(&body) else {
         return dial::refused(StatusCode::BAD_REQUEST, "expected {\"url\": \"http://...\"} or {\"url\": null}");
     };
-    match world.aim(url.as_deref()) {
+    match world.aim(&url.as_deref().into_iter().collect::<Vec<_>>()) {
         Ok(()) => Json(json!({ "url": url })).into_response(),
         Err(why) => dial::refused(StatusCode::BAD_REQUEST, &why),
     }

@@ -147,7 +147,7 @@ impl Sender {
             delivery.attempts += 1;
             delivery.first_at.get_or_insert_with(Instant::now);
             self.world.counters.webhook_attempts.fetch_add(1, Relaxed);
-            let answer = self.attempt(delivery.body.clone());
+            let answer = self.attempt(&conversation.id, delivery.attempts, delivery.body.clone());
             self.attempts.spawn(async move {
                 let outcome = answer.await;
                 (conversation, delivery, outcome)
@@ -155,13 +155,16 @@ impl Sender {
         }
     }
 
-    fn attempt(&self, body: Bytes) -> impl Future<Output = Outcome> + Send + 'static {
+    fn attempt(&self, conversation: &str, attempt: u32, body: Bytes) -> impl Future<Output = Outcome> + Send + 'static {
         let options = &self.world.options;
         let secret = HeaderValue::from_str(&options.webhook_secret).unwrap_or(HeaderValue::from_static(""));
         let timeout = options.webhook_timeout;
-        let request = self.world.target.load_full().map(|target| {
+        let targets = self.world.targets.load_full();
+        let home: usize = conversation.bytes().map(usize::from).sum();
+        let turn = home + attempt as usize - 1;
+        let request = targets.get(turn.checked_rem(targets.len()).unwrap_or(0)).map(|target| {
             let json = HeaderValue::from_static("application/json");
-            self.client.post(reqwest::Url::clone(&target)).header("x-api-key", secret).header(CONTENT_TYPE, json)
+            self.client.post(target.clone()).header("x-api-key", secret).header(CONTENT_TYPE, json)
         });
         async move {
             let Some(request) = request else { return Outcome::Failed };

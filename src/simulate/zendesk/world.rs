@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
@@ -35,7 +35,7 @@ pub struct World {
     /// Both integrations.
     pub board: Switchboard,
     /// Where webhooks go; none: no webhooks.
-    pub target: ArcSwapOption<reqwest::Url>,
+    pub targets: ArcSwap<Vec<reqwest::Url>>,
     /// Counts since the start or the last reset.
     pub counters: Counters,
     /// From a message to its first reply.
@@ -117,7 +117,7 @@ impl World {
             options,
             dial: Dial::default(),
             board,
-            target: ArcSwapOption::empty(),
+            targets: ArcSwap::default(),
             counters: Counters::default(),
             latency: Histogram::default(),
             ids: Ids::default(),

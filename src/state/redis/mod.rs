@@ -3,12 +3,14 @@
 //! All keys of one script lie in one slot: those of a service are tagged `{service}`, those of a conversation with
 //! the bucket it falls into. Nothing here is the only copy of a message.
 
+mod answers;
 mod link;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
 
+pub use answers::RedisAnswers;
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
 
 mod daemon;
+mod fleet;
 pub mod receiver;
+pub mod redis;
 pub mod webhooks;
 
 use std::{net::SocketAddr, time::Duration};
@@ -10,6 +12,7 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::time::Instant;
 
 pub use daemon::{Daemon, KEY, metric};
+pub use fleet::Fleet;
 
 /// The machine is shared and slow; a condition has this long to come true.
 pub const SOON: Duration = Duration::from_secs(60);

@@ -1,0 +1,194 @@
+//! The cache of one process, and of several that share a Redis.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fred::types::scripts::Script;
+
+use super::*;
+use crate::{
+    domain::prompt::{History, Prompt},
+    state::{
+        RedisConfig,
+        redis::{Link, RedisAnswers, private::Redis},
+    },
+    telemetry::Clock,
+};
+
+fn key(tenant: &str) -> Key {
+    Key::new(Tenant::new(tenant), "", "m", &prompt("hi"))
+}
+
+fn prompt(text: &str) -> Prompt {
+    Prompt::new("", &History::default(), &[text], Vec::new())
+}
+
+fn answer(text: &str) -> Answer {
+    Answer { text: text.into(), ..Answer::default() }
+}
+
+#[tokio::test]
+async fn the_same_question_asked_at_once_is_one_call() {
+    let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let key = key("app");
+    let asking: Vec<_> = (0..50)
+        .map(|_| {
+            let (cache, calls) = (cache.clone(), calls.clone());
+            tokio::spawn(async move {
+                let ask = || async {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(answer("hello"))
+                };
+                cache.get_or(Some(key), ask).await.unwrap().0.text
+            })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap(), "hello");
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_wish_for_a_human_is_no_other_customers() {
+    let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let key = key("app");
+    let asking: Vec<_> = (0..10)
+        .map(|_| {
+            let (cache, calls) = (cache.clone(), calls.clone());
+            tokio::spawn(async move {
+                let ask = || async {
+                    let handoff = calls.fetch_add(1, Ordering::Relaxed) == 0;
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(Answer { handoff, ..answer("hello") })
+                };
+                cache.get_or(Some(key), ask).await.unwrap().0.handoff
+            })
+        })
+        .collect();
+    let mut handed_over = 0;
+    for one in asking {
+        handed_over += usize::from(one.await.unwrap());
+    }
+    assert_eq!(handed_over, 1);
+}
+
+#[tokio::test]
+async fn failures_long_answers_and_other_tenants_are_not_served() {
+    let cache = Cache::new(&CacheConfig { max_value: 10, ..CacheConfig::default() }, None);
+    assert_eq!(cache.get_or(Some(key("a")), || async { Err("down") }).await, Err("down"));
+    let says = async |tenant: &str, text: &str| {
+        let ask = || async { Ok::<_, ()>(answer(text)) };
+        let (said, source) = cache.get_or(Some(key(tenant)), ask).await.unwrap();
+        (said.text, source)
+    };
+    assert_eq!(says("a", "a long answer").await.1, Source::Asked);
+    assert_eq!(says("a", "short").await, ("short".to_owned(), Source::Asked));
+    assert_eq!(says("a", "x").await, ("short".to_owned(), Source::Process));
+    assert_eq!(says("b", "x").await, ("x".to_owned(), Source::Asked));
+    cache.erase(Tenant::new("a")).await.unwrap();
+    assert_eq!(says("a", "y").await, ("y".to_owned(), Source::Asked));
+    assert_eq!(says("b", "y").await, ("x".to_owned(), Source::Process));
+    let branded = |brand, model| Key::new(Tenant::new("a"), brand, model, &prompt("hi"));
+    assert_ne!(branded("ab", "c"), branded("a", "bc"));
+}
+
+/// Nodes with caches of their own on one Redis.
+struct Nodes {
+    server: Redis,
+    caches: Vec<Arc<Cache>>,
+    links: Vec<Arc<Link>>,
+    calls: AtomicUsize,
+}
+
+impl Nodes {
+    async fn start(count: usize) -> Self {
+        let server = Redis::start();
+        let (mut caches, mut links) = (Vec::new(), Vec::new());
+        for node in 0..count {
+            let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
+            link.connections().wait_for(|count| *count > 0).await.unwrap();
+            let answers = Arc::new(RedisAnswers::new(link.clone(), link.clone(), node.to_string()));
+            let fleet = Fleet::new(answers, Sealer::new(b"secret"), Clock::system());
+            caches.push(Arc::new(Cache::new(&CacheConfig::default(), Some(fleet))));
+            links.push(link);
+        }
+        Self { server, caches, links, calls: AtomicUsize::new(0) }
+    }
+
+    /// Asks on one node; the AI counts its calls in what it says.
+    async fn ask(&self, node: usize, tenant: &str, takes: Duration) -> (String, Source) {
+        let ask = || async {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(takes).await;
+            Ok::<_, ()>(answer(&format!("answer {call}")))
+        };
+        let (answer, source) = self.caches[node].get_or(Some(key(tenant)), ask).await.unwrap();
+        (answer.text, source)
+    }
+
+    /// Puts something under every entry's name.
+    async fn spoil(&self, bytes: &str) -> i64 {
+        let script = Script::from_lua(
+            "local spoiled = 0\n\
+             for _, key in ipairs(redis.call('KEYS', '*:entry')) do redis.call('SET', key, ARGV[1]); spoiled = spoiled + 1 end\n\
+             return spoiled",
+        );
+        self.links[0].run(&script, Vec::new(), vec![bytes.to_owned()]).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_question_asked_at_once_on_three_nodes_is_one_call() {
+    let nodes = Arc::new(Nodes::start(3).await);
+    let asking: Vec<_> = (0..200)
+        .map(|n| {
+            let nodes = nodes.clone();
+            // Longer than a turn, so that the one who asks has to renew his.
+            tokio::spawn(async move { nodes.ask(n % 3, "a", Duration::from_secs(4)).await.0 })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap(), "answer 0");
+    }
+    assert_eq!(nodes.calls.load(Ordering::Relaxed), 1);
+    assert_eq!(nodes.ask(1, "b", Duration::ZERO).await.0, "answer 1", "another tenant's question is another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_was_told_the_others_know_until_it_is_erased() {
+    let nodes = Nodes::start(2).await;
+    assert_eq!(nodes.ask(0, "a", Duration::ZERO).await, ("answer 0".to_owned(), Source::Asked));
+    assert_eq!(nodes.ask(1, "a", Duration::ZERO).await, ("answer 0".to_owned(), Source::Fleet));
+    assert_eq!(nodes.ask(1, "a", Duration::ZERO).await, ("answer 0".to_owned(), Source::Process));
+    nodes.caches[0].erase(Tenant::new("a")).await.unwrap();
+    assert_eq!(nodes.ask(0, "a", Duration::ZERO).await.1, Source::Asked);
+    let within = tokio::time::timeout(Duration::from_secs(20), async {
+        while nodes.ask(1, "a", Duration::ZERO).await.0 == "answer 0" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    within.await.expect("the other node hears of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_no_node_has_made_is_a_miss() {
+    let nodes = Nodes::start(2).await;
+    nodes.ask(0, "a", Duration::ZERO).await;
+    assert_eq!(nodes.spoil("{\"text\":\"give me your card number\"}").await, 1);
+    assert_eq!(nodes.ask(1, "a", Duration::ZERO).await, ("answer 1".to_owned(), Source::Asked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_dies_while_he_asks_holds_up_nobody_for_long_and_without_redis_all_ask() {
+    let mut nodes = Nodes::start(2).await;
+    let dies = tokio::time::timeout(Duration::from_millis(300), nodes.ask(0, "a", Duration::from_secs(60)));
+    dies.await.expect_err("it asks for a minute");
+    let asked = tokio::time::timeout(Duration::from_secs(30), nodes.ask(1, "a", Duration::ZERO)).await;
+    assert_eq!(asked.expect("the turn runs out").1, Source::Asked);
+    nodes.server.kill();
+    assert_eq!(nodes.ask(1, "a", Duration::ZERO).await.1, Source::Process);
+    assert_eq!(nodes.ask(1, "b", Duration::ZERO).await.1, Source::Asked);
+}

@@ -1,0 +1,95 @@
+//! The answers of the fleet in Redis: an entry and the turn to make it, side by side in one slot. All of it expires.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::types::{Value, scripts::Script};
+
+use super::Link;
+use crate::state::{
+    Error,
+    cache::{Answers, Look},
+};
+
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/cache_look.lua")));
+static KEEP: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/cache_keep.lua")));
+static ERASED: LazyLock<Script> =
+    LazyLock::new(|| Script::from_lua("return tonumber(redis.call('GET', KEYS[1]) or '0')"));
+/// Never starts again at a number that was used, also when the counter was lost: it follows the clock.
+static ERASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::from_lua(
+        "local time = redis.call('TIME')\n\
+         local now = time[1] * 1000 + math.floor(time[2] / 1000)\n\
+         local next = math.max(now, tonumber(redis.call('GET', KEYS[1]) or '0') + 1)\n\
+         redis.call('SET', KEYS[1], string.format('%.0f', next))\n\
+         return next",
+    )
+});
+
+/// The answers in Redis.
+pub struct RedisAnswers {
+    link: Arc<Link>,
+    /// Where the numbers of erasures lie: the cache's Redis may drop what it likes, and then erased answers would be
+    /// found again.
+    numbers: Arc<Link>,
+    /// Names this node among those who take turns.
+    node: String,
+}
+
+impl RedisAnswers {
+    /// Keeps them over `link`, which may evict, and the numbers of erasures over `numbers`, which may not. `node` names
+    /// this process.
+    pub fn new(link: Arc<Link>, numbers: Arc<Link>, node: String) -> Self {
+        Self { link, numbers, node }
+    }
+
+    fn keys(&self, name: &str) -> Vec<String> {
+        let tag = format!("a:{name}");
+        vec![self.link.key(&tag, "entry"), self.link.key(&tag, "turn")]
+    }
+
+    fn counter(&self, tenant: &str) -> Vec<String> {
+        vec![self.numbers.key(&format!("t:{tenant}"), "erased")]
+    }
+}
+
+fn millis(span: Duration) -> String {
+    span.as_millis().max(1).to_string()
+}
+
+#[async_trait]
+impl Answers for RedisAnswers {
+    async fn look(&self, name: &str, turn: Duration, spoiled: bool) -> Result<Look, Error> {
+        let args = vec![self.node.clone(), millis(turn), u8::from(spoiled).to_string()];
+        let found: Vec<Value> = self.link.run(&LOOK, self.keys(name), args).await?;
+        let mut found = found.into_iter();
+        let word = found.next().and_then(|word| word.into_string());
+        match (word.as_deref(), found.next()) {
+            (Some("entry"), Some(entry)) => {
+                let entry = entry.into_bytes().ok_or_else(|| Error::Failed("a cache entry is no string".into()))?;
+                Ok(Look::Entry(Bytes::from(entry.to_vec())))
+            }
+            (Some("ours"), _) => Ok(Look::Ours),
+            _ => Ok(Look::Theirs),
+        }
+    }
+
+    async fn keep(&self, name: &str, entry: Option<(Vec<u8>, Duration)>) -> Result<(), Error> {
+        let (bytes, lifetime) =
+            entry.map_or_else(|| (Vec::new(), "0".into()), |(bytes, lifetime)| (bytes, millis(lifetime)));
+        let args: Vec<Value> = vec![self.node.clone().into(), lifetime.into(), Value::Bytes(bytes.into())];
+        self.link.run::<i64, _>(&KEEP, self.keys(name), args).await.map(drop)
+    }
+
+    async fn erased(&self, tenant: &str) -> Result<u64, Error> {
+        self.numbers.run(&ERASED, self.counter(tenant), Vec::<String>::new()).await
+    }
+
+    async fn erase(&self, tenant: &str) -> Result<u64, Error> {
+        self.numbers.run(&ERASE, self.counter(tenant), Vec::<String>::new()).await
+    }
+}
