@@ -37,6 +37,9 @@ const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
 /// Connections may take this long to end also when the grace is over.
 const LISTENER_WITHIN: Duration = Duration::from_millis(100);
 
+/// Saying goodbye to the other nodes may take this long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How often the end of the work in hand is looked for while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -111,6 +114,8 @@ impl Node {
         };
         let limits = Limits { connections: config.admin.connections, head_within: config.http.request_timeout };
         let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
+        let addresses = public.as_ref().map(|(address, _)| *address).into_iter().chain([admin]);
+        parts.nodes.introduce(build::introduction(config, &clock, addresses.map(|address| address.to_string())));
         health.enter(Stage::Running);
         let grace = config.node.shutdown_grace;
         Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, grace, _apart: apart })
@@ -158,7 +163,10 @@ impl Node {
             let _ = tokio::time::timeout(Duration::from_secs(5), tree.ended).await;
         }
         let given_back = self.parts.directory.give_back();
-        self.stores.close();
+        if tokio::time::timeout(LEAVE_WITHIN, self.parts.nodes.leave()).await.is_err() {
+            tracing::debug!("the other nodes were not told; they find out by themselves");
+        }
+        self.stores.close().await;
         tracing::info!(given_back, "the node has stopped");
     }
 

@@ -4,6 +4,9 @@
 //! node                          supervisor.rs   one_for_one; past its intensity the process ends
 //! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
 //! ├─ state-link                 link.rs         tidies the state
+//! ├─ redis                      supervisor.rs   with state.kind = "redis"
+//! │  ├─ redis/<connection>      keeper.rs       keeps it up: state, published, cache
+//! │  └─ redis/heartbeat         link.rs         tells the other nodes that this one lives
 //! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
 //! │  ├─ breaker/<service>       breaker.rs
@@ -37,6 +40,7 @@ mod holder;
 mod inbox;
 mod ingress;
 mod inspector;
+mod keeper;
 mod limiter;
 mod link;
 mod metrics;
@@ -67,7 +71,11 @@ use crate::{
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
-    state::Shared,
+    state::{
+        Shared,
+        nodes::Nodes,
+        redis::{Line, Link},
+    },
     store::in_hand::InHand,
     telemetry::Clock,
 };
@@ -95,6 +103,12 @@ pub struct Parts {
     pub broker: Arc<dyn Broker>,
     /// What nodes share.
     pub state: Shared,
+    /// The nodes that live.
+    pub nodes: Arc<Nodes>,
+    /// The link to the shared state's Redis, if that is where it is.
+    pub redis: Option<Arc<Link>>,
+    /// The connections that are kept up.
+    pub lines: Vec<Arc<Line>>,
     /// The guards of the AI services.
     pub stack: Stack,
     /// The AI services, in the order of the guards' chain, with their models.

@@ -18,7 +18,8 @@ use crate::{
     guard::{self, Cache, CacheFleet, Gate, Permits, Sealer, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
     state::{
         self, Local,
-        redis::{Link, RedisAnswers},
+        nodes::{self, Nodes, Roll},
+        redis::{Link, RedisAnswers, RedisNodes},
     },
     store::{
         FolderLock,
@@ -32,13 +33,16 @@ use crate::{
 pub(super) struct Stores {
     broker: Arc<Embedded>,
     state: Arc<Local>,
-    _redis: Option<Arc<Link>>,
+    redis: Vec<Arc<Link>>,
     _lock: FolderLock,
 }
 
 impl Stores {
-    /// Writes what is outstanding.
-    pub fn close(&self) {
+    /// Writes what is outstanding and ends the connections.
+    pub async fn close(&self) {
+        for link in &self.redis {
+            link.close().await;
+        }
         self.broker.close();
         self.state.close();
     }
@@ -64,10 +68,16 @@ pub(super) fn build(
     let lock = FolderLock::take(folder)?;
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
-    let redis = match config.state.kind {
-        state::Kind::Local => None,
-        state::Kind::Redis => Some(Link::open(&config.state.redis)?),
+    let (redis, cache) = match config.state.kind {
+        state::Kind::Local => (None, None),
+        // For the cache connections of its own, so that large answers hold up no decision.
+        state::Kind::Redis => {
+            (Some(Link::unattended(&config.state.redis)?), Some(Link::for_cache(&config.state.redis)?))
+        }
     };
+    let roll = redis.clone().map(|link| Arc::new(RedisNodes::new(link)) as Arc<dyn Roll>);
+    let nodes = Arc::new(Nodes::new(roll, clock.clone()));
+    let answers = redis.clone().zip(cache.clone()).map(|(state, cache)| answers(config, clock, state, cache, &nodes));
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
@@ -79,7 +89,10 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())?),
+        nodes,
+        lines: [&redis, &cache].into_iter().flatten().flat_map(|link| link.lines()).collect(),
+        redis: redis.clone(),
+        stack: stack(config, clock, guards.clone(), &calls, &past, answers),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -106,7 +119,11 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((Arc::new(parts), Stores { broker, state, _redis: redis, _lock: lock }, guards))
+    Ok((
+        Arc::new(parts),
+        Stores { broker, state, redis: [redis, cache].into_iter().flatten().collect(), _lock: lock },
+        guards,
+    ))
 }
 
 /// As many conversations as can be asked at once can be posted at once.
@@ -114,18 +131,12 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-/// The cache's tier that all nodes share, if there is a fleet.
-fn answers(config: &Config, clock: &Clock, state: Option<&Arc<Link>>) -> anyhow::Result<Option<CacheFleet>> {
-    let Some(state) = state else { return Ok(None) };
-    let redis = &config.state.redis;
-    let nodes = if redis.cache_nodes.is_empty() { redis.nodes.clone() } else { redis.cache_nodes.clone() };
-    // A connection of its own, so that large answers hold up no decision.
-    let link = Link::open(&state::RedisConfig { nodes, ..redis.clone() })?;
-    let boot = format!("{:032x}", rand::random::<u128>());
+/// The cache's tier that all nodes share.
+fn answers(config: &Config, clock: &Clock, state: Arc<Link>, cache: Arc<Link>, nodes: &Nodes) -> CacheFleet {
     // What all nodes of an installation know and nobody else.
-    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), redis.password.expose());
-    let answers = Arc::new(RedisAnswers::new(link, state.clone(), boot));
-    Ok(Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone())))
+    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
+    let answers = Arc::new(RedisAnswers::new(cache, state, nodes.id().to_owned()));
+    CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone())
 }
 
 fn stack(
@@ -166,6 +177,22 @@ fn post_limits(config: &Config) -> Limits {
     let windows = (per_second > 0)
         .then(|| guard::limiter::WindowLimit { requests: u64::from(per_second), per: Duration::from_secs(1) });
     Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: windows.into_iter().collect() }
+}
+
+/// What this node tells the others; without a name of its own it is called as its host.
+pub(super) fn introduction(config: &Config, clock: &Clock, addresses: impl Iterator<Item = String>) -> nodes::Node {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let role = |role: &crate::config::Role| format!("{role:?}").to_lowercase();
+    nodes::Node {
+        id: String::new(),
+        name: Some(config.node.name.clone()).filter(|name| !name.is_empty()).unwrap_or_else(host),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        roles: config.node.roles.iter().map(role).collect(),
+        started_at: clock.now(),
+        addresses: addresses.collect(),
+        in_hand: 0,
+        clock_skew_ms: None,
+    }
 }
 
 fn build_info(registry: &mut Registry) {

@@ -9,6 +9,7 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod local;
+pub mod nodes;
 pub mod redis;
 
 use std::sync::Arc;

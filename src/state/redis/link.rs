@@ -1,9 +1,9 @@
-//! The connections to Redis: one for all scripts, one for what is published, one for the cache.
+//! The connections to Redis: one for all scripts, one for what is published; the cache has a link of its own.
 //!
 //! ```text
-//! Link ─ state, published, cache: a Line each     line.rs      kept up, watched, calls bounded in time
-//!          └─ find(Plan) -> Way                   servers.rs   asks the nodes what they are, each time
-//!               └─ Probe                          probe.rs     tells what is wrong (Trouble)
+//! Link ─ a Line for calls, one for what is published   line.rs      kept up, watched, calls bounded in time
+//!          └─ find(Plan) -> Way                        servers.rs   asks the nodes what they are, each time
+//!               └─ Probe                               probe.rs     tells what is wrong (Trouble)
 //! ```
 //! Every call ends within [`line::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost may
 //! have run, so whoever calls must bear both.
@@ -42,9 +42,9 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The connections.
 pub struct Link {
-    state: Arc<Line>,
-    listening: Arc<Line>,
-    cache: Arc<Line>,
+    calls: Arc<Line>,
+    /// Nobody listens to the cache's Redis.
+    listening: Option<Arc<Line>>,
     published: Published,
     prefix: String,
     /// Those who keep them up, where no actor does.
@@ -65,39 +65,39 @@ impl Link {
     pub fn unattended(config: &RedisConfig) -> Result<Arc<Self>, Error> {
         let plan = Plan::new(config)?;
         let published = Published::default();
-        Ok(Arc::new(Self {
-            state: Line::new("state", plan.clone(), None),
-            listening: Line::new("published", plan, Some(published.prepare())),
-            cache: Line::new("cache", Plan::for_cache(config)?, None),
-            published,
-            prefix: config.prefix.clone(),
-            attendants: Mutex::default(),
-        }))
+        let listening = Line::new("published", plan.clone(), Some(published.prepare()));
+        Ok(Self::new(Line::new("state", plan, None), Some(listening), published, config))
+    }
+
+    /// The cache's: to its own nodes, if it has some. Somebody else keeps it up.
+    pub fn for_cache(config: &RedisConfig) -> Result<Arc<Self>, Error> {
+        let line = Line::new("cache", Plan::for_cache(config)?, None);
+        Ok(Self::new(line, None, Published::default(), config))
+    }
+
+    fn new(calls: Arc<Line>, listening: Option<Arc<Line>>, published: Published, config: &RedisConfig) -> Arc<Self> {
+        let (prefix, attendants) = (config.prefix.clone(), Mutex::default());
+        Arc::new(Self { calls, listening, published, prefix, attendants })
     }
 
     /// All lines, for those who keep them up.
-    pub fn lines(&self) -> [Arc<Line>; 3] {
-        [self.state.clone(), self.listening.clone(), self.cache.clone()]
+    pub fn lines(&self) -> Vec<Arc<Line>> {
+        [Some(&self.calls), self.listening.as_ref()].into_iter().flatten().cloned().collect()
     }
 
-    /// The line of the state.
-    pub fn state(&self) -> &Line {
-        &self.state
+    /// The line of the calls.
+    pub fn line(&self) -> &Line {
+        &self.calls
     }
 
-    /// The line of the cache, which may lead to another Redis.
-    pub fn cache(&self) -> &Arc<Line> {
-        &self.cache
-    }
-
-    /// Whether the state's Redis answers, as far as the last look tells.
+    /// Whether Redis answers, as far as the last look tells.
     pub fn is_up(&self) -> bool {
-        self.state.is_up()
+        self.calls.is_up()
     }
 
     /// Counts the connections made: after each, what Redis knew may be lost.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.state.connections()
+        self.calls.connections()
     }
 
     /// The name of a key: all keys of the same `tag` lie in one slot.
@@ -117,18 +117,19 @@ impl Link {
         V: TryInto<MultipleValues> + Send,
         V::Error: Into<fred::error::Error> + Send,
     {
-        self.state.run(script, keys, args).await
+        self.calls.run(script, keys, args).await
     }
 
     /// What is published on a channel from now on, over all connections to come; what is published while there is
     /// none is lost.
     pub async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<fred::types::Message>, Error> {
         let receiver = self.published.listen(channel);
-        let mut connections = self.listening.connections();
+        let Some(line) = &self.listening else { return Ok(receiver) };
         // Without a connection the next one subscribes.
+        let mut connections = line.connections();
         let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await;
-        if connected.is_ok() && self.listening.is_up() {
-            self.published.subscribe(&self.listening, channel).await;
+        if connected.is_ok() && line.is_up() {
+            self.published.subscribe(line, channel).await;
         }
         Ok(receiver)
     }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod link;
+mod nodes;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
@@ -12,6 +13,7 @@ pub(crate) mod private;
 
 pub use answers::RedisAnswers;
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
+pub use nodes::RedisNodes;
 
 #[cfg(test)]
 mod tests {

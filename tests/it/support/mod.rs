@@ -3,6 +3,7 @@
 mod daemon;
 mod fleet;
 pub mod receiver;
+#[allow(dead_code, reason = "the unit tests use what these do not")]
 pub mod redis;
 pub mod webhooks;
 

@@ -147,7 +147,8 @@ impl Line {
 
     /// Why it is down.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+        let told = self.trouble.lock().clone();
+        told.or_else(|| (!self.is_up()).then(|| "the connection broke".to_owned()))
     }
 
     /// Counts the connections made.
