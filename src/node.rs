@@ -75,6 +75,9 @@ impl Node {
             None
         };
         let admin_listener = bind(config.admin.listen, "admin.listen").await?;
+        let listeners = public_listener.iter().chain([&admin_listener]);
+        let addresses = listeners.filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
+        parts.nodes.introduce(build::introduction(config, &clock, addresses));
         let apart = Apart::start()?;
         let health = Arc::new(Health::new(parts.clone(), desks.clone()));
         DependencyUp::register(&mut registry, &health);
@@ -114,8 +117,6 @@ impl Node {
         };
         let limits = Limits { connections: config.admin.connections, head_within: config.http.request_timeout };
         let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
-        let addresses = public.as_ref().map(|(address, _)| *address).into_iter().chain([admin]);
-        parts.nodes.introduce(build::introduction(config, &clock, addresses.map(|address| address.to_string())));
         health.enter(Stage::Running);
         let grace = config.node.shutdown_grace;
         Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, grace, _apart: apart })

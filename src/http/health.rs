@@ -152,13 +152,14 @@ impl Health {
         stored
     }
 
-    /// The services outside, as far as our own calls tell.
+    /// The services outside, as far as our own calls and looks tell.
     fn outside(&self) -> Vec<(&'static str, bool)> {
         let services = self.parts.stack.services().iter().map(|service| {
             let up = service.gate.snapshot().state == breaker::State::Closed;
             (label(&format!("ai/{}", service.name)), up)
         });
-        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).collect()
+        let cache = self.parts.lines.iter().filter(|line| line.name() == "cache").map(|line| ("cache", line.is_up()));
+        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).chain(cache).collect()
     }
 }
 

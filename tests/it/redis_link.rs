@@ -25,8 +25,13 @@ async fn readiness(scene: &Scene) -> (String, String, String) {
 
 /// The exit code of `check --json`, and what it says of the state and the cache: word, detail, remedy.
 async fn check(config: &Path) -> (i32, Vec<(String, String)>) {
+    check_with(config, &[]).await
+}
+
+/// The same in an environment.
+async fn check_with(config: &Path, variables: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(["check", "--json", "--config"]).arg(config).env_clear();
+    command.args(["check", "--json", "--config"]).arg(config).env_clear().envs(variables.iter().copied());
     let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let out = String::from_utf8(ended.stdout).unwrap();
     let findings: Vec<Value> = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}"));
@@ -214,5 +219,30 @@ async fn what_works_and_could_be_better_is_a_warning() {
         scene.daemon.change(&state(&nodes, &own_cache));
         let (code, findings) = check(&path).await;
         assert!(code == 0 && findings.iter().any(|(word, said)| word == "ok" && said.contains(told)), "{findings:?}");
+    }
+}
+
+/// The old stack's variables: several nodes are a Cluster, Sentinels, or the first that is a master.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_variables_lead_to_whatever_is_there() {
+    let secured = Redis::with_password("pw-4711");
+    let (cluster, sentinels) = (Cluster::start(), Sentinels::start());
+    let pair = [sentinels.replica.address(), sentinels.master.address()];
+    let mut scene = Scene::with("[admin]\nfault_injection = false\n").await;
+    scene.daemon.kill();
+    let path = scene.daemon.data().with_file_name("config.toml");
+    let of_master = format!("at {}", sentinels.master.address());
+    let table = [
+        (vec![secured.address()], "pw-4711", 0, format!("at {}", secured.address())),
+        (vec![secured.address()], "pw-0815", 1, "does not accept this user or password".into()),
+        (cluster.addresses(), "", 0, "a Cluster of 6 servers".into()),
+        (sentinels.addresses(), "", 0, of_master.clone()),
+        (pair.to_vec(), "", 0, of_master),
+    ];
+    for (nodes, password, code, told) in table {
+        let variables = [("REDIS_CLUSTER_NODES", nodes.join(",")), ("REDIS_PASSWORD", password.to_owned())];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (ended, findings) = check_with(&path, &variables).await;
+        assert!(ended == code && findings.iter().any(|(_, said)| said.contains(&told)), "{told}: {ended} {findings:?}");
     }
 }
