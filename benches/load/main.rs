@@ -10,6 +10,7 @@ mod bare;
 mod client;
 mod daemon;
 mod e2e;
+mod guards;
 mod ingest;
 mod memory;
 mod stubs;
@@ -48,9 +49,10 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("ingest") => runtime.block_on(ingest::ingest(&options)),
         Some("e2e") => runtime.block_on(e2e::e2e(&options)),
+        Some("guards") => runtime.block_on(guards::guards(&options)),
         Some("memory") => runtime.block_on(memory::memory(&options)),
         // `cargo bench` and `cargo test --benches` call it without a name.
-        _ => println!("say which: ingest, e2e, memory"),
+        _ => println!("say which: ingest, e2e, guards, memory"),
     }
 }
 

@@ -71,11 +71,7 @@ use crate::{
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
-    state::{
-        Shared,
-        nodes::Nodes,
-        redis::{Line, Link},
-    },
+    state::{Shared, nodes::Nodes, redis::Link},
     store::in_hand::InHand,
     telemetry::Clock,
 };
@@ -105,10 +101,8 @@ pub struct Parts {
     pub state: Shared,
     /// The nodes that live.
     pub nodes: Arc<Nodes>,
-    /// The link to the shared state's Redis, if that is where it is.
+    /// The connections to Redis, if the state is there.
     pub redis: Option<Arc<Link>>,
-    /// The connections that are kept up.
-    pub lines: Vec<Arc<Line>>,
     /// The guards of the AI services.
     pub stack: Stack,
     /// The AI services, in the order of the guards' chain, with their models.

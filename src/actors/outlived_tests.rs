@@ -77,7 +77,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         timeout: Duration::from_millis(300),
         ..Default::default()
     };
-    let no_limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+    let no_limits = Limits::NONE;
     let calls = Arc::new(Calls::open(&path.join("calls"), Duration::ZERO, clock.now()).unwrap().0);
     let permits = |name| guard::Permits::new(name, no_limits.clone(), clock.clone(), calls.clone(), &Past::default());
     let guarded = guard::Service {
@@ -97,7 +97,6 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         state: Arc::new(Local::open(path, crate::state::RetentionConfig::default(), clock.now()).unwrap()),
         nodes: Arc::new(crate::state::nodes::Nodes::new(None, clock.clone())),
         redis: None,
-        lines: Vec::new(),
         stack,
         ai: vec![(client::Ai::new(&service, "").unwrap(), "simulated".into())],
         sunshine: Sunshine::new(&zendesk, clock.clone()).unwrap(),

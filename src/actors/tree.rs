@@ -163,10 +163,9 @@ impl Grower<'_> {
 
     /// The connections to Redis, if there are some; one that fails harms no other.
     fn redis(&self) -> Option<Child> {
-        self.parts.redis.as_ref()?;
-        let keepers = self.parts.lines.iter().map(|line| {
+        let lines = self.parts.redis.as_ref()?.lines();
+        let keepers = lines.into_iter().map(|line| {
             let card = self.card(&format!("node/redis/{}", line.name()), "link");
-            let line = line.clone();
             child(card.clone(), move || Keeper { line: line.clone(), card: card.clone() })
         });
         Some(self.supervisor("node/redis", keepers.chain([self.heartbeat()]).collect()))

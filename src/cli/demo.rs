@@ -141,13 +141,7 @@ fn configuration(options: &Options, folder: &Folder, zendesk: &Zendesk, ai: &Ai)
     service.base_url = format!("{}/v1", ai.url());
     service.model = "simulated".into();
     service.timeout = Duration::from_secs(5);
-    service.limits = Limits {
-        burst: 0,
-        per_minute: 0,
-        per_hour: 0,
-        tokens_per_minute: 0,
-        windows: vec![WindowLimit { requests: CONFIGURED, per: QUOTA_WINDOW }],
-    };
+    service.limits = Limits { windows: vec![WindowLimit { requests: CONFIGURED, per: QUOTA_WINDOW }], ..Limits::NONE };
     service.breaker.recovery_timeout = Duration::from_secs(1);
     config
 }

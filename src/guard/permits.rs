@@ -104,8 +104,7 @@ impl Permits {
         let mut machine = Limiter::new(limits, VALIDITY);
         for call in past.calls.iter().filter(|call| call.limiter == name) {
             let at = monotonic.saturating_sub(wall.since(call.at));
-            // It has been made, whether or not it finds its place.
-            let _ = machine.reserve(at, call.tokens, Duration::MAX);
+            machine.made(at, call.tokens);
         }
         for pause in past.pauses.iter().filter(|pause| pause.limiter == name) {
             machine.pause(monotonic, monotonic + pause.until.since(wall).min(PAUSE_MAX));

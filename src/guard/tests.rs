@@ -11,7 +11,7 @@ use crate::{
     store::calls::{Calls, Past},
 };
 
-const NO_LIMITS: Limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+const NO_LIMITS: Limits = Limits::NONE;
 
 /// A chain of services, and a folder for the journal.
 struct Chain {

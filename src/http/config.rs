@@ -153,10 +153,11 @@ struct Quota {
     per_hour: u64,
     tokens_per_minute: u64,
     windows: Vec<WindowLimit>,
+    pace_hour: bool,
 }
 
 fn unlimited() -> Limits {
-    Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() }
+    Limits::NONE
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {

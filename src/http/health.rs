@@ -130,7 +130,7 @@ impl Health {
 
     /// The state is up only while its Redis is, if it has one.
     fn with_redis(&self, state: Dependency) -> Dependency {
-        let Some(line) = self.parts.redis.as_ref().map(|link| link.line()) else { return state };
+        let Some(line) = self.parts.redis.as_ref().map(|link| link.state()) else { return state };
         let latency_ms = line.latency().map(|took| took.as_secs_f64() * 1e3);
         let up = state.state == "up" && line.is_up();
         Dependency { state: word(up), latency_ms, reason: line.trouble() }
@@ -158,7 +158,7 @@ impl Health {
             let up = service.gate.snapshot().state == breaker::State::Closed;
             (label(&format!("ai/{}", service.name)), up)
         });
-        let cache = self.parts.lines.iter().filter(|line| line.name() == "cache").map(|line| ("cache", line.is_up()));
+        let cache = self.parts.redis.iter().map(|link| ("cache", link.cache().is_up()));
         services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).chain(cache).collect()
     }
 }

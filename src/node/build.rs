@@ -33,14 +33,14 @@ use crate::{
 pub(super) struct Stores {
     broker: Arc<Embedded>,
     state: Arc<Local>,
-    redis: Vec<Arc<Link>>,
+    redis: Option<Arc<Link>>,
     _lock: FolderLock,
 }
 
 impl Stores {
-    /// Writes what is outstanding and ends the connections.
+    /// Ends the connections and writes what is outstanding.
     pub async fn close(&self) {
-        for link in &self.redis {
+        if let Some(link) = &self.redis {
             link.close().await;
         }
         self.broker.close();
@@ -68,16 +68,12 @@ pub(super) fn build(
     let lock = FolderLock::take(folder)?;
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
-    let (redis, cache) = match config.state.kind {
-        state::Kind::Local => (None, None),
-        // For the cache connections of its own, so that large answers hold up no decision.
-        state::Kind::Redis => {
-            (Some(Link::unattended(&config.state.redis)?), Some(Link::for_cache(&config.state.redis)?))
-        }
+    let redis = match config.state.kind {
+        state::Kind::Local => None,
+        state::Kind::Redis => Some(Link::unattended(&config.state.redis)?),
     };
     let roll = redis.clone().map(|link| Arc::new(RedisNodes::new(link)) as Arc<dyn Roll>);
     let nodes = Arc::new(Nodes::new(roll, clock.clone()));
-    let answers = redis.clone().zip(cache.clone()).map(|(state, cache)| answers(config, clock, state, cache, &nodes));
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
@@ -89,10 +85,9 @@ pub(super) fn build(
     let parts = Parts {
         broker: broker.clone(),
         state: state.clone(),
-        nodes,
-        lines: [&redis, &cache].into_iter().flatten().flat_map(|link| link.lines()).collect(),
+        nodes: nodes.clone(),
         redis: redis.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past, answers),
+        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref(), &nodes)),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -119,11 +114,7 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((
-        Arc::new(parts),
-        Stores { broker, state, redis: [redis, cache].into_iter().flatten().collect(), _lock: lock },
-        guards,
-    ))
+    Ok((Arc::new(parts), Stores { broker, state, redis, _lock: lock }, guards))
 }
 
 /// As many conversations as can be asked at once can be posted at once.
@@ -131,12 +122,12 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-/// The cache's tier that all nodes share.
-fn answers(config: &Config, clock: &Clock, state: Arc<Link>, cache: Arc<Link>, nodes: &Nodes) -> CacheFleet {
+/// The cache's tier that all nodes share, if there is a fleet.
+fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>, nodes: &Nodes) -> Option<CacheFleet> {
     // What all nodes of an installation know and nobody else.
     let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
-    let answers = Arc::new(RedisAnswers::new(cache, state, nodes.id().to_owned()));
-    CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone())
+    let answers = Arc::new(RedisAnswers::new(redis?.clone(), nodes.id().to_owned()));
+    Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone()))
 }
 
 fn stack(
@@ -176,7 +167,7 @@ fn post_limits(config: &Config) -> Limits {
     let per_second = config.zendesk.posts_per_second;
     let windows = (per_second > 0)
         .then(|| guard::limiter::WindowLimit { requests: u64::from(per_second), per: Duration::from_secs(1) });
-    Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: windows.into_iter().collect() }
+    Limits { windows: windows.into_iter().collect(), ..Limits::NONE }
 }
 
 /// What this node tells the others; without a name of its own it is called as its host.

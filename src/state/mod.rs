@@ -10,6 +10,7 @@ mod config;
 mod contract;
 mod local;
 pub mod nodes;
+pub mod quota;
 pub mod redis;
 
 use std::sync::Arc;

@@ -110,7 +110,8 @@ impl Nodes {
         for node in 0..count {
             let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
             link.connections().wait_for(|count| *count > 0).await.unwrap();
-            let answers = Arc::new(RedisAnswers::new(link.clone(), link.clone(), node.to_string()));
+            link.cache().connections().wait_for(|count| *count > 0).await.unwrap();
+            let answers = Arc::new(RedisAnswers::new(link.clone(), node.to_string()));
             let fleet = Fleet::new(answers, Sealer::new(b"secret"), Clock::system());
             caches.push(Arc::new(Cache::new(&CacheConfig::default(), Some(fleet))));
             links.push(link);

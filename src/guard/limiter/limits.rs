@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::quota::{Policy, micros};
+
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Requests remembered when only tokens are limited, which bounds such a service to 136 requests a second.
@@ -29,6 +31,8 @@ pub struct Limits {
     pub tokens_per_minute: u64,
     /// Further windows.
     pub windows: Vec<WindowLimit>,
+    /// Refills the burst no faster than `per_hour` allows, so that a busy hour has no dead minutes at its end.
+    pub pace_hour: bool,
 }
 
 /// Allows a number of requests in any span of one length.
@@ -44,14 +48,32 @@ pub struct WindowLimit {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { burst: 20, per_minute: 100, per_hour: 5000, tokens_per_minute: 0, windows: Vec::new() }
+        Self { burst: 20, per_minute: 100, per_hour: 5000, ..Self::NONE }
     }
 }
 
 impl Limits {
+    /// No limit at all.
+    pub const NONE: Self =
+        Self { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new(), pace_hour: false };
+
     /// Whether there is any limit at all.
     pub fn limits_anything(&self) -> bool {
-        *self != Self { burst: self.burst, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() }
+        *self != Self { burst: self.burst, pace_hour: self.pace_hour, ..Self::NONE }
+    }
+
+    /// The same for a quota that the fleet shares.
+    pub fn policy(&self, validity: Duration) -> Policy {
+        Policy {
+            minute: self.per_minute,
+            hour: self.per_hour,
+            windows: self.windows.iter().map(|window| (window.requests, micros(window.per))).collect(),
+            tokens: self.tokens_per_minute,
+            burst: self.burst,
+            pace_hour: self.pace_hour,
+            validity: micros(validity),
+            entries: Rules::of(self, None, 1.0).entries_max,
+        }
     }
 }
 
@@ -96,15 +118,18 @@ impl Rules {
         };
         let minute = rule(per_minute, limits.per_minute, MINUTE);
         let mut windows: Vec<Rule> = minute.into_iter().collect();
-        windows.extend(rule(limits.per_hour, limits.per_hour, HOUR));
+        let hour = rule(limits.per_hour, limits.per_hour, HOUR);
+        windows.extend(hour);
         windows.extend(limits.windows.iter().filter_map(|window| rule(window.requests, window.requests, window.per)));
         let tokens = rule(limits.tokens_per_minute, limits.tokens_per_minute, MINUTE);
         // A limit that only the service told of must not make the configured bucket faster.
         let other_pace = || windows.iter().min_by_key(|window| (window.configured == 0, window.span)).copied();
         let pace = minute.filter(|minute| minute.configured > 0).or_else(other_pace);
-        let bucket = pace
-            .filter(|_| limits.burst > 0)
-            .map(|pace| Bucket { capacity: limits.burst, interval: interval(pace.span, pace.limit) });
+        let hourly = hour.filter(|_| limits.pace_hour).map(|hour| interval(hour.span, hour.limit));
+        let bucket = pace.filter(|_| limits.burst > 0 || hourly.is_some()).map(|pace| Bucket {
+            capacity: limits.burst.max(1),
+            interval: interval(pace.span, pace.limit).max(hourly.unwrap_or_default()),
+        });
         Self { entries_max: entries_max(&windows, tokens), windows, tokens, bucket }
     }
 
@@ -135,20 +160,21 @@ fn lowered(limit: u64, factor: f64) -> u64 {
     if factor >= 1.0 { limit } else { ((limit as f64 * factor + ROUNDING) as u64).clamp(1, limit) }
 }
 
-/// Rounded up, so that the bucket is never faster than its window.
+/// Rounded up, so that the bucket is never faster than its window; to microseconds, which is how the fleet counts.
 fn interval(span: Duration, limit: u64) -> Duration {
-    Duration::from_nanos(u64::try_from(span.as_nanos().div_ceil(u128::from(limit))).unwrap_or(u64::MAX))
+    Duration::from_micros(u64::try_from(span.as_micros().div_ceil(u128::from(limit))).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NONE: Limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+    const NONE: Limits = Limits::NONE;
 
     #[test]
     fn the_default_is_the_documented_one_and_unknown_keys_are_refused() {
-        let written = "burst = 20\nper_minute = 100\nper_hour = 5000\ntokens_per_minute = 0\nwindows = []";
+        let written =
+            "burst = 20\nper_minute = 100\nper_hour = 5000\ntokens_per_minute = 0\nwindows = []\npace_hour = false";
         assert_eq!(toml::from_str::<Limits>(written).unwrap(), Limits::default());
         assert_eq!(toml::from_str::<Limits>("").unwrap(), Limits::default());
         assert!(toml::from_str::<Limits>("per_second = 1").is_err());
@@ -174,9 +200,13 @@ mod tests {
         assert_eq!(pace(Limits::default()), Some(Duration::from_millis(600)));
         assert_eq!(pace(Limits { per_minute: 0, ..Limits::default() }), Some(Duration::from_millis(720)));
         let custom = Limits { burst: 1, windows: vec![window.clone()], ..NONE };
-        assert_eq!(pace(custom), Some(Duration::from_nanos(333_333_334)));
+        assert_eq!(pace(custom), Some(Duration::from_micros(333_334)));
         assert_eq!(pace(Limits { windows: vec![window], ..Limits::default() }), Some(Duration::from_millis(600)));
         assert_eq!(pace(Limits { burst: 0, ..Limits::default() }), None);
+        let hourly = Limits { pace_hour: true, ..Limits::default() };
+        assert_eq!(pace(hourly.clone()), Some(Duration::from_millis(720)), "5000 an hour are fewer than 100 a minute");
+        assert_eq!(pace(Limits { burst: 0, ..hourly.clone() }), Some(Duration::from_millis(720)));
+        assert_eq!(pace(Limits { per_hour: 9000, ..hourly }), Some(Duration::from_millis(600)));
     }
 
     #[test]

@@ -192,5 +192,7 @@ impl Log {
 
 fn filled(bucket: Option<Bucket>, full_at: Option<Duration>, at: Duration) -> Option<Duration> {
     let bucket = bucket?;
-    Some(full_at.map_or(at, |full_at| full_at.max(at)).saturating_add(bucket.interval))
+    let refilled = full_at.map_or(at, |full_at| full_at.max(at)).saturating_add(bucket.interval);
+    // No bucket is emptier than empty: what was granted under other rules, or beside them, may have drawn more.
+    Some(refilled.min(at.saturating_add(bucket.interval.saturating_mul(bucket.capacity))))
 }

@@ -14,6 +14,8 @@ mod log;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod shared_tests;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;
@@ -98,6 +100,12 @@ impl Limiter {
         }
         let seq = self.log.append(at, tokens);
         Reservation::Granted { at, until: at.saturating_add(self.log.validity), seq, epoch: self.epoch }
+    }
+
+    /// Counts a call that was made beside the limiter, whether or not there was room for it.
+    pub fn made(&mut self, at: Duration, tokens: u64) {
+        let at = self.advance(at);
+        self.log.append(at, tokens);
     }
 
     /// Takes back a permit that was not used and will not be; twice is no more than once.

@@ -1,11 +1,70 @@
-//! What holds under any policy, whatever holders do with their permits and whatever the clock does.
+//! What holds under any policy, whatever holders do with their permits and whatever the clock does: of the machine in
+//! here and of the quota that a fleet shares.
 
 use proptest::prelude::*;
 
-use super::{limits::Rules, *};
+use super::{limits::Rules, shared_tests::Server, *};
+
+/// What keeps a service's limits.
+pub(super) trait Subject {
+    fn reserve(&mut self, now: Duration, tokens: u64, max_wait: Duration) -> Reservation;
+    /// What a request of so many tokens is booked with.
+    fn booked(&self, tokens: u64) -> u64;
+    fn void(&mut self, now: Duration, seq: u64);
+    fn settle(&mut self, now: Duration, seq: u64, tokens: u64);
+    fn is_valid(&self, epoch: u64) -> bool;
+    /// Takes notice of the time.
+    fn look(&mut self, now: Duration);
+    fn pause(&mut self, now: Duration, until: Duration);
+    fn throttled(&mut self, now: Duration, retry_after: Option<Duration>, unit_random: f64);
+    fn succeeded(&mut self, now: Duration);
+    fn limit_header(&mut self, now: Duration, requests_per_minute: u64);
+}
+
+impl Subject for Limiter {
+    fn reserve(&mut self, now: Duration, tokens: u64, max_wait: Duration) -> Reservation {
+        self.reserve(now, tokens, max_wait)
+    }
+
+    fn booked(&self, tokens: u64) -> u64 {
+        self.log.rules.tokens.map_or(tokens, |rule| tokens.min(rule.limit))
+    }
+
+    fn void(&mut self, _: Duration, seq: u64) {
+        self.void(seq);
+    }
+
+    fn settle(&mut self, _: Duration, seq: u64, tokens: u64) {
+        self.settle(seq, tokens);
+    }
+
+    fn is_valid(&self, epoch: u64) -> bool {
+        self.is_valid(epoch)
+    }
+
+    fn look(&mut self, now: Duration) {
+        self.advance(now);
+    }
+
+    fn pause(&mut self, now: Duration, until: Duration) {
+        self.pause(now, until);
+    }
+
+    fn throttled(&mut self, now: Duration, retry_after: Option<Duration>, unit_random: f64) {
+        self.throttled(now, retry_after, unit_random);
+    }
+
+    fn succeeded(&mut self, now: Duration) {
+        self.succeeded(now);
+    }
+
+    fn limit_header(&mut self, now: Duration, requests_per_minute: u64) {
+        self.limit_header(now, requests_per_minute);
+    }
+}
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Reserve { tokens: u64, max_wait_ms: u64, end: End },
     Pass { ms: u64 },
     ClockStepsBack { ms: u64 },
@@ -18,7 +77,7 @@ enum Step {
 
 /// What the holder of a permit does when it begins.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     /// Uses it after this many thousandths of its validity, and has really cost this share of the estimate in percent.
     Use { permille: u32, cost_percent: u64 },
     /// Wakes up too late and gives it back.
@@ -42,8 +101,8 @@ struct Use {
     tokens: u64,
 }
 
-struct World {
-    limiter: Limiter,
+struct World<S> {
+    limiter: S,
     now: Duration,
     permits: Vec<Permit>,
     uses: Vec<Use>,
@@ -52,15 +111,17 @@ struct World {
 impl Permit {
     fn wakes_at(&self) -> Duration {
         match self.end {
-            End::Use { permille, .. } => self.at + (self.until - self.at) * permille / 1000,
-            End::Late => self.until + Duration::from_nanos(1),
+            End::Use { permille, .. } => {
+                self.at + Duration::from_micros((self.until - self.at).as_micros() as u64 * u64::from(permille) / 1000)
+            }
+            End::Late => self.until + Duration::from_micros(1),
         }
     }
 }
 
-impl World {
-    fn new(limits: Limits, validity: Duration) -> Self {
-        Self { limiter: Limiter::new(limits, validity), now: Duration::ZERO, permits: Vec::new(), uses: Vec::new() }
+impl<S: Subject> World<S> {
+    fn new(limiter: S) -> Self {
+        Self { limiter, now: Duration::ZERO, permits: Vec::new(), uses: Vec::new() }
     }
 
     fn take(&mut self, step: Step) {
@@ -71,7 +132,7 @@ impl World {
             }
             Step::Pass { ms } => self.pass(Duration::from_millis(ms)),
             Step::ClockStepsBack { ms } => {
-                self.limiter.advance(now);
+                self.limiter.look(now);
                 let earlier = now.saturating_sub(Duration::from_millis(ms));
                 self.reserve(earlier, 1, Duration::from_secs(5), End::Use { permille: 0, cost_percent: 100 });
             }
@@ -79,7 +140,7 @@ impl World {
                 if let Some(permit) =
                     (!self.permits.is_empty()).then(|| self.permits.swap_remove(which % self.permits.len()))
                 {
-                    self.limiter.void(permit.seq);
+                    self.limiter.void(now, permit.seq);
                 }
             }
             Step::Pause { ms } => self.limiter.pause(now, now + Duration::from_millis(ms)),
@@ -98,7 +159,7 @@ impl World {
                 assert!(self.limiter.is_valid(epoch));
                 let valid = |permit: &&Permit| self.limiter.is_valid(permit.epoch);
                 assert!(self.permits.iter().filter(valid).all(|earlier| earlier.at <= at), "overtaken");
-                let tokens = self.limiter.log.rules.tokens.map_or(tokens, |rule| tokens.min(rule.limit));
+                let tokens = self.limiter.booked(tokens);
                 self.permits.push(Permit { at, until, seq, epoch, tokens, end });
             }
             Reservation::Refused { at } => assert!(at > self.now),
@@ -121,10 +182,10 @@ impl World {
             match permit.end {
                 End::Use { cost_percent, .. } if self.limiter.is_valid(permit.epoch) => {
                     let tokens = permit.tokens * cost_percent / 100;
-                    self.limiter.settle(permit.seq, tokens);
+                    self.limiter.settle(self.now, permit.seq, tokens);
                     self.uses.push(Use { at: self.now, tokens });
                 }
-                _ => self.limiter.void(permit.seq),
+                _ => self.limiter.void(self.now, permit.seq),
             }
         }
         self.now = end;
@@ -171,6 +232,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             per_hour,
             tokens_per_minute,
             windows,
+            pace_hour: false,
         },
     )
 }
@@ -196,8 +258,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Asks again and again, as soon as the last permit began; returns the number of permits up to `horizon`.
-fn saturate(limits: &Limits, validity: Duration, horizon: Duration) -> u128 {
-    let mut limiter = Limiter::new(limits.clone(), validity);
+fn saturate(limiter: &mut impl Subject, horizon: Duration) -> u128 {
     let (mut now, mut granted) = (Duration::ZERO, 0);
     loop {
         match limiter.reserve(now, 0, Duration::MAX) {
@@ -220,6 +281,35 @@ fn even_pace(limits: &Limits, validity: Duration) -> Duration {
     Duration::from_nanos(windows.max(bucket) as u64)
 }
 
+/// Lives through the steps; the first rule that the service saw broken.
+fn live(subject: impl Subject, limits: &Limits, steps: Vec<Step>) -> Option<String> {
+    let mut world = World::new(subject);
+    for step in steps {
+        world.take(step);
+    }
+    world.pass(Duration::from_secs(200));
+    violation(&world.uses, limits)
+}
+
+/// Exactly as many permits as the best even pace has, or more; and at least 99 % of what is configured when V is at most
+/// a hundredth of each window and the bucket tolerates V.
+fn wastes_nothing(granted: u128, limits: &Limits, validity: Duration, horizon: Duration) -> bool {
+    let pace = even_pace(limits, validity);
+    let rules = Rules::of(limits, None, 1.0);
+    let is_small = rules.windows.iter().all(|rule| validity * 100 <= rule.span)
+        && rules.bucket.is_none_or(|bucket| validity <= bucket.interval * (bucket.capacity - 1));
+    let ideal = even_pace(limits, Duration::ZERO);
+    granted > horizon.as_nanos() / pace.as_nanos()
+        && (!is_small || granted * 100 >= 99 * (horizon.as_nanos() / ideal.as_nanos()))
+}
+
+/// Limits on requests only, and at least one.
+fn with_a_window(limits: Limits) -> Limits {
+    let has_window = !limits.windows.is_empty() || limits.per_hour > 0;
+    let per_minute = if has_window { limits.per_minute } else { limits.per_minute.max(20) };
+    Limits { per_minute, tokens_per_minute: 0, ..limits }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -229,41 +319,118 @@ proptest! {
         validity_ms in 0..40u64,
         steps in prop::collection::vec(step(), 0..400),
     ) {
-        let mut world = World::new(limits.clone(), Duration::from_millis(validity_ms));
-        for step in steps {
-            world.take(step);
-        }
-        world.pass(Duration::from_secs(200));
-        prop_assert_eq!(violation(&world.uses, &limits), None);
+        let limiter = Limiter::new(limits.clone(), Duration::from_millis(validity_ms));
+        prop_assert_eq!(live(limiter, &limits, steps), None);
     }
 
-    /// Exactly as many permits as the best even pace has, or more; and at least 99 % of what is configured when V is at
-    /// most a hundredth of each window and the bucket tolerates V.
     #[test]
     fn a_saturated_limiter_wastes_nothing(limits in limits(), validity_ms in 0..40u64) {
-        let has_window = !limits.windows.is_empty() || limits.per_hour > 0;
-        let per_minute = if has_window { limits.per_minute } else { limits.per_minute.max(20) };
-        let limits = Limits { per_minute, tokens_per_minute: 0, ..limits };
+        let limits = with_a_window(limits);
         let (validity, horizon) = (Duration::from_millis(validity_ms), Duration::from_secs(300));
-        let granted = saturate(&limits, validity, horizon);
-        let pace = even_pace(&limits, validity);
-        prop_assert!(granted > horizon.as_nanos() / pace.as_nanos());
+        let granted = saturate(&mut Limiter::new(limits.clone(), validity), horizon);
+        prop_assert!(wastes_nothing(granted, &limits, validity, horizon));
+    }
+}
 
-        let rules = Rules::of(&limits, None, 1.0);
-        let is_small = rules.windows.iter().all(|rule| validity * 100 <= rule.span)
-            && rules.bucket.is_none_or(|bucket| validity <= bucket.interval * (bucket.capacity - 1));
-        if is_small {
-            let ideal = even_pace(&limits, Duration::ZERO);
-            prop_assert!(granted * 100 >= 99 * (horizon.as_nanos() / ideal.as_nanos()));
-        }
+proptest! {
+    // Each step is a call to a server of our own; these run for some ten seconds.
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn no_rule_is_ever_broken_at_the_service_by_the_fleet(
+        limits in limits(),
+        validity_ms in 0..40u64,
+        steps in prop::collection::vec(step(), 0..400),
+    ) {
+        let validity = Duration::from_millis(validity_ms);
+        prop_assert_eq!(live(Server::shared().quota(&limits, validity), &limits, steps), None);
+    }
+
+    #[test]
+    fn a_saturated_quota_of_the_fleet_wastes_nothing(limits in limits(), validity_ms in 0..40u64) {
+        let limits = with_a_window(limits);
+        let (validity, horizon) = (Duration::from_millis(validity_ms), Duration::from_secs(60));
+        let granted = saturate(&mut Server::shared().quota(&limits, validity), horizon);
+        prop_assert!(wastes_nothing(granted, &limits, validity, horizon));
+    }
+
+    #[test]
+    fn the_fleet_decides_as_the_machine_does(
+        limits in limits(),
+        validity_ms in 0..40u64,
+        steps in prop::collection::vec(step(), 0..200),
+    ) {
+        let validity = Duration::from_millis(validity_ms);
+        let (machine, quota) = (Limiter::new(limits.clone(), validity), Server::shared().quota(&limits, validity));
+        prop_assert_eq!(live(Both { machine, quota }, &limits, steps), None);
+    }
+}
+
+/// The machine and the quota side by side; they must agree on everything.
+struct Both<Q> {
+    machine: Limiter,
+    quota: Q,
+}
+
+impl<Q: Subject> Subject for Both<Q> {
+    fn reserve(&mut self, now: Duration, tokens: u64, max_wait: Duration) -> Reservation {
+        let decided = self.machine.reserve(now, tokens, max_wait);
+        assert_eq!(Subject::reserve(&mut self.quota, now, tokens, max_wait), decided);
+        decided
+    }
+
+    fn booked(&self, tokens: u64) -> u64 {
+        let booked = self.machine.booked(tokens);
+        assert_eq!(self.quota.booked(tokens), booked);
+        booked
+    }
+
+    fn void(&mut self, now: Duration, seq: u64) {
+        self.machine.void(seq);
+        self.quota.void(now, seq);
+    }
+
+    fn settle(&mut self, now: Duration, seq: u64, tokens: u64) {
+        self.machine.settle(seq, tokens);
+        self.quota.settle(now, seq, tokens);
+    }
+
+    fn is_valid(&self, epoch: u64) -> bool {
+        assert_eq!(self.quota.is_valid(epoch), self.machine.is_valid(epoch));
+        self.machine.is_valid(epoch)
+    }
+
+    fn look(&mut self, now: Duration) {
+        self.machine.look(now);
+        self.quota.look(now);
+    }
+
+    fn pause(&mut self, now: Duration, until: Duration) {
+        self.machine.pause(now, until);
+        self.quota.pause(now, until);
+    }
+
+    fn throttled(&mut self, now: Duration, retry_after: Option<Duration>, unit_random: f64) {
+        self.machine.throttled(now, retry_after, unit_random);
+        self.quota.throttled(now, retry_after, unit_random);
+    }
+
+    fn succeeded(&mut self, now: Duration) {
+        self.machine.succeeded(now);
+        self.quota.succeeded(now);
+    }
+
+    fn limit_header(&mut self, now: Duration, requests_per_minute: u64) {
+        self.machine.limit_header(now, requests_per_minute);
+        self.quota.limit_header(now, requests_per_minute);
     }
 }
 
 /// Three at once each second, with each first permit used as late as it may be and the others as early.
 fn worst_case(mutate: impl Fn(&mut Limiter)) -> Option<String> {
     let window = WindowLimit { requests: 3, per: Duration::from_secs(1) };
-    let limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: vec![window] };
-    let mut world = World::new(limits.clone(), Duration::from_millis(20));
+    let limits = Limits { windows: vec![window], ..Limits::NONE };
+    let mut world = World::new(Limiter::new(limits.clone(), Duration::from_millis(20)));
     mutate(&mut world.limiter);
     for round in 0..60 {
         let permille = if round % 6 < 3 { 1000 } else { 0 };
@@ -283,11 +450,12 @@ fn the_check_finds_a_window_that_is_a_nanosecond_short() {
 
 #[test]
 fn the_check_finds_permits_that_outlive_their_validity() {
-    let outlive =
-        |world: &mut World| world.permits.iter_mut().for_each(|permit| permit.until += Duration::from_nanos(1));
+    let outlive = |world: &mut World<Limiter>| {
+        world.permits.iter_mut().for_each(|permit| permit.until += Duration::from_micros(1))
+    };
     let window = WindowLimit { requests: 1, per: Duration::from_secs(1) };
-    let limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: vec![window] };
-    let mut world = World::new(limits.clone(), Duration::from_millis(20));
+    let limits = Limits { windows: vec![window], ..Limits::NONE };
+    let mut world = World::new(Limiter::new(limits.clone(), Duration::from_millis(20)));
     for permille in [1000, 0] {
         world.take(Step::Reserve { tokens: 0, max_wait_ms: 100_000, end: End::Use { permille, cost_percent: 100 } });
         outlive(&mut world);

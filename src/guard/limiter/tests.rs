@@ -3,7 +3,7 @@
 use super::*;
 
 const VALIDITY: Duration = Duration::from_millis(300);
-const NONE: Limits = Limits { burst: 0, per_minute: 0, per_hour: 0, tokens_per_minute: 0, windows: Vec::new() };
+const NONE: Limits = Limits::NONE;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -148,6 +148,23 @@ fn a_429_pauses_for_the_time_it_names_up_to_ten_minutes() {
         assert_eq!(limiter.paused_until(secs(5)), Some(secs(5) + pause), "{retry_after:?}");
         assert!(limiter.factor() < 1.0, "a limit that meets a 429 is too high, whatever time it names");
     }
+}
+
+#[test]
+fn a_lowered_limit_does_not_take_a_busy_hour_for_a_debt() {
+    let mut limiter =
+        Limiter::new(Limits { per_hour: 0, windows: vec![hourly(100_000)], ..Limits::default() }, VALIDITY);
+    let mut now = secs(0);
+    while now < secs(3000) {
+        now = take(&mut limiter, now, 0).0;
+    }
+    limiter.throttled(now, Some(secs(1)), 0.0);
+    let next = take(&mut limiter, now, 0).0;
+    assert!(next <= now + secs(60), "waits {:?}", next - now);
+}
+
+fn hourly(requests: u64) -> WindowLimit {
+    WindowLimit { requests, per: secs(3600) }
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! The answers of the fleet in Redis: an entry and the turn to make it, side by side in one slot. All of it expires.
+//!
+//! The numbers of erasures lie with the state: the cache's Redis may drop what it likes, and then erased answers would
+//! be found again.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -33,18 +36,14 @@ static ERASE: LazyLock<Script> = LazyLock::new(|| {
 /// The answers in Redis.
 pub struct RedisAnswers {
     link: Arc<Link>,
-    /// Where the numbers of erasures lie: the cache's Redis may drop what it likes, and then erased answers would be
-    /// found again.
-    numbers: Arc<Link>,
     /// Names this node among those who take turns.
     node: String,
 }
 
 impl RedisAnswers {
-    /// Keeps them over `link`, which may evict, and the numbers of erasures over `numbers`, which may not. `node` names
-    /// this process.
-    pub fn new(link: Arc<Link>, numbers: Arc<Link>, node: String) -> Self {
-        Self { link, numbers, node }
+    /// Keeps them over `link`. `node` names this process.
+    pub fn new(link: Arc<Link>, node: String) -> Self {
+        Self { link, node }
     }
 
     fn keys(&self, name: &str) -> Vec<String> {
@@ -53,7 +52,7 @@ impl RedisAnswers {
     }
 
     fn counter(&self, tenant: &str) -> Vec<String> {
-        vec![self.numbers.key(&format!("t:{tenant}"), "erased")]
+        vec![self.link.key(&format!("t:{tenant}"), "erased")]
     }
 }
 
@@ -65,7 +64,7 @@ fn millis(span: Duration) -> String {
 impl Answers for RedisAnswers {
     async fn look(&self, name: &str, turn: Duration, spoiled: bool) -> Result<Look, Error> {
         let args = vec![self.node.clone(), millis(turn), u8::from(spoiled).to_string()];
-        let found: Vec<Value> = self.link.run(&LOOK, self.keys(name), args).await?;
+        let found: Vec<Value> = self.link.cache().run(&LOOK, self.keys(name), args).await?;
         let mut found = found.into_iter();
         let word = found.next().and_then(|word| word.into_string());
         match (word.as_deref(), found.next()) {
@@ -82,14 +81,14 @@ impl Answers for RedisAnswers {
         let (bytes, lifetime) =
             entry.map_or_else(|| (Vec::new(), "0".into()), |(bytes, lifetime)| (bytes, millis(lifetime)));
         let args: Vec<Value> = vec![self.node.clone().into(), lifetime.into(), Value::Bytes(bytes.into())];
-        self.link.run::<i64, _>(&KEEP, self.keys(name), args).await.map(drop)
+        self.link.cache().run::<i64, _>(&KEEP, self.keys(name), args).await.map(drop)
     }
 
     async fn erased(&self, tenant: &str) -> Result<u64, Error> {
-        self.numbers.run(&ERASED, self.counter(tenant), Vec::<String>::new()).await
+        self.link.run(&ERASED, self.counter(tenant), Vec::<String>::new()).await
     }
 
     async fn erase(&self, tenant: &str) -> Result<u64, Error> {
-        self.numbers.run(&ERASE, self.counter(tenant), Vec::<String>::new()).await
+        self.link.run(&ERASE, self.counter(tenant), Vec::<String>::new()).await
     }
 }

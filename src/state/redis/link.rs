@@ -1,12 +1,12 @@
-//! The connections to Redis: one for all scripts, one for what is published; the cache has a link of its own.
+//! The connections to Redis: one for all scripts, one for what is published, one for the cache.
 //!
 //! ```text
-//! Link ─ a Line for calls, one for what is published   line.rs      kept up, watched, calls bounded in time
-//!          └─ find(Plan) -> Way                        servers.rs   asks the nodes what they are, each time
-//!               └─ Probe                               probe.rs     tells what is wrong (Trouble)
+//! Link ─ state, published, cache: a Line each     line.rs      kept up, watched, calls bounded in time
+//!          └─ find(Plan) -> Way                   servers.rs   asks the nodes what they are, each time
+//!               └─ Probe                          probe.rs     tells what is wrong (Trouble)
 //! ```
-//! Every call ends within [`client::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost may
-//! have run, so whoever calls must bear both.
+//! Every call ends within [`client::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost
+//! may have run, so whoever calls must bear both.
 
 mod client;
 mod line;
@@ -43,9 +43,9 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The connections.
 pub struct Link {
-    calls: Arc<Line>,
-    /// Nobody listens to the cache's Redis.
-    listening: Option<Arc<Line>>,
+    state: Arc<Line>,
+    listening: Arc<Line>,
+    cache: Arc<Line>,
     published: Published,
     prefix: String,
     /// Those who keep them up, where no actor does.
@@ -66,39 +66,39 @@ impl Link {
     pub fn unattended(config: &RedisConfig) -> Result<Arc<Self>, Error> {
         let plan = Plan::new(config)?;
         let published = Published::default();
-        let listening = Line::new("published", plan.clone(), Some(published.prepare()));
-        Ok(Self::new(Line::new("state", plan, None), Some(listening), published, config))
-    }
-
-    /// The cache's: to its own nodes, if it has some. Somebody else keeps it up.
-    pub fn for_cache(config: &RedisConfig) -> Result<Arc<Self>, Error> {
-        let line = Line::new("cache", Plan::for_cache(config)?, None);
-        Ok(Self::new(line, None, Published::default(), config))
-    }
-
-    fn new(calls: Arc<Line>, listening: Option<Arc<Line>>, published: Published, config: &RedisConfig) -> Arc<Self> {
-        let (prefix, attendants) = (config.prefix.clone(), Mutex::default());
-        Arc::new(Self { calls, listening, published, prefix, attendants })
+        Ok(Arc::new(Self {
+            state: Line::new("state", plan.clone(), None),
+            listening: Line::new("published", plan, Some(published.prepare())),
+            cache: Line::new("cache", Plan::for_cache(config)?, None),
+            published,
+            prefix: config.prefix.clone(),
+            attendants: Mutex::default(),
+        }))
     }
 
     /// All lines, for those who keep them up.
-    pub fn lines(&self) -> Vec<Arc<Line>> {
-        [Some(&self.calls), self.listening.as_ref()].into_iter().flatten().cloned().collect()
+    pub fn lines(&self) -> [Arc<Line>; 3] {
+        [self.state.clone(), self.listening.clone(), self.cache.clone()]
     }
 
-    /// The line of the calls.
-    pub fn line(&self) -> &Line {
-        &self.calls
+    /// The line of the state.
+    pub fn state(&self) -> &Line {
+        &self.state
     }
 
-    /// Whether Redis answers, as far as the last look tells.
+    /// The line of the cache, which may lead to another Redis.
+    pub fn cache(&self) -> &Arc<Line> {
+        &self.cache
+    }
+
+    /// Whether the state's Redis answers, as far as the last look tells.
     pub fn is_up(&self) -> bool {
-        self.calls.is_up()
+        self.state.is_up()
     }
 
     /// Counts the connections made: after each, what Redis knew may be lost.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.calls.connections()
+        self.state.connections()
     }
 
     /// The name of a key: all keys of the same `tag` lie in one slot.
@@ -118,19 +118,18 @@ impl Link {
         V: TryInto<MultipleValues> + Send,
         V::Error: Into<fred::error::Error> + Send,
     {
-        self.calls.run(script, keys, args).await
+        self.state.run(script, keys, args).await
     }
 
     /// What is published on a channel from now on, over all connections to come; what is published while there is
     /// none is lost.
     pub async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<fred::types::Message>, Error> {
         let receiver = self.published.listen(channel);
-        let Some(line) = &self.listening else { return Ok(receiver) };
+        let mut connections = self.listening.connections();
         // Without a connection the next one subscribes.
-        let mut connections = line.connections();
-        let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await;
-        if connected.is_ok() && line.is_up() {
-            self.published.subscribe(line, channel).await;
+        let connected = tokio::time::timeout(LISTEN_WITHIN, connections.wait_for(|count| *count > 0)).await.is_ok();
+        if connected && self.listening.is_up() {
+            self.published.subscribe(&self.listening, channel).await;
         }
         Ok(receiver)
     }

@@ -10,10 +10,12 @@ mod nodes;
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
+mod quota;
 
 pub use answers::RedisAnswers;
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 pub use nodes::RedisNodes;
+pub use quota::RedisQuotas;
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,7 @@ fn to(nodes: Vec<String>) -> RedisConfig {
 async fn opened(config: &RedisConfig) -> Arc<Link> {
     let link = Link::open(config).unwrap();
     let up = timeout(SOON, link.connections().wait_for(|count| *count > 0)).await.is_ok();
-    assert!(up, "{:?}", link.line().trouble());
+    assert!(up, "{:?}", link.state().trouble());
     link
 }
 
@@ -79,7 +79,7 @@ async fn a_server_that_hangs_is_noticed_while_calls_go_on_and_is_found_again() {
     })
     .await;
     assert!(noticed < Duration::from_secs(2), "{noticed:?}");
-    let trouble = link.line().trouble().unwrap();
+    let trouble = link.state().trouble().unwrap();
     assert!(trouble.contains("does not answer"), "{trouble}");
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed())).await;
     assert!(!link.is_up());
@@ -271,7 +271,7 @@ async fn a_password_that_is_changed_meanwhile_is_not_told() {
     let link = opened(&RedisConfig { password: Secret::new("pw-4711"), ..to(vec![server.address()]) }).await;
     server.change_password("pw-0815");
     until("the loss is noticed", async || !link.is_up()).await;
-    until("the reason is known", async || link.line().trouble().is_some_and(|text| text.contains("password"))).await;
-    let told = format!("{:?} {:?}", link.line().trouble(), write(&link, "a").await);
+    until("the reason is known", async || link.state().trouble().is_some_and(|text| text.contains("password"))).await;
+    let told = format!("{:?} {:?}", link.state().trouble(), write(&link, "a").await);
     assert!(!told.contains("pw-"), "{told}");
 }

@@ -1,0 +1,408 @@
+-- One turn of a node at the quota of a service. The rules are those of guard/limiter, and a contract runs on both.
+--
+-- KEYS: the state (hash), the log (ring of permits). ARGV: now in microseconds (empty: the server's clock), the policy,
+-- the ask, the channel, the quota's name. Numbers in the state are written in full: Lua's own way keeps 14 digits.
+--
+-- The log holds one entry per permit in the order of their times: time, tokens, when the bucket was to be full before
+-- it (-1: it was full), number. Positions count up for ever; the entry at `p` lies at `p % cap`.
+
+local state, log = KEYS[1], KEYS[2]
+local policy, ask = cjson.decode(ARGV[2]), cjson.decode(ARGV[3])
+
+local ENTRY, SIZE = '<dddd', 32
+local MINUTE, HOUR, SECOND = 60e6, 3600e6, 1e6
+-- guard/limiter/learning.rs says why.
+local PAUSE_MAX, PAUSE_MIN, JITTER, DECREASE, INCREASE, FACTOR_MIN = 600e6, 1e6, 0.2, 0.7, 0.05, 0.05
+-- After a loss of memory nothing is given for so long, so that every node can tell what it has done.
+local RESEED = 1e6
+-- Work done at most in one turn beside what it asks for.
+local FORGET_MAX, SHIFT_MAX, REFILL_MAX = 256, 4096, 10000
+
+local FIELDS = { 'seen', 'raw', 'first', 'head', 'next', 'from', 'sum', 'full', 'pause', 'hold', 'epoch', 'factor',
+  'header', 'unexplained', 'changed', 'cap' }
+local birth, rules_before, created, remembered
+local s = {}
+
+local function load_state()
+  local held = redis.call('HMGET', state, 'birth', 'rules', unpack(FIELDS))
+  birth, rules_before = held[1], held[2]
+  for i, name in ipairs(FIELDS) do s[name] = tonumber(held[i + 2] or 0) end
+  local torn = birth and s.head > s.first and redis.call('EXISTS', log) == 0
+  if birth and not torn then return end
+  redis.call('DEL', state, log)
+  for _, name in ipairs(FIELDS) do s[name] = 0 end
+  created, s.factor, s.full, s.cap = true, 1, -1, policy.entries
+end
+
+-- Time never goes back. While the server's clock is behind (it was set back), the spans between turns count; once it
+-- has caught up, or was put right, it counts again itself.
+local function tell_time()
+  local time = redis.call('TIME')
+  local raw = tonumber(ARGV[1]) or time[1] * 1e6 + time[2]
+  local ahead, passed = s.seen - s.raw, math.max(0, raw - s.raw)
+  s.seen = passed >= ahead and math.max(s.seen, raw) or s.seen + passed
+  s.raw = raw
+  return s.seen
+end
+
+-- The log.
+
+local function read(p)
+  local at = (p % s.cap) * SIZE
+  return struct.unpack(ENTRY, redis.call('GETRANGE', log, at, at + SIZE - 1))
+end
+
+local function write(p, ...) redis.call('SETRANGE', log, (p % s.cap) * SIZE, struct.pack(ENTRY, ...)) end
+
+-- The entries from `p` on, as a list of lists.
+local function read_from(p)
+  local entries = {}
+  while p < s.head do
+    local slot = p % s.cap
+    local count = math.min(s.head - p, s.cap - slot, 512)
+    local block = redis.call('GETRANGE', log, slot * SIZE, (slot + count) * SIZE - 1)
+    for i = 0, count - 1 do entries[#entries + 1] = { struct.unpack(ENTRY, block, i * SIZE + 1) } end
+    p = p + count
+  end
+  return entries
+end
+
+local rules, bucket
+
+local function filled(full, at)
+  if not bucket then return -1 end
+  -- No bucket is emptier than empty.
+  return math.min(math.max(full, at) + bucket.interval, at + bucket.capacity * bucket.interval)
+end
+
+-- Writes entries from `p` on, the last of all, and fills the bucket anew with them.
+local function write_from(p, entries, full)
+  s.full, s.head = full, p + #entries
+  local i = 1
+  while i <= #entries do
+    local slot = (p + i - 1) % s.cap
+    local packed = {}
+    for j = i, i + math.min(#entries - i + 1, s.cap - slot, 512) - 1 do
+      local entry = entries[j]
+      packed[#packed + 1] = struct.pack(ENTRY, entry[1], entry[2], s.full, entry[4])
+      s.full = filled(s.full, entry[1])
+    end
+    redis.call('SETRANGE', log, slot * SIZE, table.concat(packed))
+    i = i + #packed
+  end
+end
+
+local function remove(p)
+  local at, tokens, full = read(p)
+  if p < s.from then s.from = s.from - 1 else s.sum = s.sum - tokens end
+  write_from(p, read_from(p + 1), full)
+end
+
+local function find(number)
+  local guess = s.head - (s.next - number)
+  local low, high = s.first, s.head - 1
+  if guess < low or guess > high then guess = low end
+  while low <= high do
+    local at, tokens, full, found = read(guess)
+    if found == number then return guess, tokens, at, full end
+    if found < number then low = guess + 1 else high = guess - 1 end
+    guess = math.floor((low + high) / 2)
+  end
+end
+
+-- The rules.
+
+local function lowered(limit)
+  if s.factor >= 1 then return limit end
+  return math.min(limit, math.max(1, math.floor(limit * s.factor + 1e-6)))
+end
+
+local function rule(allowed, configured, span)
+  return allowed > 0 and span > 0 and { limit = lowered(allowed), configured = configured, span = span } or nil
+end
+
+local function choose_bucket(minute, hour)
+  local pace = policy.minute > 0 and minute
+  if not pace then
+    for _, window in ipairs(rules.windows) do
+      local told, best_told = window.configured == 0, pace and pace.configured == 0
+      local better = not pace or (best_told and not told) or (best_told == told and window.span < pace.span)
+      if better then pace = window end
+    end
+  end
+  local paced = policy.pace_hour and hour
+  if not pace or (policy.burst == 0 and not paced) then return nil end
+  local interval = math.ceil(pace.span / pace.limit)
+  if paced then interval = math.max(interval, math.ceil(hour.span / hour.limit)) end
+  return { capacity = math.max(policy.burst, 1), interval = interval }
+end
+
+local function make_rules()
+  rules = { windows = {}, longest = 0, shortest = nil }
+  local allowed = policy.minute
+  if s.header > 0 then allowed = allowed == 0 and s.header or math.min(allowed, s.header) end
+  local minute, hour = rule(allowed, policy.minute, MINUTE), rule(policy.hour, policy.hour, HOUR)
+  local function add(window) if window then table.insert(rules.windows, window) end end
+  for _, window in ipairs({ minute or false, hour or false }) do add(window) end
+  for _, window in ipairs(policy.windows) do add(rule(window[1], window[1], window[2])) end
+  rules.tokens = rule(policy.tokens, policy.tokens, MINUTE)
+  rules.name = ''
+  for _, window in ipairs(rules.windows) do
+    rules.longest = math.max(rules.longest, window.span)
+    rules.shortest = math.min(rules.shortest or window.span, window.span)
+    rules.name = rules.name .. window.limit .. '/' .. window.span .. ' '
+  end
+  if rules.tokens then rules.longest = math.max(rules.longest, MINUTE) end
+  bucket = choose_bucket(minute, hour)
+  rules.name = rules.name .. (rules.tokens and rules.tokens.limit or 0)
+  if bucket then rules.name = rules.name .. ' ' .. bucket.capacity .. '/' .. bucket.interval end
+end
+
+-- Puts the rules in force; returns whether they are others.
+local function obey()
+  make_rules()
+  if policy.entries > s.cap then
+    local entries = read_from(s.first)
+    redis.call('DEL', log)
+    s.cap = policy.entries
+    write_from(s.first, entries, -1)
+  end
+  if rules.name == rules_before then return false end
+  if rules_before then
+    local p = math.max(s.first, s.head - REFILL_MAX)
+    write_from(p, read_from(p), -1)
+  end
+  rules_before = rules.name
+  return true
+end
+
+-- Deciding.
+
+local function forget(now)
+  if s.head == s.first then return end
+  local kept = rules.longest + policy.validity
+  if read(s.head - 1) + kept <= now then s.first, s.from, s.sum = s.head, s.head, 0 end
+  for _ = 1, math.min(FORGET_MAX, s.head - s.first) do
+    local at, tokens = read(s.first)
+    if at + kept > now then return end
+    if s.from == s.first then s.from, s.sum = s.from + 1, s.sum - tokens end
+    s.first = s.first + 1
+  end
+end
+
+local function fit(tokens)
+  local room = math.max(0, rules.tokens.limit - tokens)
+  while s.sum > room do
+    local _, gone = read(s.from)
+    s.sum, s.from = s.sum - gone, s.from + 1
+  end
+  while s.from > s.first do
+    local _, earlier = read(s.from - 1)
+    if s.sum + earlier > room then return end
+    s.sum, s.from = s.sum + earlier, s.from - 1
+  end
+end
+
+local function free_again(p, span) return p < s.first and 0 or read(p) + span + policy.validity end
+
+local function earliest(floor, tokens)
+  local at = floor
+  if s.head > s.first then at = math.max(at, (read(s.head - 1))) end
+  for _, window in ipairs(rules.windows) do at = math.max(at, free_again(s.head - window.limit, window.span)) end
+  if rules.tokens then
+    fit(tokens)
+    at = math.max(at, free_again(s.from - 1, rules.tokens.span))
+  end
+  if bucket and s.head - s.first >= bucket.capacity then
+    local p, poured = s.head - bucket.capacity + 1, s.full
+    if p < s.head then poured = select(3, read(p)) end
+    if poured >= 0 then at = math.max(at, poured + policy.validity) end
+  end
+  local oldest = s.head - policy.entries
+  local room = oldest >= s.first and free_again(oldest, rules.longest) or nil
+  return room and math.max(at, room) or at, room ~= nil
+end
+
+local function append(at, tokens)
+  local number = s.next
+  s.next = number + 1
+  if rules.longest == 0 then return number end
+  write(s.head, at, tokens, s.full, number)
+  s.head, s.sum, s.full = s.head + 1, s.sum + tokens, filled(s.full, at)
+  return number
+end
+
+local announced = false
+
+local function renew(now)
+  s.epoch, announced = s.epoch + 1, true
+  while s.head > s.first and read(s.head - 1) > now + policy.validity do remove(s.head - 1) end
+end
+
+local function pause(now, till)
+  if till <= math.max(now, s.pause) then return end
+  s.pause = till
+  renew(now)
+end
+
+local function lower(now)
+  s.factor, s.changed = math.max(s.factor * DECREASE, FACTOR_MIN), now
+  obey()
+end
+
+-- Adds calls that were made beside the quota at their places.
+local function insert(now, calls)
+  local merged, tokens, next_call, before = {}, 0, 1, -1
+  local function add(at, cost, number)
+    merged[#merged + 1], before = { at, cost, -1, number }, number
+  end
+  local function add_calls(till)
+    while calls[next_call] and now - calls[next_call][1] <= till do
+      -- Between two numbers, so that nobody can name it.
+      add(math.max(0, now - calls[next_call][1]), calls[next_call][2], math.floor(before) + 0.5)
+      next_call = next_call + 1
+    end
+  end
+  for _, entry in ipairs(read_from(s.first)) do
+    add_calls(entry[1])
+    add(entry[1], entry[2], entry[4])
+  end
+  add_calls(math.huge)
+  while #merged > s.cap do table.remove(merged, 1) end
+  for _, entry in ipairs(merged) do tokens = tokens + entry[2] end
+  s.from, s.sum = s.first, tokens
+  write_from(s.first, merged, -1)
+end
+
+-- Requests and tokens of one window: used by now, and reserved ahead of it.
+local function use_of(now, span)
+  local reserved, used_tokens, reserved_tokens = 0, 0, 0
+  local low, high, oldest = s.first, s.head, now - span - policy.validity
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if read(middle) > oldest then high = middle else low = middle + 1 end
+  end
+  local used, p = s.head - low, s.head - 1
+  while p >= low and read(p) > now do p, reserved = p - 1, reserved + 1 end
+  if rules.tokens and span == rules.tokens.span then
+    for _, entry in ipairs(read_from(low)) do
+      if entry[1] > now then reserved_tokens = reserved_tokens + entry[2] else used_tokens = used_tokens + entry[2] end
+    end
+  end
+  return used - reserved, reserved, used_tokens, reserved_tokens
+end
+
+local function uses(now)
+  local list = {}
+  local function add(kind, span, configured, limit, used, reserved)
+    local per_ms = math.floor(span / 1000)
+    table.insert(list, { kind = kind, per_ms = per_ms, configured = configured, limit = limit, used = used, reserved = reserved })
+  end
+  for _, window in ipairs(rules.windows) do
+    local used, reserved = use_of(now, window.span)
+    add('requests', window.span, window.configured, window.limit, used, reserved)
+  end
+  if rules.tokens then
+    local _, _, used, reserved = use_of(now, rules.tokens.span)
+    add('tokens', rules.tokens.span, rules.tokens.configured, rules.tokens.limit, used, reserved)
+  end
+  if bucket then
+    local drawn = math.ceil(math.max(0, s.full - now) / bucket.interval)
+    add('burst', bucket.interval, bucket.capacity, bucket.capacity, math.min(drawn, bucket.capacity), 0)
+  end
+  return list
+end
+-- What a node may tell.
+
+local take_in = {}
+
+function take_in.void(_, number)
+  local p = find(number)
+  if p and s.head - p <= SHIFT_MAX then remove(p) end
+end
+
+function take_in.settle(_, told)
+  local p, estimate, at, full = find(told[1])
+  if not p then return end
+  write(p, at, told[2], full, told[1])
+  if p >= s.from then s.sum = s.sum - estimate + told[2] end
+end
+
+function take_in.throttled(now, told)
+  local asked, chance = told[1], told[2]
+  local new_incident = now >= s.pause
+  if asked > 0 then
+    if new_incident then lower(now) end
+    pause(now, now + math.min(asked, PAUSE_MAX))
+  elseif new_incident then
+    local span = math.min(PAUSE_MIN * 2 ^ math.min(s.unexplained, 16), PAUSE_MAX)
+    s.unexplained = s.unexplained + 1
+    lower(now)
+    pause(now, now + math.floor(math.min(span * (1 + JITTER * chance), PAUSE_MAX) + 0.5))
+  end
+end
+
+function take_in.succeeded(now)
+  s.unexplained = 0
+  local every = math.max(SECOND, math.min(rules.shortest or MINUTE, MINUTE))
+  local steps = math.floor(math.floor((now - s.changed) / 1000) / math.floor(every / 1000))
+  if s.factor >= 1 or steps == 0 then return end
+  s.factor, s.changed = math.min(1, s.factor + INCREASE * steps), now
+  obey()
+end
+
+function take_in.limit_header(now, told)
+  if told == 0 then return end
+  local lower_than_before = s.header == 0 or told < s.header
+  s.header = told
+  if obey() and lower_than_before then renew(now) end
+end
+
+function take_in.pause(now, span) pause(now, now + span) end
+take_in.made = insert
+
+-- The turn.
+
+load_state()
+local now = tell_time()
+local knows, remembers = ask.birth ~= '' and ask.birth ~= '?', ask.birth ~= ''
+local lost = created and remembers or not created and knows and ask.birth ~= birth
+if created then
+  birth = string.format('%.0f', now)
+  if remembers then s.hold = now + RESEED end
+end
+obey()
+forget(now)
+local told = { birth = birth, factor = s.factor, tokens = 0, free = 0 }
+if lost then
+  told.lost = true
+else
+  for _, note in ipairs(ask.notes) do
+    for what, value in pairs(note) do if take_in[what] then take_in[what](now, value) end end
+  end
+  local tokens = ask.tokens
+  if rules.tokens then tokens = math.min(tokens, rules.tokens.limit) end
+  local grants = {}
+  for n = 1, ask.want do
+    local at, no_room = earliest(math.max(now, s.pause, s.hold), tokens)
+    if no_room or at - now > ask.max_wait or (n > 1 and at > now) then
+      told.free = at - now
+      break
+    end
+    grants[n] = { at - now, append(at, tokens) }
+  end
+  if #grants > 0 then told.grants = grants end
+  told.tokens = tokens
+end
+
+if ask.look and (#rules.windows > 0 or rules.tokens) then told.uses = uses(now) end
+told.epoch, told.factor, told.pause = s.epoch, s.factor, math.max(0, math.max(s.pause, s.hold) - now)
+
+local written = { 'birth', birth, 'rules', rules.name }
+for _, name in ipairs(FIELDS) do
+  written[#written + 1] = name
+  written[#written + 1] = name == 'factor' and string.format('%.17g', s[name]) or string.format('%.0f', s[name])
+end
+redis.call('HSET', state, unpack(written))
+if announced then redis.call('PUBLISH', ARGV[4], ARGV[5] .. ' ' .. string.format('%.0f', s.epoch)) end
+return cjson.encode(told)
