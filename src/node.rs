@@ -37,6 +37,9 @@ const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
 /// Connections may take this long to end also when the grace is over.
 const LISTENER_WITHIN: Duration = Duration::from_millis(100);
 
+/// Saying goodbye to the other nodes may take this long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How often the end of the work in hand is looked for while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -72,6 +75,9 @@ impl Node {
             None
         };
         let admin_listener = bind(config.admin.listen, "admin.listen").await?;
+        let listeners = public_listener.iter().chain([&admin_listener]);
+        let addresses = listeners.filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
+        parts.nodes.introduce(build::introduction(config, &clock, addresses));
         let apart = Apart::start()?;
         let health = Arc::new(Health::new(parts.clone(), desks.clone()));
         DependencyUp::register(&mut registry, &health);
@@ -158,7 +164,10 @@ impl Node {
             let _ = tokio::time::timeout(Duration::from_secs(5), tree.ended).await;
         }
         let given_back = self.parts.directory.give_back();
-        self.stores.close();
+        if tokio::time::timeout(LEAVE_WITHIN, self.parts.nodes.leave()).await.is_err() {
+            tracing::debug!("the other nodes were not told; they find out by themselves");
+        }
+        self.stores.close().await;
         tracing::info!(given_back, "the node has stopped");
     }
 

@@ -4,6 +4,9 @@
 //! node                          supervisor.rs   one_for_one; past its intensity the process ends
 //! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
 //! ├─ state-link                 link.rs         tidies the state
+//! ├─ redis                      supervisor.rs   with state.kind = "redis"
+//! │  ├─ redis/<connection>      keeper.rs       keeps it up: state, published, cache
+//! │  └─ redis/heartbeat         link.rs         tells the other nodes that this one lives
 //! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
 //! │  ├─ breaker/<service>       breaker.rs
@@ -38,6 +41,7 @@ mod inbox;
 mod ingress;
 mod inspector;
 mod lease;
+mod keeper;
 mod limiter;
 mod link;
 mod metrics;
@@ -68,7 +72,7 @@ use crate::{
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
-    state::Shared,
+    state::{Shared, nodes::Nodes, redis::Link},
     store::in_hand::InHand,
     telemetry::Clock,
 };
@@ -96,6 +100,10 @@ pub struct Parts {
     pub broker: Arc<dyn Broker>,
     /// What nodes share.
     pub state: Shared,
+    /// The nodes that live.
+    pub nodes: Arc<Nodes>,
+    /// The connections to Redis, if the state is there.
+    pub redis: Option<Arc<Link>>,
     /// The guards of the AI services.
     pub stack: Stack,
     /// The AI services, in the order of the guards' chain, with their models.

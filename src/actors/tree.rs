@@ -13,6 +13,7 @@ use super::{
     consumer::Consumer,
     events::Events,
     ingress::{Desk, Ingress},
+    keeper::Keeper,
     limiter::LimiterActor,
     link::{Round, Rounds},
     metrics::Census,
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     domain::restart::{Restart, Strategy},
     guard,
+    state::{self, nodes::BEAT_EVERY},
 };
 
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -83,7 +85,7 @@ pub async fn grow(
         tracing::warn!(%error, "that this node is alive could not be noted");
     }
     let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
-    let mut children: Vec<Child> = links.into_iter().chain([grower.guards(guards)]).collect();
+    let mut children: Vec<Child> = links.into_iter().chain(grower.redis()).chain([grower.guards(guards)]).collect();
     if branches.ingress {
         children.push(grower.ingress(desks));
     }
@@ -157,6 +159,32 @@ impl Grower<'_> {
             Box::pin(async move { Ok(parts.state.tidy(parts.clock.now()).await?) })
         });
         self.rounds("node/state-link", STATE_EVERY, round)
+    }
+
+    /// The connections to Redis, if there are some; one that fails harms no other.
+    fn redis(&self) -> Option<Child> {
+        let lines = self.parts.redis.as_ref()?.lines();
+        let keepers = lines.into_iter().map(|line| {
+            let card = self.card(&format!("node/redis/{}", line.name()), "link");
+            child(card.clone(), move || Keeper { line: line.clone(), card: card.clone() })
+        });
+        Some(self.supervisor("node/redis", keepers.chain([self.heartbeat()]).collect()))
+    }
+
+    fn heartbeat(&self) -> Child {
+        let parts = self.parts.clone();
+        let round: Round = Arc::new(move || {
+            let parts = parts.clone();
+            Box::pin(async move {
+                let in_hand = parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
+                match parts.nodes.beat(in_hand).await {
+                    // The keeper of the connection has said so.
+                    Ok(()) | Err(state::Error::Away(_)) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            })
+        });
+        self.rounds("node/redis/heartbeat", BEAT_EVERY, round)
     }
 
     fn reconciler(&self, desks: &[Arc<Desk>]) -> Child {

@@ -1,5 +1,7 @@
 //! `tidegate check`: validates the configuration and asks every dependency.
 
+mod redis;
+
 use std::{process::ExitCode, time::Duration};
 
 use super::{Source, failed, runtime};
@@ -29,18 +31,25 @@ pub(super) struct Options {
 #[derive(serde::Serialize)]
 struct Finding {
     what: String,
+    /// Nothing keeps it from working.
     ok: bool,
+    /// It works, but not as well as it could.
+    warning: bool,
     detail: String,
     remedy: String,
 }
 
 impl Finding {
     fn good(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { what: what.into(), ok: true, detail: detail.into(), remedy: String::new() }
+        Self { what: what.into(), ok: true, warning: false, detail: detail.into(), remedy: String::new() }
+    }
+
+    fn warn(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { ok: true, warning: true, ..Self::bad(what, detail, remedy) }
     }
 
     fn bad(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { what: what.into(), ok: false, detail: detail.into(), remedy: remedy.into() }
+        Self { what: what.into(), ok: false, warning: false, detail: detail.into(), remedy: remedy.into() }
     }
 }
 
@@ -64,7 +73,12 @@ pub(super) fn check(options: &Options) -> ExitCode {
 
 fn print(loaded: &Loaded, findings: &[Finding]) {
     for finding in findings {
-        println!("{:<4} {:<24} {}", if finding.ok { "ok" } else { "FAIL" }, finding.what, finding.detail);
+        let word = match (finding.ok, finding.warning) {
+            (false, _) => "FAIL",
+            (true, true) => "WARN",
+            (true, false) => "ok",
+        };
+        println!("{word:<4} {:<24} {}", finding.what, finding.detail);
         if !finding.remedy.is_empty() {
             println!("     {:<24} -> {}", "", finding.remedy);
         }
@@ -79,19 +93,28 @@ fn print(loaded: &Loaded, findings: &[Finding]) {
 
 async fn findings(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
-    let mut findings: Vec<Finding> = loaded
-        .warnings
-        .iter()
-        .map(|warning| Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY"))
-        .collect();
+    let mut findings: Vec<Finding> = loaded.warnings.iter().map(|warning| missing(warning)).collect();
     let absent = node::not_in_this_version(config);
     findings.extend(absent.into_iter().map(|(what, remedy)| Finding::bad("configuration", what, remedy)));
     findings.push(folder(config));
+    findings.extend(redis::findings(config).await);
     findings.push(zendesk(config).await);
     for service in &config.ai.services {
         findings.push(ai(&service.name, &service.base_url).await);
     }
     findings
+}
+
+/// A broker and a state that fit one node only are no mistake where there is one.
+fn missing(warning: &str) -> Finding {
+    if warning.starts_with("broker.kind is") {
+        return Finding::warn(
+            "configuration",
+            warning,
+            "with several nodes use RabbitMQ and Redis; with one all is well",
+        );
+    }
+    Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY")
 }
 
 fn folder(config: &Config) -> Finding {

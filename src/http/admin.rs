@@ -21,6 +21,7 @@ use crate::{
     broker::Standing,
     domain::time::Timestamp,
     guard::breaker,
+    state::nodes::Node,
     telemetry::Clock,
 };
 
@@ -130,6 +131,16 @@ fn breaker(snapshot: &breaker::Snapshot, clock: &Clock) -> Value {
         shown[name] = json!(dated(at_ms));
     }
     shown
+}
+
+/// `GET /admin/nodes`: those who live, as far as this one knows.
+pub async fn nodes(State(admin): State<Admin>) -> Json<Vec<Node>> {
+    let mut nodes = admin.parts.nodes.all();
+    let own = nodes.iter_mut().find(|node| node.id == admin.parts.nodes.id());
+    if let Some(own) = own {
+        own.in_hand = admin.parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
+    }
+    Json(nodes)
 }
 
 /// `GET /admin/limiters`

@@ -64,6 +64,9 @@ pub struct Dependency {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
+    /// Why it is down, where that is known; told on the admin listener only, because it names addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// The whole report.
@@ -95,13 +98,13 @@ impl Health {
             self.can_store(),
         );
         self.broker_up.store(can_store && broker.state == "up", Ordering::Relaxed);
+        let state = self.with_redis(state);
         self.state_up.store(state.state == "up", Ordering::Relaxed);
         dependencies
             .insert("broker".to_owned(), if can_store { broker } else { Dependency { state: "down", ..broker } });
         dependencies.insert("state".to_owned(), state);
         for (name, up) in self.outside() {
-            dependencies
-                .insert(name.to_owned(), Dependency { state: if up { "up" } else { "down" }, latency_ms: None });
+            dependencies.insert(name.to_owned(), Dependency { state: word(up), latency_ms: None, reason: None });
         }
         let reason = match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Starting as u8 => Some("starting"),
@@ -122,7 +125,15 @@ impl Health {
         let began = self.parts.clock.monotonic();
         let up = tokio::time::timeout(PROBE_WITHIN, works).await.unwrap_or(false);
         let took = self.parts.clock.monotonic().saturating_sub(began);
-        Dependency { state: if up { "up" } else { "down" }, latency_ms: Some(took.as_secs_f64() * 1e3) }
+        Dependency { state: word(up), latency_ms: Some(took.as_secs_f64() * 1e3), reason: None }
+    }
+
+    /// The state is up only while its Redis is, if it has one.
+    fn with_redis(&self, state: Dependency) -> Dependency {
+        let Some(line) = self.parts.redis.as_ref().map(|link| link.state()) else { return state };
+        let latency_ms = line.latency().map(|took| took.as_secs_f64() * 1e3);
+        let up = state.state == "up" && line.is_up();
+        Dependency { state: word(up), latency_ms, reason: line.trouble() }
     }
 
     /// Whether deliveries can be stored, as far as the last one tells.
@@ -141,13 +152,14 @@ impl Health {
         stored
     }
 
-    /// The services outside, as far as our own calls tell.
+    /// The services outside, as far as our own calls and looks tell.
     fn outside(&self) -> Vec<(&'static str, bool)> {
         let services = self.parts.stack.services().iter().map(|service| {
             let up = service.gate.snapshot().state == breaker::State::Closed;
             (label(&format!("ai/{}", service.name)), up)
         });
-        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).collect()
+        let cache = self.parts.redis.iter().map(|link| ("cache", link.cache().is_up()));
+        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).chain(cache).collect()
     }
 }
 
@@ -158,16 +170,21 @@ pub async fn live() -> &'static str {
 
 /// `GET /readyz` on the public listener.
 pub async fn ready_public(State(public): State<Public>) -> Response {
-    ready(&public.health).await
+    let mut report = public.health.report().await;
+    report.dependencies.values_mut().for_each(|dependency| dependency.reason = None);
+    ready(report)
 }
 
 /// `GET /readyz` on the admin listener.
 pub async fn ready_admin(State(admin): State<Admin>) -> Response {
-    ready(&admin.health).await
+    ready(admin.health.report().await)
 }
 
-async fn ready(health: &Health) -> Response {
-    let report = health.report().await;
+fn word(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
+fn ready(report: Report) -> Response {
     let status = if report.status == "unready" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(report)).into_response()
 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `GET /metrics` | `metrics` |
 //! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | `admin` |
-//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters` | `admin` |
+//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters`, `GET /admin/nodes` | `admin` |
 
 mod admin;
 mod body;
@@ -127,6 +127,7 @@ pub fn admin(admin: Admin) -> Router {
         .route("/admin/queues", get(admin::queues))
         .route("/admin/breakers", get(admin::breakers))
         .route("/admin/limiters", get(admin::limiters))
+        .route("/admin/nodes", get(admin::nodes))
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
     health
         .merge(guarded)

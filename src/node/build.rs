@@ -24,6 +24,8 @@ use crate::{
         self, Local,
         board::Boards,
         redis::{Link, RedisBoards},
+        nodes::{self, Nodes, Roll},
+        redis::{Link, RedisAnswers, RedisNodes},
     },
     store::{
         FolderLock,
@@ -42,12 +44,16 @@ use crate::{
 pub(super) struct Stores {
     broker: Arc<Embedded>,
     state: Arc<Local>,
+    redis: Option<Arc<Link>>,
     _lock: FolderLock,
 }
 
 impl Stores {
-    /// Writes what is outstanding.
-    pub fn close(&self) {
+    /// Ends the connections and writes what is outstanding.
+    pub async fn close(&self) {
+        if let Some(link) = &self.redis {
+            link.close().await;
+        }
         self.broker.close();
         self.state.close();
     }
@@ -76,7 +82,12 @@ pub(super) fn build(
     let shared: state::Shared = match config.state.kind {
         state::Kind::Local => state.clone(),
         state::Kind::Redis => fleet(config, clock, &state)?,
+    let redis = match config.state.kind {
+        state::Kind::Local => None,
+        state::Kind::Redis => Some(Link::unattended(&config.state.redis)?),
     };
+    let roll = redis.clone().map(|link| Arc::new(RedisNodes::new(link)) as Arc<dyn Roll>);
+    let nodes = Arc::new(Nodes::new(roll, clock.clone()));
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
@@ -94,6 +105,10 @@ pub(super) fn build(
         state: state.clone(),
         stack: stack(config, clock, guards.clone(), permits),
         stack: stack(config, clock, guards.clone(), &calls, &past, redis.as_ref()),
+        state: state.clone(),
+        nodes: nodes.clone(),
+        redis: redis.clone(),
+        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref(), &nodes)),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -130,6 +145,7 @@ fn fleet(config: &Config, clock: &Clock, local: &Arc<Local>) -> anyhow::Result<s
     let before = local.boot(boot).context("the state's own file")?;
     let redis = state::Redis::open(link, config.retention.clone(), clock.clone(), boot, before);
     Ok(state::Bridge::new(redis, local.clone()))
+    Ok((Arc::new(parts), Stores { broker, state, redis, _lock: lock }, guards))
 }
 
 /// As many conversations as can be asked at once can be posted at once.
@@ -138,11 +154,10 @@ fn concurrency(config: &Config) -> usize {
 }
 
 /// The cache's tier that all nodes share, if there is a fleet.
-fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>) -> Option<CacheFleet> {
-    let boot = format!("{:032x}", rand::random::<u128>());
+fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>, nodes: &Nodes) -> Option<CacheFleet> {
     // What all nodes of an installation know and nobody else.
     let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
-    let answers = Arc::new(RedisAnswers::new(redis?.clone(), boot));
+    let answers = Arc::new(RedisAnswers::new(redis?.clone(), nodes.id().to_owned()));
     Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone()))
 /// How the limits are shared by all nodes.
 fn sharing(config: &Config, link: &Arc<Link>) -> Sharing {
@@ -205,6 +220,22 @@ fn post_limits(config: &Config) -> Limits {
     let windows = (per_second > 0)
         .then(|| guard::limiter::WindowLimit { requests: u64::from(per_second), per: Duration::from_secs(1) });
     Limits { windows: windows.into_iter().collect(), ..Limits::NONE }
+}
+
+/// What this node tells the others; without a name of its own it is called as its host.
+pub(super) fn introduction(config: &Config, clock: &Clock, addresses: impl Iterator<Item = String>) -> nodes::Node {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let role = |role: &crate::config::Role| format!("{role:?}").to_lowercase();
+    nodes::Node {
+        id: String::new(),
+        name: Some(config.node.name.clone()).filter(|name| !name.is_empty()).unwrap_or_else(host),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        roles: config.node.roles.iter().map(role).collect(),
+        started_at: clock.now(),
+        addresses: addresses.collect(),
+        in_hand: 0,
+        clock_skew_ms: None,
+    }
 }
 
 fn build_info(registry: &mut Registry) {

@@ -11,6 +11,7 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod local;
+pub mod nodes;
 pub mod quota;
 pub mod redis;
 

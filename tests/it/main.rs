@@ -33,6 +33,7 @@ mod official_client;
 mod problems;
 mod quarantine;
 mod recorder;
+mod redis_link;
 mod removal;
 mod samples;
 mod signatures;

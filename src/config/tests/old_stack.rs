@@ -159,7 +159,11 @@ fn an_address_of_rabbitmq_brings_everything_with_it() {
 fn lists_of_nodes_are_taken_in_all_their_forms() {
     for text in ["a:1,b:6379", " a:1 , b ", "redis://a:1;redis://b/0", "[\"a:1\", \"b\"]", "redis://a:1,b:6379,"] {
         let redis = loading("", &[("REDIS_CLUSTER_NODES", text)], "").unwrap().config.state.redis;
-        assert_eq!(redis.nodes, ["a:1", "b:6379"], "{text}");
+        assert_eq!(
+            (redis.mode, redis.nodes),
+            (crate::state::RedisMode::Auto, vec!["a:1".into(), "b:6379".into()]),
+            "{text}"
+        );
     }
     let redis = loading("", &[("REDIS_CLUSTER_NODES", "rediss://:hunter1@a,[::1]")], "").unwrap().config.state.redis;
     assert_eq!((redis.nodes, redis.tls), (vec!["a:6379".into(), "[::1]:6379".into()], true));

@@ -5,9 +5,10 @@
 //!          └─ find(Plan) -> Way                   servers.rs   asks the nodes what they are, each time
 //!               └─ Probe                          probe.rs     tells what is wrong (Trouble)
 //! ```
-//! Every call ends within [`line::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost may
-//! have run, so whoever calls must bear both.
+//! Every call ends within [`client::WITHIN`], whatever the server does. A script is sent once: one whose answer is lost
+//! may have run, so whoever calls must bear both.
 
+mod client;
 mod line;
 mod plan;
 mod probe;

@@ -11,6 +11,7 @@ mod ledger;
 mod board;
 mod link;
 mod memory;
+mod nodes;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]
@@ -19,6 +20,7 @@ mod quota;
 
 pub use answers::RedisAnswers;
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
+pub use nodes::RedisNodes;
 pub use quota::RedisQuotas;
 mod shared;
 #[cfg(test)]

@@ -16,12 +16,8 @@ use arc_swap::ArcSwapOption;
 use fred::{
     clients::Client,
     error::Error as FredError,
-    interfaces::{ClientLike, LuaInterface},
-    types::{
-        Builder, ConnectHandle, FromValue, MultipleValues, RespVersion, Value,
-        config::{Config as FredConfig, Options},
-        scripts::Script,
-    },
+    interfaces::ClientLike,
+    types::{ConnectHandle, FromValue, MultipleValues, scripts::Script},
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -32,19 +28,16 @@ use tokio::{
 };
 
 use super::{
+    client::{WITHIN, client, ping, run},
     plan::Plan,
     servers::{self, Way},
-    trouble::{Trouble, is_redirected, judge},
+    trouble::{Trouble, judge},
 };
 use crate::state::Error;
 
-/// A call that takes longer has failed; its effect is unknown.
-pub const WITHIN: Duration = Duration::from_millis(250);
-
-/// How often a connection that works is looked at, and how long a PING may take. A server that hangs is noticed
-/// within the sum of the first and twice the second.
+/// How often a connection that works is looked at. A server that hangs is noticed within this and twice the time of a
+/// PING.
 const PING_EVERY: Duration = Duration::from_millis(250);
-const PING_WITHIN: Duration = Duration::from_millis(350);
 
 /// One PING may be lost to a busy moment, of the server or of ours.
 const MISSES_MAX: u32 = 2;
@@ -58,12 +51,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The pauses between attempts to connect: doubling from the first to the second, half of each left to chance.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// Commands that may wait inside the client.
-const WAITING_MAX: usize = 10_000;
-
-/// Published messages kept for a slow reader.
-pub(super) const PUBLISHED_MAX: usize = 1_024;
 
 /// What is done with a client before anybody gets it; the task it returns lives as long as the client.
 pub(super) type Prepare =
@@ -147,7 +134,8 @@ impl Line {
 
     /// Why it is down.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+        let told = self.trouble.lock().clone();
+        told.or_else(|| (!self.is_up()).then(|| "the connection broke".to_owned()))
     }
 
     /// Counts the connections made.
@@ -240,8 +228,10 @@ impl Line {
 
     async fn make(&self, members: &[String]) -> Result<Live, Trouble> {
         let way = servers::find(&self.plan, members).await?;
-        let refused =
-            |error: &FredError| Trouble::Refused { node: way.node().to_owned(), said: error.details().to_owned() };
+        let refused = |error: &FredError| Trouble::Refused {
+            node: way.node().to_owned(),
+            said: self.plan.scrubbed(error.details()),
+        };
         let client = client(&self.plan, &way).map_err(|error| refused(&error))?;
         let driver = client.connect();
         let mut live = Live { client: client.clone(), way: way.clone(), driver, reader: None };
@@ -339,63 +329,4 @@ impl Line {
         }
         judged.error
     }
-}
-
-/// By its hash; where the server has lost it, with its text, which that server then keeps. A script that was sent to
-/// the wrong node of a Cluster did not run and is sent once more.
-async fn run(client: &Client, script: &Script, keys: Vec<String>, args: MultipleValues) -> Result<Value, FredError> {
-    let hash = script.sha1();
-    let first = client.evalsha(hash.clone(), keys.clone(), args.clone()).await;
-    let error = match first {
-        Err(error) if error.details().starts_with("NOSCRIPT") || is_redirected(&error) => error,
-        other => return other,
-    };
-    let lua = script.lua().map(ToString::to_string).unwrap_or_default();
-    let again = Options { max_attempts: Some(2), ..Options::default() };
-    if is_redirected(&error) {
-        let moved: Result<Value, FredError> =
-            client.with_options(&again).evalsha(hash.clone(), keys.clone(), args.clone()).await;
-        match moved {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {}
-            other => return other,
-        }
-    }
-    client.eval(lua, keys, args).await
-}
-
-/// Asks the server, or each master of a Cluster, whether it is there; else names the one that is not.
-async fn ping(client: &Client) -> Result<(), String> {
-    if !client.is_clustered() {
-        let node = client.active_connections().first().map_or_else(|| "redis".to_owned(), ToString::to_string);
-        let answered = timeout(PING_WITHIN, client.ping::<Value>(None)).await;
-        return answered.is_ok_and(|answer| answer.is_ok()).then_some(()).ok_or(node);
-    }
-    let masters = client.active_connections().into_iter().map(|master| async move {
-        let asked = client.with_cluster_node(master.clone());
-        let answered = timeout(PING_WITHIN, asked.ping::<Value>(None)).await;
-        answered.is_ok_and(|answer| answer.is_ok()).then_some(()).ok_or_else(|| master.to_string())
-    });
-    futures_util::future::try_join_all(masters).await.map(drop)
-}
-
-fn client(plan: &Plan, way: &Way) -> Result<Client, FredError> {
-    let (username, password) = plan.user();
-    let server = way
-        .server_config()
-        .ok_or_else(|| FredError::new(fred::error::ErrorKind::Config, "its address is not host:port"))?;
-    let tls = plan.tls.clone().map(|config| fred::types::config::TlsConnector::Rustls(config.into()).into());
-    let config = FredConfig { username, password, server, tls, version: RespVersion::RESP3, ..FredConfig::default() };
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = WITHIN;
-            performance.broadcast_channel_capacity = PUBLISHED_MAX;
-        })
-        .with_connection_config(|connection| {
-            connection.connection_timeout = Duration::from_secs(1);
-            connection.internal_command_timeout = Duration::from_secs(1);
-            connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = WAITING_MAX;
-        });
-    builder.build()
 }

@@ -61,6 +61,14 @@ impl Plan {
         self.credentials.iter().map(String::as_str).collect()
     }
 
+    /// A text without the password: some servers repeat commands that they do not know.
+    pub(super) fn scrubbed(&self, text: &str) -> String {
+        match self.credentials.last().filter(|word| !word.is_empty()) {
+            Some(password) => text.replace(password.as_str(), "***"),
+            None => text.to_owned(),
+        }
+    }
+
     /// The user's name and password.
     pub(super) fn user(&self) -> (Option<String>, Option<String>) {
         match self.credentials.as_slice() {

@@ -113,7 +113,7 @@ impl Probe {
             Reply::Error(said) if said.starts_with("WRONGPASS") || said.contains("invalid password") => {
                 return Err(Trouble::WrongPassword { node });
             }
-            Reply::Error(said) => return Err(Trouble::Refused { node, said }),
+            Reply::Error(said) => return Err(Trouble::Refused { node, said: plan.scrubbed(&said) }),
             _ => {}
         }
         match self.spoken(plan, &["PING"]).await? {

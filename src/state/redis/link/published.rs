@@ -10,7 +10,10 @@ use fred::{
 use parking_lot::Mutex;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::line::{Line, PUBLISHED_MAX, Prepare};
+use super::{
+    client::PUBLISHED_MAX,
+    line::{Line, Prepare},
+};
 
 /// The channels that are listened to.
 #[derive(Clone, Default)]

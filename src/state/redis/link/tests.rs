@@ -224,6 +224,7 @@ async fn what_is_wrong_is_told_apart() {
     let elsewhere = Redis::with_tls(&other);
     let frozen = Redis::start();
     frozen.freeze(true);
+    let repeating = Redis::with(&["--save", "", "--rename-command", "AUTH", ""]);
     let base = RedisConfig::default();
     let password = |word: &str| RedisConfig { password: Secret::new(word), ..base.clone() };
     let mode = |mode| RedisConfig { mode, ..base.clone() };
@@ -237,6 +238,7 @@ async fn what_is_wrong_is_told_apart() {
         (password("pw-0815"), secured.address(), "does not accept this user or password"),
         (RedisConfig { username: "bob".into(), ..password("pw-4711") }, named.address(), "does not accept this user"),
         (password("pw-4711"), named.address(), "does not accept this user"),
+        (password("pw-4711"), repeating.address(), "unknown command 'AUTH'"),
         (with_tls(&certificates), plain.address(), "does not speak TLS"),
         (base.clone(), tls.address(), "speaks TLS, but state.redis.tls is false"),
         (password("pw-4711"), tls.address(), "speaks TLS, but state.redis.tls is false"),

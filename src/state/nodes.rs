@@ -1,0 +1,149 @@
+//! The nodes that are alive, as each of them tells the others.
+//!
+//! A node says every [`BEAT_EVERY`] that it lives, and learns who else does; one that is silent for [`EXPIRES_AFTER`]
+//! is gone. Without a fleet a node knows itself only.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Error;
+use crate::{
+    domain::time::{Timestamp, rfc3339},
+    telemetry::Clock,
+};
+
+/// How often a node says that it lives.
+pub const BEAT_EVERY: Duration = Duration::from_secs(2);
+
+/// A node that was silent for so long is gone: four beats may be lost.
+pub const EXPIRES_AFTER: Duration = Duration::from_secs(10);
+
+/// What a node tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Names this run of the process.
+    pub id: String,
+    /// `node.name`, or the host's.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it does.
+    pub roles: Vec<String>,
+    /// When it started.
+    #[serde(with = "rfc3339")]
+    pub started_at: Timestamp,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Messages it is at work on.
+    pub in_hand: usize,
+    /// By how much its clock is ahead of Redis's; unknown without Redis.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// Where nodes tell each other that they live.
+#[async_trait]
+pub trait Roll: Send + Sync {
+    /// Enters a node until it expires; returns all who live, and the time there.
+    async fn enter(&self, node: &Node, expires: Duration) -> Result<(Vec<Node>, Timestamp), Error>;
+
+    /// Strikes a node out.
+    async fn strike(&self, id: &str) -> Result<(), Error>;
+}
+
+/// What one node knows of all.
+pub struct Nodes {
+    id: String,
+    clock: Clock,
+    roll: Option<Arc<dyn Roll>>,
+    me: Mutex<Option<Node>>,
+    seen: Mutex<Option<Seen>>,
+}
+
+struct Seen {
+    nodes: Vec<Node>,
+    at: Instant,
+}
+
+impl Nodes {
+    /// One who has not introduced itself yet; without a roll it is alone.
+    pub fn new(roll: Option<Arc<dyn Roll>>, clock: Clock) -> Self {
+        let id = format!("{:032x}", rand::random::<u128>());
+        Self { id, clock, roll, me: Mutex::default(), seen: Mutex::default() }
+    }
+
+    /// The name of this run of the process.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether there can be others.
+    pub fn is_fleet(&self) -> bool {
+        self.roll.is_some()
+    }
+
+    /// Tells what this node is; from then on its beats count. Its id and its clock are filled in here.
+    pub fn introduce(&self, node: Node) {
+        *self.me.lock() = Some(Node { id: self.id.clone(), ..node });
+    }
+
+    /// Says that this node lives, and learns who else does.
+    pub async fn beat(&self, in_hand: usize) -> Result<(), Error> {
+        let Some(mut me) = self.me.lock().clone() else { return Ok(()) };
+        me.in_hand = in_hand;
+        if let Some(roll) = &self.roll {
+            let (sent, began) = (self.clock.now(), Instant::now());
+            let (nodes, theirs) = roll.enter(&me, EXPIRES_AFTER).await?;
+            // The other side looked at its clock about half way.
+            let half = i64::try_from(began.elapsed().as_millis() / 2).unwrap_or_default();
+            me.clock_skew_ms = Some(sent.0 + half - theirs.0);
+            *self.seen.lock() = Some(Seen { nodes, at: Instant::now() });
+        }
+        *self.me.lock() = Some(me);
+        Ok(())
+    }
+
+    /// Says goodbye, so that nobody waits for this node to expire.
+    pub async fn leave(&self) -> Result<(), Error> {
+        self.me.lock().take();
+        match &self.roll {
+            Some(roll) => roll.strike(&self.id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// All who live, as far as the last beat told, this one among them.
+    pub fn all(&self) -> Vec<Node> {
+        let seen = self.seen.lock().as_ref().map(|seen| seen.nodes.clone());
+        let me = self.me.lock().clone();
+        let mut nodes = seen.unwrap_or_default();
+        if let Some(me) = me {
+            nodes.retain(|node| node.id != me.id);
+            nodes.push(me);
+        }
+        nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        nodes
+    }
+
+    /// How many live, as far as the last beat told, however long ago; 0: the roll was never seen.
+    pub fn live(&self) -> usize {
+        match (&self.roll, self.seen.lock().as_ref()) {
+            (None, _) => 1,
+            (Some(_), Some(seen)) => seen.nodes.len().max(1),
+            (Some(_), None) => 0,
+        }
+    }
+
+    /// Whether a run of a process lives; `None`: not known, because the roll was not seen lately.
+    pub fn is_alive(&self, id: &str) -> Option<bool> {
+        if id == self.id || self.roll.is_none() {
+            return Some(id == self.id);
+        }
+        let seen = self.seen.lock();
+        let fresh = seen.as_ref().filter(|seen| seen.at.elapsed() < EXPIRES_AFTER)?;
+        Some(fresh.nodes.iter().any(|node| node.id == id))
+    }
+}

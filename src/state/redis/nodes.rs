@@ -1,0 +1,113 @@
+//! The roll of nodes in Redis: a sorted set by expiry, in Redis's time, and a hash of what they tell.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fred::types::scripts::Script;
+
+use super::Link;
+use crate::{
+    domain::time::Timestamp,
+    state::{
+        Error,
+        nodes::{Node, Roll},
+    },
+};
+
+static BEAT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/nodes_beat.lua")));
+
+/// The roll.
+pub struct RedisNodes {
+    link: Arc<Link>,
+}
+
+impl RedisNodes {
+    /// The roll behind a link.
+    pub fn new(link: Arc<Link>) -> Self {
+        Self { link }
+    }
+
+    async fn beat(&self, id: &str, told: &str, expires: Duration) -> Result<Vec<String>, Error> {
+        let keys = vec![self.link.key("nodes", "expiry"), self.link.key("nodes", "told")];
+        let args = vec![id.to_owned(), told.to_owned(), expires.as_millis().to_string()];
+        self.link.run(&BEAT, keys, args).await
+    }
+}
+
+#[async_trait]
+impl Roll for RedisNodes {
+    async fn enter(&self, node: &Node, expires: Duration) -> Result<(Vec<Node>, Timestamp), Error> {
+        let told = serde_json::to_string(node).map_err(|error| Error::Failed(error.to_string()))?;
+        let mut reply = self.beat(&node.id, &told, expires).await?.into_iter();
+        let now = reply.next().and_then(|now| now.parse().ok());
+        let now = now.ok_or_else(|| Error::Failed("the roll of nodes tells no time".into()))?;
+        // One that a newer version wrote and this one cannot read counts all the same.
+        let unread = |told: String| Node { id: told, ..nobody() };
+        let nodes = reply.map(|told| serde_json::from_str(&told).unwrap_or_else(|_| unread(told)));
+        Ok((nodes.collect(), Timestamp(now)))
+    }
+
+    async fn strike(&self, id: &str) -> Result<(), Error> {
+        self.beat(id, "", Duration::ZERO).await.map(drop)
+    }
+}
+
+fn nobody() -> Node {
+    Node {
+        id: String::new(),
+        name: "unknown".into(),
+        version: String::new(),
+        roles: Vec::new(),
+        started_at: Timestamp(0),
+        addresses: Vec::new(),
+        in_hand: 0,
+        clock_skew_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::private::Redis, *};
+    use crate::{
+        state::{RedisConfig, nodes::Nodes},
+        telemetry::Clock,
+    };
+
+    async fn node(link: &Arc<Link>, name: &str) -> Nodes {
+        let nodes = Nodes::new(Some(Arc::new(RedisNodes::new(link.clone()))), Clock::system());
+        assert_eq!((nodes.live(), nodes.is_alive("x")), (0, None), "nothing was seen yet");
+        nodes.introduce(Node { name: name.into(), ..nobody() });
+        nodes.beat(3).await.unwrap();
+        nodes
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nodes_see_each_other_and_who_has_gone() {
+        let server = Redis::start();
+        let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
+        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let (ada, bob) = (node(&link, "ada").await, node(&link, "bob").await);
+        ada.beat(0).await.unwrap();
+        let names = |nodes: &Nodes| nodes.all().into_iter().map(|node| node.name).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&ada), ada.live(), ada.is_alive(bob.id())),
+            (vec!["ada".into(), "bob".into()], 2, Some(true))
+        );
+        let skew = ada.all()[0].clock_skew_ms.unwrap();
+        assert!(skew.abs() < 500, "one machine, one clock: {skew} ms");
+        bob.leave().await.unwrap();
+        ada.beat(0).await.unwrap();
+        assert_eq!((ada.live(), ada.is_alive(bob.id()), ada.is_alive(ada.id())), (1, Some(false), Some(true)));
+        // One that ended without a word expires.
+        let told = r#"{"id":"eve"}"#;
+        RedisNodes::new(link.clone()).beat("eve", told, Duration::from_millis(300)).await.unwrap();
+        ada.beat(0).await.unwrap();
+        assert_eq!(ada.live(), 2);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        ada.beat(0).await.unwrap();
+        assert_eq!((ada.live(), server.command(&["HLEN", &link.key("nodes", "told")])), (1, "1".into()));
+    }
+}
