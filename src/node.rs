@@ -2,6 +2,7 @@
 
 mod apart;
 mod build;
+mod fleet;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

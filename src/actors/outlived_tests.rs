@@ -95,7 +95,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
     Parts {
         broker: Arc::new(Embedded::open(path, &broker::Config::default(), keep, clock.clone()).unwrap()),
         state: Arc::new(Local::open(path, crate::state::RetentionConfig::default(), clock.now()).unwrap()),
-        nodes: Arc::new(crate::state::nodes::Nodes::new(None, clock.clone())),
+        nodes: Arc::new(crate::state::nodes::Nodes::new(1, None, clock.clone())),
         redis: None,
         stack,
         ai: vec![(client::Ai::new(&service, "").unwrap(), "simulated".into())],

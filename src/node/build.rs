@@ -9,33 +9,15 @@ use prometheus_client::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::Fleet;
 use crate::{
     actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
     broker::{self, Broker, Embedded},
     client::{Ai, Sunshine},
     config::Config,
     domain::control::Ours,
-    guard::{self, Cache, CacheFleet, Gate, Permits, Sealer, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{
-        self, Local,
-        redis::{Link, RedisAnswers},
     guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{
-        self, Local,
-        board::Boards,
-        redis::{Link, RedisBoards},
-        nodes::{self, Nodes, Roll},
-        redis::{Link, RedisAnswers, RedisNodes},
-    },
-    store::{
-        FolderLock,
-        calls::{Calls, Past},
-        in_hand::InHand,
-    guard::{self, Cache, Gate, Permits, Service, Sharing, Stack, bulkhead::Bulkhead, limiter::Limits},
-    state::{
-        self, Local,
-        redis::{Link, RedisQuotas},
-    },
+    state::{Local, board::Boards, nodes, redis::Link},
     store::{FolderLock, calls::Calls, in_hand::InHand},
     telemetry::{Clock, series::label},
 };
@@ -79,15 +61,8 @@ pub(super) fn build(
     let lock = FolderLock::take(folder)?;
     let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
-    let shared: state::Shared = match config.state.kind {
-        state::Kind::Local => state.clone(),
-        state::Kind::Redis => fleet(config, clock, &state)?,
-    let redis = match config.state.kind {
-        state::Kind::Local => None,
-        state::Kind::Redis => Some(Link::unattended(&config.state.redis)?),
-    };
-    let roll = redis.clone().map(|link| Arc::new(RedisNodes::new(link)) as Arc<dyn Roll>);
-    let nodes = Arc::new(Nodes::new(roll, clock.clone()));
+    let fleet = Fleet::new(config, clock, &state)?;
+    let redis = fleet.redis.clone();
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
@@ -96,19 +71,20 @@ pub(super) fn build(
     let guards = guard::Metrics::register(registry, &names);
     build_info(registry);
     crate::telemetry::process::register(registry);
-    let sharing = redis.as_ref().map(|link| sharing(config, link));
-    let permits = |name, limits| Permits::among(name, limits, clock.clone(), calls.clone(), &past, sharing.clone());
+    let limits = fleet.limits.clone();
+    let permits = |name, of| Permits::among(name, of, clock.clone(), calls.clone(), &past, limits.clone());
+    let cache = Cache::new(&config.cache, fleet.answers);
     let parts = Parts {
         broker: broker.clone(),
-        state: shared,
-        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref())),
-        state: state.clone(),
-        stack: stack(config, clock, guards.clone(), permits),
-        stack: stack(config, clock, guards.clone(), &calls, &past, redis.as_ref()),
-        state: state.clone(),
-        nodes: nodes.clone(),
+        state: fleet.state,
+        nodes: fleet.nodes,
         redis: redis.clone(),
-        stack: stack(config, clock, guards.clone(), &calls, &past, answers(config, clock, redis.as_ref(), &nodes)),
+        stack: Stack::new(
+            services(config, clock, &permits, fleet.boards.as_ref()),
+            cache,
+            clock.clone(),
+            guards.clone(),
+        ),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -135,16 +111,6 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((Arc::new(parts), Stores { broker, state, _lock: lock }, guards))
-}
-
-/// The state of a fleet; the node's own file takes what happens while Redis is away.
-fn fleet(config: &Config, clock: &Clock, local: &Arc<Local>) -> anyhow::Result<state::Shared> {
-    let link = Link::open(&config.state.redis)?;
-    let boot = rand::random();
-    let before = local.boot(boot).context("the state's own file")?;
-    let redis = state::Redis::open(link, config.retention.clone(), clock.clone(), boot, before);
-    Ok(state::Bridge::new(redis, local.clone()))
     Ok((Arc::new(parts), Stores { broker, state, redis, _lock: lock }, guards))
 }
 
@@ -153,42 +119,19 @@ fn concurrency(config: &Config) -> usize {
     config.ai.services.iter().map(|service| service.concurrency).sum()
 }
 
-/// The cache's tier that all nodes share, if there is a fleet.
-fn answers(config: &Config, clock: &Clock, redis: Option<&Arc<Link>>, nodes: &Nodes) -> Option<CacheFleet> {
-    // What all nodes of an installation know and nobody else.
-    let secret = format!("{}\n{}", config.zendesk.key_secret.expose(), config.state.redis.password.expose());
-    let answers = Arc::new(RedisAnswers::new(redis?.clone(), nodes.id().to_owned()));
-    Some(CacheFleet::new(answers, Sealer::new(secret.as_bytes()), clock.clone()))
-/// How the limits are shared by all nodes.
-fn sharing(config: &Config, link: &Arc<Link>) -> Sharing {
-    let quotas = Arc::new(RedisQuotas::new(link.clone()));
-    // Nobody counts the nodes yet; one that does not know how many there are waits.
-    Sharing { quotas, on_loss: config.state.redis.on_loss, live_nodes: Arc::new(|| 0) }
-}
-
-fn stack(
+fn services(
     config: &Config,
     clock: &Clock,
-    metrics: guard::Metrics,
-    calls: &Arc<Calls>,
-    past: &Past,
-    answers: Option<CacheFleet>,
-    permits: impl Fn(&'static str, Limits) -> Arc<Permits>,
-) -> Stack {
-    let services = config.ai.services.iter().map(|service| Service {
+    permits: &dyn Fn(&'static str, Limits) -> Arc<Permits>,
+    boards: Option<&Arc<dyn Boards>>,
+) -> Vec<Service> {
+    let service = |service: &actors::Service| Service {
         name: label(&service.name),
-        gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
+        gate: gate(service, clock, boards),
         permits: permits(label(&service.name), service.limits.clone()),
-    redis: Option<&Arc<Link>>,
-) -> Stack {
-    let boards = redis.map(|link| Arc::new(RedisBoards::new(link.clone())) as Arc<dyn Boards>);
-    let services = config.ai.services.iter().map(|service| Service {
-        name: label(&service.name),
-        gate: gate(service, clock, boards.as_ref()),
-        permits: Permits::new(label(&service.name), service.limits.clone(), clock.clone(), calls.clone(), past),
         bulkhead: Bulkhead::new(service.concurrency),
-    });
-    Stack::new(services.collect(), Cache::new(&config.cache, answers), clock.clone(), metrics)
+    };
+    config.ai.services.iter().map(service).collect()
 }
 
 fn gate(service: &actors::Service, clock: &Clock, boards: Option<&Arc<dyn Boards>>) -> Gate {

@@ -4,9 +4,9 @@
 //! Nothing here is the only copy of a message. The traits are narrow, so that a node on its own keeps this in a local
 //! file and a fleet in Redis; both pass the same contract.
 
-pub mod cache;
-mod bridge;
 pub mod board;
+mod bridge;
+pub mod cache;
 mod config;
 #[cfg(test)]
 mod contract;

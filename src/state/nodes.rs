@@ -69,9 +69,14 @@ struct Seen {
 }
 
 impl Nodes {
-    /// One who has not introduced itself yet; without a roll it is alone.
-    pub fn new(roll: Option<Arc<dyn Roll>>, clock: Clock) -> Self {
-        let id = format!("{:032x}", rand::random::<u128>());
+    /// The name of the run of a process with this number.
+    pub fn id_of(boot: u64) -> String {
+        format!("{boot:016x}")
+    }
+
+    /// One who has not introduced itself yet; without a roll it is alone. `boot` is this run's own number.
+    pub fn new(boot: u64, roll: Option<Arc<dyn Roll>>, clock: Clock) -> Self {
+        let id = Self::id_of(boot);
         Self { id, clock, roll, me: Mutex::default(), seen: Mutex::default() }
     }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{
     controls::{Heard, channel, control},
-    heart,
+    nodes,
     shared::{CLAIM, CONCLUDE, INTEND, KEEPING, MEMORY, Redis, args, field, given, json, parsed},
 };
 use crate::{
@@ -48,7 +48,7 @@ impl Redis {
         if self.predecessor.as_deref() == Some(owner) {
             return Ok(true);
         }
-        heart::lives(&self.link, owner).await.map(|lives| !lives)
+        nodes::lives(&self.link, owner).await.map(|lives| !lives)
     }
 
     fn recalled(&self, answer: (&str, &str), born: &str, life: &Life) -> Recall {

@@ -4,11 +4,10 @@
 //! the bucket it falls into. Nothing here is the only copy of a message.
 
 mod answers;
+mod board;
 mod controls;
-mod heart;
 mod keeping;
 mod ledger;
-mod board;
 mod link;
 mod memory;
 mod nodes;
@@ -17,18 +16,16 @@ mod nodes;
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
 mod quota;
-
-pub use answers::RedisAnswers;
-pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
-pub use nodes::RedisNodes;
-pub use quota::RedisQuotas;
 mod shared;
 #[cfg(test)]
 mod shared_tests;
 
-pub use shared::Redis;
+pub use answers::RedisAnswers;
 pub use board::RedisBoards;
-pub use link::Link;
+pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
+pub use nodes::RedisNodes;
+pub use quota::RedisQuotas;
+pub use shared::Redis;
 
 #[cfg(test)]
 mod tests {

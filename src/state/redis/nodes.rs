@@ -19,6 +19,20 @@ use crate::{
 
 static BEAT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/nodes_beat.lua")));
 
+/// Whether a node is on the roll and has not expired.
+static LIVES: LazyLock<Script> = LazyLock::new(|| {
+    Script::from_lua(
+        "local time = redis.call('TIME')\n\
+         local expires = redis.call('ZSCORE', KEYS[1], ARGV[1])\n\
+         return expires and tonumber(expires) > time[1] * 1000 + time[2] / 1000 and 1 or 0",
+    )
+});
+
+/// Whether a run of a process has said lately that it lives; whoever has not loses the conversations it works on.
+pub(super) async fn lives(link: &Link, id: &str) -> Result<bool, Error> {
+    link.run::<i64, _>(&LIVES, vec![link.key("nodes", "expiry")], id.to_owned()).await.map(|lives| lives > 0)
+}
+
 /// The roll.
 pub struct RedisNodes {
     link: Arc<Link>,
@@ -30,7 +44,7 @@ impl RedisNodes {
         Self { link }
     }
 
-    async fn beat(&self, id: &str, told: &str, expires: Duration) -> Result<Vec<String>, Error> {
+    pub(super) async fn beat(&self, id: &str, told: &str, expires: Duration) -> Result<Vec<String>, Error> {
         let keys = vec![self.link.key("nodes", "expiry"), self.link.key("nodes", "told")];
         let args = vec![id.to_owned(), told.to_owned(), expires.as_millis().to_string()];
         self.link.run(&BEAT, keys, args).await
@@ -77,7 +91,7 @@ mod tests {
     };
 
     async fn node(link: &Arc<Link>, name: &str) -> Nodes {
-        let nodes = Nodes::new(Some(Arc::new(RedisNodes::new(link.clone()))), Clock::system());
+        let nodes = Nodes::new(rand::random(), Some(Arc::new(RedisNodes::new(link.clone()))), Clock::system());
         assert_eq!((nodes.live(), nodes.is_alive("x")), (0, None), "nothing was seen yet");
         nodes.introduce(Node { name: name.into(), ..nobody() });
         nodes.beat(3).await.unwrap();

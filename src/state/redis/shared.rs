@@ -24,7 +24,7 @@ use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::{Link, controls::Controls, heart::Heart};
+use super::{Link, controls::Controls};
 use crate::{
     domain::{ids::ConversationId, time::Timestamp},
     state::{Error, RetentionConfig},
@@ -69,27 +69,25 @@ pub struct Redis {
     /// The connection last seen, and when (wall): what Redis was told before then it may have lost since.
     connected: AtomicU64,
     trusted_since: AtomicI64,
-    _heart: Heart,
 }
 
 impl Redis {
-    /// Begins to use `link`. `boot` names this process, `predecessor` the one before it on the same node.
+    /// Begins to use `link`. `owner` names this process on the roll of nodes, `predecessor` the one before it on the
+    /// same node.
     pub fn open(
         link: Arc<Link>,
         retention: RetentionConfig,
         clock: Clock,
-        boot: u64,
-        predecessor: Option<u64>,
+        owner: String,
+        predecessor: Option<String>,
     ) -> Arc<Self> {
-        let owner = format!("{boot:016x}");
         let controls = Controls::listen(&link);
         Arc::new(Self {
             connections: link.connections(),
-            _heart: Heart::beat(&link, &owner),
             link,
             retention,
             owner,
-            predecessor: predecessor.map(|boot| format!("{boot:016x}")),
+            predecessor,
             controls,
             users: Cache::new(100_000),
             connected: AtomicU64::new(0),

@@ -1,15 +1,18 @@
 //! The state on Redis under the contract of all shared states, and what only a fleet can get wrong.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use fred::types::scripts::Script;
 use parking_lot::Mutex;
 
-use super::{Link, Redis, private};
+use super::{Link, Redis, RedisNodes, private};
 use crate::{
     domain::{
         control::{Control, Holder},
@@ -21,11 +24,15 @@ use crate::{
     state::{
         Claim, Claimed, Error, Ledger, Life, Memory, Ours, Recall, Record, RedisConfig, RetentionConfig, Shared, Turn,
         contract::{Factory, RETENTION, contract},
+        nodes::Nodes,
     },
     telemetry::Clock,
 };
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Nobody dies of silence within a test.
+const FOR_LONG: Duration = Duration::from_secs(3_600);
 
 /// A server, and the prefix under which one state after the other keeps the same memories.
 struct Place {
@@ -49,7 +56,9 @@ impl Place {
         let boot = NEXT.fetch_add(1, Ordering::Relaxed);
         // The node's own clock stands at the beginning of time: it distrusts nothing but what the buckets say.
         let clock = Clock::with_wall(|| Timestamp(100 * 24 * 3_600 * 1_000));
-        (boot, Redis::open(link, retention, clock, boot, predecessor))
+        RedisNodes::new(link.clone()).beat(&Nodes::id_of(boot), "{}", FOR_LONG).await.unwrap();
+        let state = Redis::open(link, retention, clock, Nodes::id_of(boot), predecessor.map(Nodes::id_of));
+        (boot, state)
     }
 }
 
@@ -155,11 +164,11 @@ async fn who_stops_beating_is_dead_to_the_others() {
     let (_place, (_, one), (_, other)) = two_nodes().await;
     claimed(&one, &["m"]).await;
     assert!(matches!(other.claim(&turn(&["m"])).await.unwrap(), Claimed::Held { .. }));
-    drop(one);
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    RedisNodes::new(one.link.clone()).beat(&one.owner, "{}", Duration::from_millis(300)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while let Claimed::Held { .. } = other.claim(&turn(&["m"])).await.unwrap() {
         assert!(tokio::time::Instant::now() < deadline, "still held");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -211,13 +220,13 @@ async fn a_takeover_is_heard_by_the_other_node_without_asking() {
     one.note_control(&conversation, control(Holder::Us, 1)).await.unwrap();
     claimed(&one, &["m"]).await;
     // Until the listener has subscribed, what is published is not heard.
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let mut at = 10;
     while one.controls.get(&conversation).await.map(|heard| heard.control.holder) != Some(Holder::Other) {
         assert!(tokio::time::Instant::now() < deadline, "not heard");
         other.note_control(&conversation, control(Holder::Us, at)).await.unwrap();
         other.note_control(&conversation, control(Holder::Other, at + 1)).await.unwrap();
         at += 10;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

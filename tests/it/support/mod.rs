@@ -4,7 +4,6 @@ mod daemon;
 mod fleet;
 pub mod receiver;
 #[allow(dead_code, reason = "the tests of the library use what these do not")]
-#[allow(dead_code, reason = "the unit tests use what these do not")]
 pub mod redis;
 pub mod webhooks;
 
