@@ -60,12 +60,6 @@ impl<R> Fleet<R> {
         }
     }
 
-    /// A customer writes; the text gets a reference, so that the judge knows what is answered.
-    pub async fn say(&self, conversation: &str, text: &str) -> String {
-        let reference = self.zendesk.next_reference();
-        self.zendesk.say(conversation, &format!("{text} {reference}")).await
-    }
-
     /// Waits until every accepted message is answered or handed over.
     pub async fn settles(&self) {
         let settled = tidegate::simulate::customers::settled(&self.zendesk, settle_within()).await;
