@@ -1,7 +1,8 @@
 //! One turn of a conversation: a burst from the inbox to its end.
 //!
 //! ```text
-//! gather -> take in hand -> prepare (crashes, ledger, holder, deadline) -> ask -> last look -> intent -> post -> conclude
+//! gather -> take in hand -> claim -> prepare (crashes, ledger, holder, deadline) -> ask
+//!        -> last look -> intent -> post -> conclude, which ends the claim
 //! ```
 //! Whatever waits, waits here, in place: the message stays unacknowledged, so that a crash loses nothing.
 

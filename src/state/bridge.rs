@@ -39,6 +39,9 @@ use crate::domain::{
 /// After a failure Redis is not asked for so long: nobody waits for its silence again and again.
 const LEFT_ALONE: Duration = Duration::from_millis(500);
 
+/// Right after the start the first connection is waited for, rather than Redis taken for away.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The state on Redis, with a file for its absences.
 pub struct Bridge {
     redis: Arc<Redis>,
@@ -48,6 +51,7 @@ pub struct Bridge {
     /// Whether the file may hold what Redis was not told.
     behind: AtomicBool,
     away: AtomicBool,
+    started: Instant,
     ask_again_at: Mutex<Option<Instant>>,
     /// Conversations that Redis may think are still claimed by us.
     unreleased: DashSet<ConversationId>,
@@ -79,6 +83,7 @@ impl Bridge {
             gate: RwLock::default(),
             behind: AtomicBool::new(true),
             away: AtomicBool::new(false),
+            started: Instant::now(),
             ask_again_at: Mutex::default(),
             unreleased: DashSet::new(),
             alive: AtomicI64::new(0),
@@ -108,8 +113,18 @@ impl Bridge {
         self.redis.is_up() && !is_left_alone
     }
 
+    async fn connects(&self) {
+        let mut connections = self.redis.connections();
+        let until = self.started + CONNECTS_WITHIN;
+        if *connections.borrow() == 0 && Instant::now() < until {
+            // Without one it is away.
+            let _ = tokio::time::timeout_at(until, connections.wait_for(|count| *count > 0)).await;
+        }
+    }
+
     /// Asks Redis; `None` when it is away.
     async fn on_redis<T>(&self, asking: impl Future<Output = Result<T, Error>>) -> Option<Result<T, Error>> {
+        self.connects().await;
         let may_ask = self.is_reachable() && (!self.behind.load(Ordering::Acquire) || self.forward().await.is_ok());
         if !may_ask {
             self.gone("no connection");
@@ -370,3 +385,6 @@ impl Presence for Bridge {
         self.only_redis(self.redis.open_since(since, limit)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ impl Controls {
                                 controls.hear(&id, Heard { control, written: true }).await;
                             }
                         }
-                        Err(RecvError::Lagged(_)) => controls.forget_what_is_written(),
+                        Err(RecvError::Lagged(_)) => controls.forget_what_is_written().await,
                         Err(RecvError::Closed) => break,
                     }
                 }
@@ -93,16 +93,12 @@ impl Controls {
     }
 
     /// Changes may have been missed. What Redis was not told yet is newer than what it would say.
-    fn forget_what_is_written(&self) {
+    async fn forget_what_is_written(&self) {
         let written: Vec<ConversationId> =
             self.known.iter().filter(|(_, heard)| heard.written).map(|(id, _)| (*id).clone()).collect();
-        let known = self.known.clone();
-        // Removed one by one, because some stay.
-        tokio::spawn(async move {
-            for id in written {
-                known.invalidate(&id).await;
-            }
-        });
+        for id in written {
+            self.known.invalidate(&id).await;
+        }
     }
 }
 

@@ -57,14 +57,9 @@ impl Redis {
         }))
     }
 
-    /// Notes a conversation of a customer's, unless that was done lately.
+    /// Notes a conversation of a customer's.
     pub(super) async fn index_user(&self, conversation: &ConversationId, user: &UserId) -> Result<(), Error> {
-        if self.users.get(conversation).await.as_ref() == Some(user) {
-            return Ok(());
-        }
-        self.slot("user", user.as_str(), args!["add", conversation, self.open_for()]).await?;
-        self.users.insert(conversation.clone(), user.clone()).await;
-        Ok(())
+        self.slot("user", user.as_str(), args!["add", conversation, self.open_for()]).await.map(drop)
     }
 }
 
@@ -151,7 +146,6 @@ impl Keeping for Redis {
             self.index(message.as_str(), conversation, &message, self.kept()).await?;
         }
         self.controls.forget(conversation).await;
-        self.users.invalidate(conversation).await;
         Ok(())
     }
 

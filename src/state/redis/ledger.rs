@@ -82,7 +82,7 @@ impl Redis {
 impl Ledger for Redis {
     async fn claim(&self, turn: &Turn) -> Result<Claimed, Error> {
         let asked = self.try_claim(turn, ("", ""));
-        // First, so that a death in between leaves a conversation that is looked at and not theirs.
+        // Both at once: a death in between leaves a message that comes again, and with it its customer.
         let (answer, noted) = match &turn.user {
             Some(user) => tokio::join!(asked, self.index_user(&turn.conversation, user)),
             None => (asked.await, Ok(())),

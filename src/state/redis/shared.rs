@@ -20,7 +20,6 @@ use std::{
 };
 
 use fred::types::scripts::Script;
-use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -55,7 +54,7 @@ static SLOT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("
 
 /// The shared state of a fleet.
 pub struct Redis {
-    pub(super) link: Arc<Link>,
+    pub(in crate::state) link: Arc<Link>,
     pub(super) clock: Clock,
     pub(super) retention: RetentionConfig,
     /// This process, as the owner of claims.
@@ -63,8 +62,6 @@ pub struct Redis {
     /// The process before it on this node, which is dead for certain.
     pub(super) predecessor: Option<String>,
     pub(super) controls: Arc<Controls>,
-    /// The customers noted lately with their conversations.
-    pub(super) users: Cache<ConversationId, crate::domain::ids::UserId>,
     connections: watch::Receiver<u64>,
     /// The connection last seen, and when (wall): what Redis was told before then it may have lost since.
     connected: AtomicU64,
@@ -89,7 +86,6 @@ impl Redis {
             owner,
             predecessor,
             controls,
-            users: Cache::new(100_000),
             connected: AtomicU64::new(0),
             trusted_since: AtomicI64::new(clock.now().0),
             clock,

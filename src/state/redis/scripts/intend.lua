@@ -28,9 +28,10 @@ end
 if redis.call('EXISTS', reply) == 1 and redis.call('HGET', reply, 'words') ~= ARGV[8] then
     return {'taken', ARGV[12]}
 end
-redis.call('DEL', reply)
+-- The first write of a script is the one that a full Redis refuses: it must be one that it would refuse.
 redis.call('HSET', reply, 'body', ARGV[7], 'words', ARGV[8], 'at', ARGV[9], 'replay', replay,
     'covers', table.concat(ARGV, '\n', 12))
+redis.call('HDEL', reply, 'done')
 redis.call('EXPIRE', reply, ARGV[10])
 for i = 12, #ARGV do
     local covered = life(ARGV[i], replay)
