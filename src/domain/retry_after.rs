@@ -2,12 +2,16 @@
 //!
 //! `retry-after-ms` is finer than `Retry-After` and goes first; `Retry-After` is a number of seconds, a fraction
 //! included, or an HTTP date (RFC 9110, 10.2.3). The `x-ratelimit-*` headers are OpenAI's, with spans of time as Go
-//! writes them (`6ms`, `1m2s`). What cannot be read is as good as absent.
+//! writes them (`6ms`, `1m2s`); the `anthropic-ratelimit-*` ones are Anthropic's, with moments as RFC 3339 writes them.
+//! What cannot be read is as good as absent.
 
 use std::time::Duration;
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{Rfc2822, Rfc3339},
+};
 
 /// No service is believed when it wants to be left alone for longer.
 pub const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -30,13 +34,18 @@ pub fn parse<'a>(header: impl Fn(&str) -> Option<&'a str>, wall_now_ms: i64) -> 
     let precise = header("retry-after-ms").and_then(number).and_then(|ms| span(ms / 1000.0));
     let retry_after =
         precise.or_else(|| header("retry-after").and_then(|text| seconds(text).or_else(|| date(text, wall_now_ms))));
+    let either = |ours: &str, other: &str| header(ours).or_else(|| header(other));
+    let span = header("x-ratelimit-reset-requests").and_then(|text| seconds(text).or_else(|| go_span(text)));
+    let reset = span.or_else(|| {
+        let moment = OffsetDateTime::parse(header("anthropic-ratelimit-requests-reset")?.trim(), &Rfc3339).ok()?;
+        Some(until(moment, wall_now_ms))
+    });
     Advice {
         retry_after: retry_after.map(capped),
-        limit_requests: header("x-ratelimit-limit-requests").and_then(count),
-        remaining_requests: header("x-ratelimit-remaining-requests").and_then(count),
-        reset: header("x-ratelimit-reset-requests")
-            .and_then(|text| seconds(text).or_else(|| go_span(text)))
-            .map(capped),
+        limit_requests: either("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit").and_then(count),
+        remaining_requests: either("x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
+            .and_then(count),
+        reset: reset.map(capped),
     }
 }
 
@@ -66,9 +75,13 @@ fn span(seconds: f64) -> Option<Duration> {
 
 /// The mail date format covers the HTTP one, `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn date(text: &str, wall_now_ms: i64) -> Option<Duration> {
-    let moment = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
+    Some(until(OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?, wall_now_ms))
+}
+
+/// Nothing, when the moment is past.
+fn until(moment: OffsetDateTime, wall_now_ms: i64) -> Duration {
     let ahead_ms = moment.unix_timestamp().saturating_mul(1000).saturating_sub(wall_now_ms);
-    Some(Duration::from_millis(u64::try_from(ahead_ms).unwrap_or(0)))
+    Duration::from_millis(u64::try_from(ahead_ms).unwrap_or(0))
 }
 
 /// Sums up parts like `1m` and `2.5s`; a part without a unit spoils the whole.
@@ -170,6 +183,18 @@ mod tests {
             let expected = expected_us.map(Duration::from_micros);
             assert_eq!(advice(&[("x-ratelimit-reset-requests", text)]).reset, expected, "reset: {text}");
         }
+    }
+
+    #[test]
+    fn anthropic_names_moments() {
+        let told = advice(&[
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("anthropic-ratelimit-requests-reset", "1994-11-06T08:49:37Z"),
+        ]);
+        assert_eq!((told.limit_requests, told.remaining_requests), (Some(50), Some(49)));
+        assert_eq!(told.reset, Some(Duration::from_secs(37)));
+        assert_eq!(advice(&[("anthropic-ratelimit-requests-reset", "soon")]).reset, None);
     }
 
     #[test]

@@ -193,7 +193,16 @@ impl Fleet {
     pub fn throttled(&self, retry_after: Option<Duration>) {
         let mut inner = self.inner.lock();
         inner.begin_generation();
-        inner.notes.push(Note::Throttled(micros(retry_after.unwrap_or_default().min(PAUSE_MAX)), rand::random()));
+        // However many there are before they can be told, they are one incident.
+        let mut longest = micros(retry_after.unwrap_or_default().min(PAUSE_MAX));
+        inner.notes.retain(|note| match note {
+            Note::Throttled(asked, _) => {
+                longest = longest.max(*asked);
+                false
+            }
+            _ => true,
+        });
+        inner.notes.push(Note::Throttled(longest, rand::random()));
         inner.urgent = true;
     }
 

@@ -27,9 +27,12 @@ use crate::{
     telemetry::Clock,
 };
 
-/// How long a permit may be used after it was given: the windows are longer by this, so the limit holds at the
-/// service and not only in our books. Covers scheduling and the way there.
+/// The windows are longer by this, so the limit holds at the service and not only in our books: within it a permit is
+/// used and the call arrives.
 pub const VALIDITY: Duration = Duration::from_millis(300);
+
+/// The part of it that is left for the way: a permit is used before. Two calls count as far apart as they arrive.
+pub(super) const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// How soon a slow start is looked at again when no call ends.
 const SLOW_START_POLL: Duration = Duration::from_millis(500);
@@ -111,7 +114,7 @@ impl Drop for Call {
     }
 }
 
-/// Leave to make one call within `VALIDITY`; given back when dropped unused.
+/// Leave to make one call so soon that it arrives within `VALIDITY`; given back when dropped unused.
 #[must_use = "a permit that is dropped goes back"]
 pub struct Permit {
     permits: Arc<Permits>,
@@ -271,7 +274,9 @@ impl Permits {
             Some((fleet, Standing::Shared)) => Right::Quota(fleet.take(now, tokens)?),
             Some((fleet, Standing::Waits)) => return Err(fleet.look_at()),
             Some((_, Standing::Alone)) | None => match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
-                Reservation::Granted { until, seq, epoch, .. } => Right::Machine { until, seq, epoch },
+                Reservation::Granted { until, seq, epoch, .. } => {
+                    Right::Machine { until: until.saturating_sub(ON_THE_WAY), seq, epoch }
+                }
                 Reservation::Refused { at } => return Err(at.max(now + SOON)),
             },
         };

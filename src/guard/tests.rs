@@ -185,6 +185,17 @@ async fn a_pause_that_a_service_asked_for_outlives_the_process() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permit_is_used_early_enough_for_the_call_to_arrive_in_time() {
+    let chain = Chain::new(&[("only", Limits { per_minute: 10, ..NO_LIMITS })]);
+    let permits = &chain.stack.services()[0].permits;
+    for (waited_ms, usable) in [(0, true), (199, true), (201, false), (299, false)] {
+        let permit = permits.at_once(1).unwrap();
+        tokio::time::advance(Duration::from_millis(waited_ms)).await;
+        assert_eq!(permit.used_now().is_some(), usable, "after {waited_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn looking_at_a_half_open_breaker_wakes_nobody() {
     let chain = Chain::new(&[("only", NO_LIMITS)]);
     for n in 0..5 {

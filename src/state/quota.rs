@@ -77,8 +77,6 @@ pub enum Note {
     Succeeded(u8),
     /// The service told its own limit of requests per minute.
     LimitHeader(u64),
-    /// The service told how many requests are left of its own limit per minute, and that limit.
-    Remaining(u64, u64),
     /// Nothing may be used for so many microseconds.
     Pause(u64),
     /// Calls made beside the quota: how many microseconds ago, and with how many tokens; the oldest first.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Fleet, Held, Inner, LOOK_EVERY, RETRY, Standing};
+use super::{super::permits::ON_THE_WAY, Fleet, Held, Inner, LOOK_EVERY, RETRY, Standing};
 use crate::state::{
     Error,
     quota::{Ask, Note, Told, micros},
@@ -101,7 +101,7 @@ impl Fleet {
         for (wait, seq) in told.grants {
             let wait = Duration::from_micros(wait);
             // The server's clock was read between sending and now: not before the one, not after the other.
-            let (at, until) = (now + wait, turn.sent + wait + self.validity);
+            let (at, until) = (now + wait, turn.sent + wait + self.validity - ON_THE_WAY);
             inner.stock.push_back(Held { at, until, seq, tokens: told.tokens, generation, birth: Arc::clone(&birth) });
             if is_over || until < at {
                 inner.void_last();
