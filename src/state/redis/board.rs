@@ -147,3 +147,63 @@ fn board(answer: &[Value]) -> Result<Board, Error> {
     let body = answer.get(2).and_then(|body| body.clone().into_bytes());
     Ok(Board { version, body, now: Duration::from_millis(now) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{RedisConfig, redis::private::Redis};
+
+    fn draft(expected: u64, body: &'static str, at: Duration) -> Draft {
+        Draft { expected, body: body.into(), at, announce: true }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_of_two_changes_is_made_and_announced_and_neither_clock_nor_version_goes_back() {
+        let mut redis = Redis::start();
+        let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
+        let mut connections = link.connections();
+        connections.wait_for(|count| *count > 0).await.unwrap();
+        let boards = RedisBoards::new(link);
+        let empty = boards.read("ai").await.unwrap();
+        assert_eq!((empty.version, &empty.body), (0, &None));
+
+        let ahead = empty.now + Duration::from_secs(100);
+        let Written::Done { version, now } = boards.write("ai", draft(0, "one", ahead)).await.unwrap() else {
+            panic!("nobody else writes");
+        };
+        assert!(version > 0 && now >= ahead);
+        let Written::Conflict(board) = boards.write("ai", draft(0, "two", empty.now)).await.unwrap() else {
+            panic!("it was decided on an older version");
+        };
+        assert_eq!((board.version, board.body.as_deref()), (version, Some(b"one".as_slice())));
+        assert!(boards.read("ai").await.unwrap().now >= ahead, "the clock does not go back");
+        assert_eq!(boards.read("other").await.unwrap().version, 0);
+
+        let mut news = boards.news("ai");
+        let mut version = version;
+        let says = loop {
+            // Whoever is not listening yet hears the next one.
+            let Written::Done { version: next, .. } = boards.write("ai", draft(version, "three", ahead)).await.unwrap()
+            else {
+                panic!("nobody else writes");
+            };
+            version = next;
+            let heard = tokio::time::timeout(Duration::from_millis(200), news.next()).await;
+            if let Ok(Some(News::Says(board))) = heard {
+                break board;
+            }
+        };
+        assert_eq!((says.body.as_deref(), says.version <= version), (Some(b"three".as_slice()), true));
+
+        redis.restart();
+        connections.wait_for(|count| *count > 1).await.unwrap();
+        let lost = boards.read("ai").await.unwrap();
+        assert_eq!((lost.version, lost.body), (0, None));
+        // A node that writes what it remembers has a clock that went on meanwhile.
+        let later = says.now + Duration::from_secs(1);
+        let Written::Done { version: anew, .. } = boards.write("ai", draft(0, "four", later)).await.unwrap() else {
+            panic!("nobody else writes");
+        };
+        assert!(anew > version, "an old version does not come again with other contents");
+    }
+}
