@@ -12,6 +12,7 @@ use crate::{
     },
     state::{
         RedisConfig, RetentionConfig,
+        nodes::Nodes,
         redis::{Link, private},
     },
     telemetry::Clock,
@@ -23,7 +24,9 @@ fn bridge(server: &private::Redis, folder: &Path, boot: u64) -> (Arc<Bridge>, Ar
     let link =
         Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).expect("an address");
     let local = Arc::new(Local::open(folder, RetentionConfig::default(), Timestamp(0)).expect("a folder"));
-    let redis = Redis::open(link, RetentionConfig::default(), Clock::with_wall(|| Timestamp(1)), boot, Some(boot - 1));
+    let clock = Clock::with_wall(|| Timestamp(1));
+    let before = Some(Nodes::id_of(boot - 1));
+    let redis = Redis::open(link, RetentionConfig::default(), clock, Nodes::id_of(boot), before);
     (Bridge::new(redis, local.clone()), local)
 }
 

@@ -1,5 +1,7 @@
 //! Claims, intents and ends, each in one round trip.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{
@@ -14,7 +16,7 @@ use crate::{
         reply::{Purpose, Reply},
         timeline::Outcome,
     },
-    state::{Claim, Claimed, Error, Fence, Ledger, Life, Ours, Recall, Record, Remembered, Turn},
+    state::{Claim, Claimed, Error, Fence, Ledger, Life, Ours, Recall, Record, Remembered, Turn, nodes::EXPIRES_AFTER},
 };
 
 /// Fields of an answer to a claim before what is known of each message.
@@ -42,11 +44,15 @@ impl Redis {
         self.ask(&CLAIM, &turn.conversation, args).await
     }
 
-    /// Whether a claim of this process does not count any more: it was the one before us here, or says no longer that it
-    /// lives.
-    async fn is_dead(&self, owner: &str) -> Result<bool, Error> {
+    /// Whether a claim made so long ago by this process does not count any more: it was the one before us here, or says
+    /// no longer that it lives. Who has claimed a moment ago lives, also when he is not on the roll yet, or any more
+    /// because Redis has lost it.
+    async fn is_dead(&self, owner: &str, age: Duration) -> Result<bool, Error> {
         if self.predecessor.as_deref() == Some(owner) {
             return Ok(true);
+        }
+        if age < EXPIRES_AFTER {
+            return Ok(false);
         }
         nodes::lives(&self.link, owner).await.map(|lives| !lives)
     }
@@ -91,7 +97,8 @@ impl Ledger for Redis {
         let mut answer = answer?;
         if field(&answer, 0) == "held" {
             let (by, fence) = (field(&answer, 1).to_owned(), field(&answer, 2).to_owned());
-            if !self.is_dead(&by).await? {
+            let age = Duration::from_millis(field(&answer, 3).parse().unwrap_or(0));
+            if !self.is_dead(&by, age).await? {
                 return Ok(Claimed::Held { by });
             }
             tracing::warn!(conversation.id = %turn.conversation, by, "a conversation is taken over from a node that has ended");

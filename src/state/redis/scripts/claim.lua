@@ -4,11 +4,13 @@ local id, owner, now = ARGV[1], ARGV[2], ARGV[3]
 local conversation = key('v', id)
 local held = redis.call('HMGET', conversation, 'owner', 'fence')
 local foreign = held[1] and held[1] ~= owner
-if foreign and not (held[1] == ARGV[7] and held[2] == ARGV[8]) then
-    return {'held', held[1], held[2]}
-end
--- By the clock, so that a fence also grows when everything was lost; microseconds fit into a double for 200 years.
+-- By the clock, so that a fence also grows when everything was lost, and tells when the claim was made; microseconds
+-- fit into a double for 200 years.
 local time = redis.call('TIME')
+if foreign and not (held[1] == ARGV[7] and held[2] == ARGV[8]) then
+    local age = (time[1] * 1000000 + time[2] - held[2]) / 1000
+    return {'held', held[1], held[2], string.format('%.0f', math.max(age, 0))}
+end
 local fence = math.max(tonumber(held[2] or 0) + 1, time[1] * 1000000 + time[2])
 fence = string.format('%.0f', fence)
 redis.call('HSET', conversation, 'owner', owner, 'fence', fence)
