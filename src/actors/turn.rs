@@ -31,6 +31,7 @@ use super::{
 use crate::{
     domain::{
         burst::{Gather, Merging, gather},
+        job::Job,
         reply::Reply,
         timeline::{Stage, Wait, millis},
     },
@@ -254,19 +255,20 @@ async fn work(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Result
     if changes::is_change(state) {
         return changes::apply(parts, state).await;
     }
-    let resume = match prepare::prepare(parts, state).await? {
-        prepare::Prepared::Ask => None,
-        prepare::Prepared::Resume(reply) => Some(reply),
-        prepare::Prepared::Over(next) => return Ok(next),
-    };
-    match resume {
-        Some(reply) => post(parts, state, reply, posting::Knowledge::Unknown).await,
-        None => answer(parts, state, superseded).await,
+    match prepare::prepare(parts, state).await? {
+        prepare::Prepared::Ask { unproven } => answer(parts, state, superseded, &unproven).await,
+        prepare::Prepared::Resume(reply) => post(parts, state, reply, posting::Knowledge::Unknown).await,
+        prepare::Prepared::Over(next) => Ok(next),
     }
 }
 
 /// Asks for an answer and posts it, unless the last look forbids it.
-async fn answer(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Result<Next, ActorProcessingErr> {
+async fn answer(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    superseded: bool,
+    unproven: &[Arc<Job>],
+) -> Result<Next, ActorProcessingErr> {
     let answer = match ask::ask(parts, state).await? {
         ask::Asked::Answer(answer) => answer,
         ask::Asked::Over(next) => return Ok(next),
@@ -277,6 +279,9 @@ async fn answer(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Resu
     }
     if answer.handoff {
         return finish::hand_over(parts, state, "the model asked for a human", Some(&answer.text)).await;
+    }
+    if let Some(next) = prepare::look_again(parts, state, unproven).await? {
+        return Ok(next);
     }
     let reply = finish::reply(parts, state, &answer.text);
     parts.faults.kill_point(super::KillPoint::BeforeIntent);

@@ -55,6 +55,20 @@ impl Fleet {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
+    /// Posts what another node that the ledger has forgotten would post.
+    async fn post_as_another(&self, conversation: &str, message: &str) {
+        let of = self.zendesk.options();
+        let url = format!("{}/v2/apps/{}/conversations/{conversation}/messages", self.zendesk.url(), of.app_id);
+        let mark = serde_json::json!({
+            "tidegate_key": message, "tidegate_part": "1/1", "tidegate_ids": message, "tidegate_kind": "answer",
+        });
+        let content = serde_json::json!({ "type": "text", "text": "it is on its way" });
+        let body = serde_json::json!({ "author": { "type": "business" }, "content": content, "metadata": mark });
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let sent = client.post(url).basic_auth(&of.key_id, Some(&of.key_secret)).body(body.to_string()).send().await;
+        assert_eq!(sent.unwrap().status(), 201);
+    }
+
     fn replies(&self, conversation: &str) -> usize {
         self.zendesk.messages(conversation).iter().filter(|message| message.author == "business").count()
     }
@@ -98,6 +112,19 @@ async fn a_flushed_redis_between_a_post_and_its_acknowledgement_does_not_answer_
     eventually("so does the first one", SOON, async || fleet.one.log().contains("had ended before")).await;
     assert_eq!(fleet.replies("c"), 1, "{id}");
     assert_eq!(fleet.ai.stats().calls, 1, "and the AI is not asked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_lands_while_the_ai_is_asked_is_found_although_the_ledger_knows_nothing_of_it() {
+    let fleet = Fleet::with("").await;
+    fleet.ai.behave(ai::Behaviour { latency_ms: 1_500, ..ai::Behaviour::default() });
+    let (id, webhook) = fleet.say("c").await;
+    // The ledger has only just begun: that it knows nothing proves nothing.
+    fleet.deliver(&fleet.one, &webhook).await;
+    eventually("the AI is asked", SOON, async || fleet.ai.stats().in_flight == 1).await;
+    fleet.post_as_another("c", &id).await;
+    eventually("it finds the reply", SOON, async || fleet.one.log().contains("had ended before")).await;
+    assert_eq!(fleet.replies("c"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

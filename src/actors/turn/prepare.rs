@@ -33,7 +33,10 @@ const ZENDESK_PAUSE: Duration = Duration::from_secs(2);
 /// What the preparation found.
 pub(super) enum Prepared {
     /// The burst is to be answered.
-    Ask,
+    Ask {
+        /// Those of whom only Zendesk could tell that nobody has answered them yet.
+        unproven: Vec<Arc<Job>>,
+    },
     /// A reply was meant already; it is to be posted as far as it is missing.
     Resume(Reply),
     /// The turn is over.
@@ -76,7 +79,11 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
         Begun::HeadIsAway => return Ok(Prepared::Over(Next::Again)),
         Begun::Draining => return Ok(Prepared::Over(Next::HandBack)),
     };
+    let mut unproven = Vec::new();
     for ((job, ..), recall) in jobs.iter().zip(recalls) {
+        if recall == Recall::Unknown {
+            unproven.push(job.clone());
+        }
         let Some(known) = looked_for(parts, state, job, recall).await? else {
             return Ok(Prepared::Over(Next::HandBack));
         };
@@ -129,7 +136,7 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
     if state.history.is_none() && !fetch_history(parts, state, head, &jobs).await {
         return Ok(Prepared::Over(Next::HandBack));
     }
-    Ok(Prepared::Ask)
+    Ok(Prepared::Ask { unproven })
 }
 
 /// The customer was told that the head gets no answer, or was about to be: what was begun is finished, and the AI not
@@ -178,6 +185,25 @@ async fn looked_for(
         Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }
+}
+
+/// Right before an answer is meant: those of whom the ledger knows nothing, which proves nothing, may have been answered by
+/// another node since they were looked for.
+pub(super) async fn look_again(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    unproven: &[Arc<Job>],
+) -> Result<Option<Next>, ActorProcessingErr> {
+    for job in unproven {
+        match looked_for(parts, state, job, Recall::Unknown).await? {
+            None => return Ok(Some(Next::HandBack)),
+            Some(Recall::Ended(outcome)) => {
+                return finish::ended_before(parts, state, &job.message, outcome).await.map(Some);
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Who holds the conversation; asked from Zendesk if not known. `None` when the node drains.
