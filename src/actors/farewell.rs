@@ -129,7 +129,7 @@ pub(super) async fn tell(
         replay: 0,
         at: parts.clock.now(),
     };
-    if let Err(error) = Poster::detached(parts, job, alias).post_once(&reply).await {
+    if let Err(error) = Poster::detached(parts, job, alias).post_once(&reply, job.received).await {
         tracing::warn!(conversation.id = %job.conversation, %error, "a customer could not be told");
     }
 }

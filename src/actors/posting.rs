@@ -118,13 +118,15 @@ impl Poster {
         Self { parts: parts.clone(), app: job.app.clone(), target, watched: None, lease: Lease::default() }
     }
 
-    /// Enters what is no answer into the ledger and posts it, at most once whoever tries.
-    pub async fn post_once(&self, reply: &Reply) -> Result<Posted, Error> {
-        let known = match self.parts.state.intend(reply, None).await {
-            Ok(Claim::Ours) => Knowledge::NothingPosted,
-            Ok(_) | Err(_) => Knowledge::Unknown,
-        };
-        self.post(reply, known).await
+    /// Enters what is no answer into the ledger and posts it, at most once whoever tries. A ledger that was lost takes it
+    /// for new; then what was posted since the message was `received` tells.
+    pub async fn post_once(&self, reply: &Reply, received: Timestamp) -> Result<Posted, Error> {
+        let entered = matches!(self.parts.state.intend(reply, None).await, Ok(Claim::Ours));
+        let there = if entered { self.find_marks(reply.covers[0].as_str(), received).await? } else { Vec::new() };
+        if there.iter().any(|mark| mark.key == reply.key()) {
+            return Ok(Posted { parts: reply.parts.len(), took: Duration::ZERO, found: there.len() });
+        }
+        self.post(reply, if entered { Knowledge::NothingPosted } else { Knowledge::Unknown }).await
     }
 
     /// Posts the parts that are missing.
@@ -208,11 +210,12 @@ impl Poster {
             if self.is_outlived() {
                 return Err(Error::Outlived);
             }
-            // Looked at last: the waits before may have been long.
+            // Looked at last: the waits before may have been long. First whether another node posts it meanwhile: then
+            // nothing of it is ours to take back.
+            self.still_owner(reply).await?;
             if !begun {
                 self.still_ours(reply, untried).await?;
             }
-            self.still_owner(reply).await?;
             let Some(call) = permit.used_now() else { continue };
             self.show(Phase::Post);
             untried = false;

@@ -206,6 +206,11 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move {
                 for conversation in parts.handoffs.overdue(parts.clock.now()) {
+                    // The event may have come to another node, or not at all.
+                    let active = parts.sunshine.active(None, &conversation).await;
+                    if active.is_ok_and(|active| !parts.ours.holder(active.as_ref()).lets_us_answer()) {
+                        continue;
+                    }
                     parts.metrics.handed_off("unconfirmed");
                     tracing::error!(conversation.id = %conversation, "a hand-off was not confirmed; a customer may be waiting");
                 }

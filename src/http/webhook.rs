@@ -26,6 +26,7 @@ use crate::{
     actors::{Refusal, STORED_WITHIN, Share},
     broker::{Lane, Publication, Published},
     domain::{
+        control::{Control, Holder},
         event::{self, Circumstances, Verdict},
         ids::{ConversationId, EventId, MessageId},
         job::{Job, Kind},
@@ -38,6 +39,9 @@ use crate::{
 
 /// When Zendesk Support may try again: only below 60 s does it try at all.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The state may take so long to note who holds a conversation; the delivery is stored all the same.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Events of one delivery. A real one has hundreds of bytes, so a body of a megabyte holds some thousands; made of
 /// scraps it would hold half a million, and each of them takes more in memory and on the disk than in the body.
@@ -171,17 +175,18 @@ fn knows_secret(secrets: &[Secret], headers: &HeaderMap) -> bool {
 }
 
 /// Who holds the conversation is known at once, ahead of what waits in the conversation's queue.
-async fn note_control(public: &Public, conversation: &ConversationId, control: crate::domain::control::Control) {
-    match public.parts.state.note_control(conversation, control).await {
-        Ok(true) => {
-            if control.holder == crate::domain::control::Holder::Other && public.parts.handoffs.confirmed(conversation)
-            {
+async fn note_control(public: &Public, conversation: &ConversationId, control: Control) {
+    let noting = public.parts.state.note_control(conversation, control);
+    match tokio::time::timeout(NOTED_WITHIN, noting).await {
+        Ok(Ok(true)) => {
+            if control.holder == Holder::Other && public.parts.handoffs.confirmed(conversation) {
                 public.parts.metrics.handed_off("confirmed");
             }
         }
-        Ok(false) => {}
+        Ok(Ok(false)) => {}
         // The event itself travels in the queue as well.
-        Err(error) => tracing::warn!(%error, "the holder of a conversation could not be noted"),
+        Ok(Err(error)) => tracing::warn!(%error, "the holder of a conversation could not be noted"),
+        Err(_) => tracing::warn!("the holder of a conversation could not be noted in time"),
     }
 }
 

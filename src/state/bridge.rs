@@ -3,10 +3,11 @@
 //! ```text
 //! asked --Redis answers--> Redis
 //!       --it does not----> Local, durable; absence there proves nothing, so whoever asks looks at Zendesk
-//! Redis is back: what Local has taken is forwarded, then forgotten there; only then Redis is asked again
+//! Redis is back: what Local has taken is forwarded (forward.rs); only then Redis is asked again
 //! ```
-//! So nothing is asked of Redis that it has not been told. Forwarding is idempotent: whatever breaks it off, also the
-//! end of the process, it begins again with what is left.
+//! So nothing is asked of Redis that it has not been told.
+
+mod forward;
 
 use std::{
     sync::{
@@ -19,19 +20,22 @@ use std::{
 use async_trait::async_trait;
 use dashmap::DashSet;
 use parking_lot::Mutex;
-use tokio::{sync::RwLock, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{RwLock, watch},
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Away, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record, Redis,
     Remembered, Turn,
-    local::{Kept, Portion},
 };
 use crate::domain::{
     control::Control,
     ids::{ConversationId, UserId},
     job::Job,
     prompt::History,
-    reply::Reply,
+    reply::{Purpose, Reply},
     time::Timestamp,
     timeline::Timeline,
 };
@@ -40,7 +44,7 @@ use crate::domain::{
 const LEFT_ALONE: Duration = Duration::from_millis(500);
 
 /// Right after the start the first connection is waited for, rather than Redis taken for away.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(1);
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The state on Redis, with a file for its absences.
 pub struct Bridge {
@@ -49,8 +53,10 @@ pub struct Bridge {
     /// Written to while forwarding, read while the file is used.
     gate: RwLock<()>,
     /// Whether the file may hold what Redis was not told.
-    behind: AtomicBool,
+    behind: watch::Sender<bool>,
     away: AtomicBool,
+    /// Whether Redis has told in this life of the process when the fleet was last alive.
+    met: AtomicBool,
     started: Instant,
     ask_again_at: Mutex<Option<Instant>>,
     /// Conversations that Redis may think are still claimed by us.
@@ -67,7 +73,7 @@ macro_rules! either {
             Some(answer) => answer,
             None => {
                 let _open = $self.gate.read().await;
-                $self.behind.store(true, Ordering::Release);
+                $self.behind.send_replace(true);
                 $local.await
             }
         }
@@ -81,29 +87,16 @@ impl Bridge {
             redis,
             local,
             gate: RwLock::default(),
-            behind: AtomicBool::new(true),
+            behind: watch::Sender::new(true),
             away: AtomicBool::new(false),
+            met: AtomicBool::new(false),
             started: Instant::now(),
             ask_again_at: Mutex::default(),
             unreleased: DashSet::new(),
             alive: AtomicI64::new(0),
             forwarder: Mutex::default(),
         });
-        let (here, mut connections) = (Arc::downgrade(&bridge), bridge.redis.connections());
-        let task = tokio::spawn(async move {
-            while let Some(bridge) = here.upgrade() {
-                let is_behind = bridge.behind.load(Ordering::Acquire);
-                if is_behind && bridge.is_reachable() {
-                    // What fails is noted, and tried again.
-                    let _ = bridge.forward().await;
-                }
-                drop(bridge);
-                tokio::select! {
-                    () = tokio::time::sleep(LEFT_ALONE) => {}
-                    changed = connections.changed() => if changed.is_err() { return },
-                }
-            }
-        });
+        let task = tokio::spawn(forward::forever(Arc::downgrade(&bridge), bridge.redis.connections()));
         *bridge.forwarder.lock() = Some(task.abort_handle());
         bridge
     }
@@ -113,21 +106,25 @@ impl Bridge {
         self.redis.is_up() && !is_left_alone
     }
 
-    async fn connects(&self) {
-        let mut connections = self.redis.connections();
-        let until = self.started + CONNECTS_WITHIN;
-        if *connections.borrow() == 0 && Instant::now() < until {
-            // Without one it is away.
-            let _ = tokio::time::timeout_at(until, connections.wait_for(|count| *count > 0)).await;
+    /// Right after the start: waits until there is a connection, and what the file holds from before is forwarded.
+    async fn begins(&self) {
+        let until = self.started + BEGINS_WITHIN;
+        if Instant::now() >= until || !*self.behind.borrow() {
+            return;
         }
+        let mut behind = self.behind.subscribe();
+        // What has not begun by then is away.
+        let _ = timeout_at(until, behind.wait_for(|behind| !behind)).await;
     }
 
-    /// Asks Redis; `None` when it is away.
+    /// Asks Redis; `None` when it is away, or has not been told yet what happened while it was.
     async fn on_redis<T>(&self, asking: impl Future<Output = Result<T, Error>>) -> Option<Result<T, Error>> {
-        self.connects().await;
-        let may_ask = self.is_reachable() && (!self.behind.load(Ordering::Acquire) || self.forward().await.is_ok());
-        if !may_ask {
+        self.begins().await;
+        if !self.is_reachable() {
             self.gone("no connection");
+            return None;
+        }
+        if *self.behind.borrow() {
             return None;
         }
         match asking.await {
@@ -151,72 +148,6 @@ impl Bridge {
                 "Redis is away; this node goes on with its own file and looks at Zendesk before it answers"
             );
         }
-    }
-
-    /// Tells Redis what it has missed.
-    async fn forward(&self) -> Result<(), Error> {
-        let _closed = self.gate.write().await;
-        if !self.behind.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let forwarded = self.forward_all().await;
-        if let Err(error) = &forwarded {
-            self.left_alone(error);
-            return forwarded;
-        }
-        self.local.forget_controls();
-        self.behind.store(false, Ordering::Release);
-        if self.away.swap(false, Ordering::AcqRel) {
-            tracing::warn!("Redis is back, and knows what has happened meanwhile");
-        }
-        Ok(())
-    }
-
-    async fn forward_all(&self) -> Result<(), Error> {
-        while let Some(outstanding) = self.local.outstanding().await? {
-            match &outstanding.portion {
-                Portion::Replies(replies) => {
-                    for reply in replies {
-                        // Whether it was known or is not wanted any more: its end follows.
-                        self.redis.intend(reply, None).await?;
-                    }
-                }
-                Portion::Records(records) => {
-                    for record in records {
-                        self.redis.conclude(vec![record.clone()], None, None).await?;
-                    }
-                }
-                Portion::Conversations(kept) => {
-                    for kept in kept {
-                        self.forward_conversation(kept).await?;
-                    }
-                }
-            }
-            self.local.forwarded(outstanding).await?;
-        }
-        let unreleased: Vec<ConversationId> = self.unreleased.iter().map(|id| id.clone()).collect();
-        for conversation in unreleased {
-            self.redis.release(&conversation, None).await?;
-            self.unreleased.remove(&conversation);
-        }
-        Ok(())
-    }
-
-    async fn forward_conversation(&self, kept: &Kept) -> Result<(), Error> {
-        let conversation = &kept.conversation;
-        if let Some(user) = &kept.user {
-            self.redis.note_user(conversation, user, kept.touched).await?;
-        }
-        if let Some(control) = kept.control {
-            self.redis.write_control(conversation, control).await?;
-        }
-        if kept.away.is_some() {
-            self.redis.note_away(conversation, kept.away.clone()).await?;
-        }
-        if let Some(history) = &kept.history {
-            self.redis.note_said(conversation, history, kept.touched).await?;
-        }
-        Ok(())
     }
 
     /// Only Redis knows; while it is away the question waits.
@@ -263,9 +194,8 @@ impl Ledger for Bridge {
     }
 
     async fn release(&self, conversation: &ConversationId, fence: Option<Fence>) -> Result<(), Error> {
-        if fence == Some(Fence(0)) {
-            return Ok(());
-        }
+        // A claim that was made here may have been asked of Redis first, and have reached it late.
+        let fence = fence.filter(|fence| *fence != Fence(0));
         either!(self, self.redis.release(conversation, fence), async {
             self.unreleased.insert(conversation.clone());
             Ok(())
@@ -278,12 +208,20 @@ impl Ledger for Bridge {
     }
 
     async fn intend(&self, reply: &Reply, fence: Option<Fence>) -> Result<Claim, Error> {
-        either!(self, self.redis.intend(reply, fence), self.local.intend(reply, fence))
+        let here = async {
+            // Who has claimed in Redis cannot know what another node has done since: claimed again, here, it is looked for.
+            let claimed_there = fence.is_some_and(|fence| fence != Fence(0));
+            match claimed_there && reply.purpose == Purpose::Answer {
+                true => Ok(Claim::Lost),
+                false => self.local.intend(reply, fence).await,
+            }
+        };
+        either!(self, self.redis.intend(reply, fence), here)
     }
 
     async fn revoke(&self, reply: &Reply) -> Result<(), Error> {
-        // There it may have been entered before.
-        self.only_redis(self.redis.revoke(reply)).await?;
+        // One that stays in Redis is ended there with its message.
+        self.on_redis(self.redis.revoke(reply)).await.unwrap_or(Ok(()))?;
         self.local.revoke(reply).await
     }
 
@@ -369,9 +307,17 @@ impl Keeping for Bridge {
 impl Presence for Bridge {
     async fn last_alive(&self) -> Result<Option<Timestamp>, Error> {
         let here = Some(Timestamp(self.alive.load(Ordering::Acquire))).filter(|at| at.0 > 0);
-        // While Redis is away nobody can leave a mark there; that is no absence.
-        let there = self.on_redis(self.redis.last_alive()).await.unwrap_or(Ok(None))?;
-        Ok(here.max(there))
+        match self.on_redis(self.redis.last_alive()).await {
+            Some(there) => {
+                let there = there?;
+                self.met.store(true, Ordering::Release);
+                Ok(here.max(there))
+            }
+            // Nobody can leave a mark there; that is no absence.
+            None if self.met.load(Ordering::Acquire) => Ok(here),
+            // How long the fleet was away is not known yet, and must not be forgotten.
+            None => Err(Error::Away("Redis has not told yet when a node was last alive".into())),
+        }
     }
 
     async fn alive(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
@@ -385,6 +331,3 @@ impl Presence for Bridge {
         self.only_redis(self.redis.open_since(since, limit)).await
     }
 }
-
-#[cfg(test)]
-mod tests;

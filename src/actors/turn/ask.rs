@@ -219,9 +219,9 @@ fn tell_to_hold(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
         replay: 0,
         at: parts.clock.now(),
     };
-    let poster = posting::Poster::detached(parts, head, state.alias.clone());
+    let (poster, received) = (posting::Poster::detached(parts, head, state.alias.clone()), head.received);
     parts.courtesies.spawn(async move {
-        if let Err(error) = poster.post_once(&reply).await {
+        if let Err(error) = poster.post_once(&reply, received).await {
             tracing::warn!(%error, "a holding message could not be posted");
         }
     });

@@ -17,7 +17,7 @@ use crate::{
         ids::MessageId,
         job::Job,
         prompt::{History, Role},
-        reply::{Purpose, Reply},
+        reply::{Purpose, Reply, split},
         time::Timestamp,
         timeline::{Outcome, Wait},
     },
@@ -180,11 +180,32 @@ async fn looked_for(
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
-        Ok(marks) if Found::is_whole_answer(&marks) => Ok(Some(Recall::Ended(Outcome::Replied))),
-        Ok(_) => Ok(Some(Recall::New)),
+        Ok(marks) => Ok(Some(read(parts, job, &marks))),
         Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }
+}
+
+/// What the marks in a conversation say of a message that the ledger has lost.
+fn read(parts: &Parts, job: &Job, marks: &[Found]) -> Recall {
+    if Found::is_whole_answer(marks) {
+        return Recall::Ended(Outcome::Replied);
+    }
+    let has = |purpose: Purpose| marks.iter().any(|mark| mark.kind == purpose.as_str());
+    // The words of half an answer are lost, and another answer after it would be a second one: a human takes over.
+    let told = match (has(Purpose::Failure), has(Purpose::Handoff) || has(Purpose::Answer)) {
+        (true, _) => Purpose::Failure,
+        (false, true) => Purpose::Handoff,
+        (false, false) => return Recall::New,
+    };
+    Recall::Told(Reply {
+        conversation: job.conversation.clone(),
+        covers: vec![job.message.clone()],
+        purpose: told,
+        parts: split(&parts.chat.failure_message),
+        replay: 0,
+        at: parts.clock.now(),
+    })
 }
 
 /// Right before an answer is meant: those of whom the ledger knows nothing, which proves nothing, may have been answered by
@@ -200,6 +221,7 @@ pub(super) async fn look_again(
             Some(Recall::Ended(outcome)) => {
                 return finish::ended_before(parts, state, &job.message, outcome).await.map(Some);
             }
+            Some(Recall::Told(_)) => return Ok(Some(Next::Again)),
             Some(_) => {}
         }
     }

@@ -90,8 +90,10 @@ pub(super) fn recall(connection: &Connection, message: &str, replay: u32) -> Res
     let Some(key) = reply else { return told(connection, message, replay) };
     let mut statement = connection.prepare_cached(sql::REPLY)?;
     let body: Option<Option<String>> = statement.query_row([key], |row| row.get(0)).optional()?;
+    // Told elsewhere, and thrown away here: this file knows nothing of it any more.
+    let Some(body) = body else { return Ok(None) };
     // One that was meant and forgotten with its customer is not meant again.
-    Ok(Some(parsed::<Reply>(body.flatten()).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended)))
+    Ok(Some(parsed::<Reply>(body).map_or(Recall::Ended(Outcome::Discarded), Recall::Intended)))
 }
 
 /// Whether the customer was told already that this message gets no answer.

@@ -40,7 +40,7 @@ impl Controls {
         let (here, link) = (Arc::downgrade(&controls), Arc::downgrade(link));
         let task = tokio::spawn(async move {
             while let Some(link_now) = link.upgrade() {
-                let mut connections = link_now.connections();
+                let mut connections = link_now.published_connections();
                 let Ok(mut published) = link_now.listen(&channel(&link_now)).await else {
                     drop(link_now);
                     tokio::time::sleep(AGAIN).await;

@@ -101,6 +101,11 @@ impl Link {
         self.state.connections()
     }
 
+    /// Counts the connections over which is heard what is published: between them it was missed.
+    pub fn published_connections(&self) -> watch::Receiver<u64> {
+        self.listening.connections()
+    }
+
     /// The name of a key: all keys of the same `tag` lie in one slot.
     pub fn key(&self, tag: &str, name: &str) -> String {
         format!("{}:{{{tag}}}:{name}", self.prefix)

@@ -23,6 +23,9 @@ for i = 7, #ARGV, 6 do
     redis.call('EXPIRE', ended, kept)
     redis.call('ZADD', base .. 'ends', ARGV[i + 3], '0:' .. message)
     redis.call('SADD', key('of', id), '0:' .. message)
+    if redis.call('TTL', key('of', id)) < tonumber(kept) then
+        redis.call('EXPIRE', key('of', id), kept)
+    end
 end
 if ARGV[4] ~= '' then
     redis.call('HSET', conversation, 'history', ARGV[4])
