@@ -24,7 +24,10 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::{
-    domain::restart::{Restart, Strategy},
+    domain::{
+        ids::ConversationId,
+        restart::{Restart, Strategy},
+    },
     guard,
     state::{self, nodes::BEAT_EVERY},
 };
@@ -106,6 +109,12 @@ pub async fn grow(
 
 struct Grower<'a> {
     parts: &'a Arc<Parts>,
+}
+
+/// Whether somebody else holds a conversation: the event that says so may have come to another node.
+async fn is_passed(parts: &Parts, conversation: &ConversationId) -> bool {
+    let active = parts.sunshine.active(None, conversation).await;
+    active.is_ok_and(|active| !parts.ours.holder(active.as_ref()).lets_us_answer())
 }
 
 /// A child that is no supervisor: `make` builds the actor for each incarnation.
@@ -206,9 +215,7 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move {
                 for conversation in parts.handoffs.overdue(parts.clock.now()) {
-                    // The event may have come to another node, or not at all.
-                    let active = parts.sunshine.active(None, &conversation).await;
-                    if active.is_ok_and(|active| !parts.ours.holder(active.as_ref()).lets_us_answer()) {
+                    if parts.nodes.is_fleet() && is_passed(&parts, &conversation).await {
                         continue;
                     }
                     parts.metrics.handed_off("unconfirmed");
