@@ -12,7 +12,9 @@ use crate::state::{
     quota::{Ask, Policy, Quotas, Told},
 };
 
-static TURN: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/quota.lua")));
+static TURN: LazyLock<Script> = LazyLock::new(|| {
+    Script::from_lua(concat!(include_str!("scripts/quota_log.lua"), include_str!("scripts/quota.lua")))
+});
 
 /// On which every pause is announced, as `name epoch`.
 const CHANNEL: &str = "quota";
