@@ -101,6 +101,8 @@ local function insert(now, calls)
   while #merged > s.cap do table.remove(merged, 1) end
   for _, entry in ipairs(merged) do tokens = tokens + entry[2] end
   s.from, s.sum = s.first, tokens
+  -- Whoever is told the next number sees by it whether these have been forgotten.
+  s.next = s.next + #calls
   write_from(s.first, merged, -1)
 end
 
@@ -198,12 +200,14 @@ local now = tell_time()
 local knows, remembers = ask.birth ~= '' and ask.birth ~= '?', ask.birth ~= ''
 local lost = created and remembers or not created and knows and ask.birth ~= birth
 if created then
+  local before = birth or ''
   birth = string.format('%.0f', now)
+  if birth == before then birth = birth .. '+' end
   if remembers then s.hold = now + RESEED end
 end
 obey()
 forget(now)
-local told = { birth = birth, factor = s.factor, tokens = 0, free = 0 }
+local told = { birth = birth, tokens = 0, free = 0 }
 if lost then
   told.lost = true
 else
@@ -226,7 +230,7 @@ else
 end
 
 if ask.look and (#rules.windows > 0 or rules.tokens) then told.uses = uses(now) end
-told.epoch, told.factor, told.pause = s.epoch, s.factor, math.max(0, math.max(s.pause, s.hold) - now)
+told.epoch, told.next, told.pause = s.epoch, s.next, math.max(0, math.max(s.pause, s.hold) - now)
 
 local written = { 'birth', birth, 'rules', rules.name }
 for _, name in ipairs(FIELDS) do
@@ -234,5 +238,5 @@ for _, name in ipairs(FIELDS) do
   written[#written + 1] = name == 'factor' and string.format('%.17g', s[name]) or string.format('%.0f', s[name])
 end
 redis.call('HSET', state, unpack(written))
-if announced then redis.call('PUBLISH', ARGV[4], ARGV[5] .. ' ' .. string.format('%.0f', s.epoch)) end
+if announced then redis.call('PUBLISH', ARGV[4], ARGV[5] .. ' ' .. birth .. ' ' .. string.format('%.0f', s.epoch)) end
 return cjson.encode(told)
