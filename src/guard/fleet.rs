@@ -56,6 +56,8 @@ struct Inner {
     generation: u64,
     birth: String,
     epoch: u64,
+    /// The number that was to be given next.
+    next: u64,
     stock: VecDeque<Held>,
     notes: Vec<Note>,
     /// Something is to be told at once.
@@ -216,10 +218,11 @@ impl Fleet {
         }
     }
 
-    /// Another node has announced an epoch; returns whether that is news.
-    pub fn heard(&self, epoch: u64) -> bool {
+    /// Another node has announced an epoch; returns whether that is news. A line may still hang on a master whose life
+    /// is over: what is said of another birth means nothing.
+    pub fn heard(&self, birth: &str, epoch: u64) -> bool {
         let mut inner = self.inner.lock();
-        let is_news = epoch > inner.epoch;
+        let is_news = birth == inner.birth && epoch > inner.epoch;
         if is_news {
             inner.epoch = epoch;
             inner.begin_generation();

@@ -252,8 +252,8 @@ impl Permits {
     pub async fn listen(self: &Arc<Self>) {
         let Some(fleet) = &self.fleet else { return std::future::pending().await };
         let permits = self.clone();
-        let heard = move |epoch| {
-            let is_news = permits.fleet.as_ref().is_some_and(|fleet| fleet.heard(epoch));
+        let heard = move |birth: &str, epoch| {
+            let is_news = permits.fleet.as_ref().is_some_and(|fleet| fleet.heard(birth, epoch));
             if is_news {
                 permits.bell.ring();
             }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
+/// What is called with the birth of a quota and an epoch that is announced.
+pub type Heard = Arc<dyn Fn(&str, u64) + Send + Sync>;
+
 /// A quota kept for the whole fleet.
 #[async_trait]
 pub trait Quotas: Send + Sync {
@@ -17,12 +20,9 @@ pub trait Quotas: Send + Sync {
     /// asked for counts as lost.
     async fn turn(&self, name: &str, policy: &Policy, ask: &Ask) -> Result<Told, Error>;
 
-    /// Calls `heard` with each epoch that is announced; returns when there is nothing to listen to. What is missed
+    /// Calls `heard` with each epoch that is announced, and the birth it belongs to; returns when there is nothing to listen to. What is missed
     /// meanwhile is told by the next turn.
-    async fn hear(&self, name: &str, heard: Arc<dyn Fn(u64) + Send + Sync>) -> Error;
-
-    /// Whether a turn has a chance.
-    fn is_up(&self) -> bool;
+    async fn hear(&self, name: &str, heard: Heard) -> Error;
 }
 
 /// What a service allows, as configured; 0 means that there is no such limit. Every node must have the same.
@@ -51,6 +51,10 @@ pub struct Policy {
 pub struct Ask {
     /// The birth of the quota that the node has met; empty: none, [`Ask::REMEMBERS`]: none, but it remembers calls.
     pub birth: String,
+    /// The latest epoch of this birth that it has met. A quota that is behind has forgotten, and is as good as lost.
+    pub epoch: u64,
+    /// The number that was to be given next when this birth was last asked.
+    pub next: u64,
     /// What it tells, in order.
     pub notes: Vec<Note>,
     /// So many permits at once, if they are free now; of those that are not, the first is reserved ahead.
@@ -93,6 +97,8 @@ pub struct Told {
     pub lost: bool,
     /// Permits of any earlier epoch are invalid.
     pub epoch: u64,
+    /// The number that the next permit will have.
+    pub next: u64,
     /// Permits: the microseconds until each begins, and its number.
     pub grants: Vec<(u64, u64)>,
     /// The tokens reserved for each.
@@ -101,8 +107,6 @@ pub struct Told {
     pub free: u64,
     /// The microseconds until the present pause ends.
     pub pause: u64,
-    /// The share of the configured limits that is in force.
-    pub factor: f64,
     /// How much is used, when that was asked.
     pub uses: Vec<Use>,
 }

@@ -175,10 +175,10 @@ async fn many_reservers_on_the_real_clock_use_the_whole_quota_and_never_more() {
     }
 }
 
-async fn both_listen(link: &Link) {
+async fn all_listen(link: &Link, nodes: u64) {
     let listeners = fred::types::scripts::Script::from_lua("return redis.call('PUBSUB', 'NUMSUB', ARGV[1])[2]");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while link.run::<u64, _>(&listeners, Vec::new(), vec![link.channel("quota")]).await.unwrap() < 2 {
+    while link.run::<u64, _>(&listeners, Vec::new(), vec![link.channel("quota")]).await.unwrap() < nodes {
         assert!(Instant::now() < deadline, "nobody listens");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -192,7 +192,7 @@ async fn a_pause_that_one_node_is_told_holds_on_all_and_takes_their_permits_back
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
     );
-    both_listen(&told.link).await;
+    all_listen(&told.link, 2).await;
     let before = other.permits.acquire(1).await;
     let began = Instant::now();
     told.permits.throttled(Some(Duration::from_secs(1)));
@@ -263,4 +263,60 @@ async fn a_node_that_shall_wait_or_has_never_counted_the_nodes_does_nothing_with
     assert!(waits.calls_within(5_000).await && alone.calls_within(5_000).await, "and goes on by itself");
     waits.stop().await;
     alone.stop().await;
+}
+
+const STATE: [&str; 2] = ["tidegate:{s}:quota:v1", "tidegate:{s}:quota:v1:log"];
+
+/// What Redis remembers of the quota is put aside.
+fn save(redis: &Redis) {
+    STATE.iter().for_each(|key| assert_eq!(redis.command(&["COPY", key, &format!("{key}:saved")]), "1"));
+}
+
+/// It remembers that again, as a replica or a snapshot of then would.
+fn go_back(redis: &Redis) {
+    STATE.iter().for_each(|key| assert_eq!(redis.command(&["COPY", &format!("{key}:saved"), key, "REPLACE"]), "1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_has_forgotten_the_last_calls_is_told_them_again() {
+    let redis = Redis::start();
+    let limits = window(10, 60_000);
+    let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
+    assert_eq!(node.calls(2, 2_000).await, 2);
+    save(&redis);
+    assert_eq!(node.calls(4, 2_000).await, 4);
+    go_back(&redis);
+    assert_eq!(node.calls(20, 5_000).await, 4, "six of ten were made, whatever Redis remembers");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_has_forgotten_a_pause_is_reminded_and_gives_again() {
+    let redis = Redis::start();
+    let limits = window(100, 1_000);
+    let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
+    assert!(node.calls_within(2_000).await);
+    save(&redis);
+    let began = Instant::now();
+    node.permits.throttled(Some(Duration::from_secs(2)));
+    node.until("the pause is known", |node| node.permits.fleet.as_ref().unwrap().inner.lock().epoch == 1).await;
+    go_back(&redis);
+    assert!(node.calls_within(10_000).await, "nothing is given any more");
+    assert!(began.elapsed() >= Duration::from_secs(2), "the pause holds all the same: {:?}", began.elapsed());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_another_life_of_the_quota_is_not_believed() {
+    let redis = Redis::start();
+    let node = Node::start(&redis, &window(100, 1_000), OnLoss::LocalShare).await;
+    let birth = redis.command(&["HGET", STATE[0], "birth"]);
+    all_listen(&node.link, 1).await;
+    redis.command(&["PUBLISH", &node.link.channel("quota"), "s 1700000000000000 7"]);
+    redis.command(&["PUBLISH", &node.link.channel("quota"), &format!("s {birth} 0")]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(node.permits.fleet.as_ref().unwrap().inner.lock().epoch, 0);
+    assert!(node.calls_within(2_000).await);
+    assert_eq!(redis.command(&["HGET", STATE[0], "birth"]), birth, "nor does the quota forget for it");
+    node.stop().await;
 }

@@ -41,7 +41,7 @@ impl Fleet {
         }
         if !is_shared {
             // Only asks whether anybody is there: a server that hangs may yet do all that it was ever sent.
-            let ask = Ask { birth: inner.birth.clone(), ..Ask::default() };
+            let ask = inner.ask();
             return Some(Turn { ask, sent: now, generation: inner.generation, own_told: 0 });
         }
         let (want, tokens) = in_need.map_or((0, 0), |(waiting, tokens)| (self.lease.min(waiting as u64), tokens));
@@ -61,7 +61,7 @@ impl Fleet {
         inner.urgent = false;
         let look = now >= inner.looked_at + LOOK_EVERY;
         let want = u32::try_from(want).unwrap_or(u32::MAX);
-        let ask = Ask { birth: inner.birth.clone(), notes, want, tokens, max_wait: micros(Duration::MAX), look };
+        let ask = Ask { notes, want, tokens, max_wait: micros(Duration::MAX), look, ..inner.ask() };
         Some(Turn { ask, sent: now, generation: inner.generation, own_told: inner.next_own })
     }
 
@@ -91,7 +91,10 @@ impl Fleet {
         if renewed || is_new {
             inner.begin_generation();
         }
-        (inner.birth, inner.epoch) = (told.birth, told.epoch.max(if is_new { 0 } else { inner.epoch }));
+        if is_new {
+            (inner.birth, inner.epoch, inner.next) = (told.birth, 0, 0);
+        }
+        (inner.epoch, inner.next) = (inner.epoch.max(told.epoch), inner.next.max(told.next));
         inner.paused_until = now + Duration::from_micros(told.pause);
         inner.free_at = now + Duration::from_micros(told.free);
         if !told.uses.is_empty() {
@@ -128,11 +131,16 @@ impl Fleet {
 }
 
 impl Inner {
+    /// Says which quota is known, and how far.
+    fn ask(&self) -> Ask {
+        Ask { birth: self.birth.clone(), epoch: self.epoch, next: self.next, ..Ask::default() }
+    }
+
     /// The quota remembers nothing, or not what we know: it is told all we have done, and numbers of before mean nothing.
     fn begin_anew(&mut self, now: Duration, birth: String, turn: Turn) {
         self.generation += 1;
         self.stock.clear();
-        (self.birth, self.epoch) = (birth, 0);
+        (self.birth, self.epoch, self.next) = (birth, 0, 0);
         self.own.iter_mut().for_each(|own| own.known = false);
         let lessons = turn.ask.notes.into_iter().chain(std::mem::take(&mut self.notes));
         let lessons = lessons.filter(|note| !matches!(note, Note::Void(_) | Note::Settle(..) | Note::Made(_)));

@@ -9,12 +9,14 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Link;
 use crate::state::{
     Error,
-    quota::{Ask, Policy, Quotas, Told},
+    quota::{Ask, Heard, Policy, Quotas, Told},
 };
 
-static TURN: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/quota.lua")));
+static TURN: LazyLock<Script> = LazyLock::new(|| {
+    Script::from_lua(concat!(include_str!("scripts/quota_log.lua"), include_str!("scripts/quota.lua")))
+});
 
-/// On which every pause is announced, as `name epoch`.
+/// On which every pause is announced, as `name birth epoch`.
 const CHANNEL: &str = "quota";
 
 /// The quotas in Redis.
@@ -54,7 +56,7 @@ impl Quotas for RedisQuotas {
         self.turn_at(None, name, policy, ask).await
     }
 
-    async fn hear(&self, name: &str, heard: Arc<dyn Fn(u64) + Send + Sync>) -> Error {
+    async fn hear(&self, name: &str, heard: Heard) -> Error {
         let channel = self.link.channel(CHANNEL);
         let mut published = match self.link.listen(&channel).await {
             Ok(published) => published,
@@ -70,15 +72,16 @@ impl Quotas for RedisQuotas {
                 continue;
             }
             let text = message.value.as_string().unwrap_or_default();
-            let epoch =
-                text.rsplit_once(' ').filter(|(whose, _)| *whose == name).and_then(|(_, epoch)| epoch.parse().ok());
-            if let Some(epoch) = epoch {
-                heard(epoch);
+            if let Some((birth, epoch)) = announced(&text, name) {
+                heard(birth, epoch);
             }
         }
     }
+}
 
-    fn is_up(&self) -> bool {
-        self.link.is_up()
-    }
+/// The birth and the epoch, if this quota is meant.
+fn announced<'a>(text: &'a str, name: &str) -> Option<(&'a str, u64)> {
+    let (rest, epoch) = text.rsplit_once(' ')?;
+    let (whose, birth) = rest.rsplit_once(' ')?;
+    (whose == name).then_some((birth, epoch.parse().ok()?))
 }
