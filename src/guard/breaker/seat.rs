@@ -9,6 +9,9 @@
 //! When the board is back, the higher generation wins: a board that knows more is believed, one that knows less (it
 //! was flushed, or lost its last writes) is written anew.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::{
@@ -76,7 +79,8 @@ pub struct Turn {
     pub is_news: bool,
     next: Fleet,
     work: Work,
-    held: Option<Held>,
+    /// The lease that it takes out.
+    lent: Option<Held>,
 }
 
 impl Turn {
@@ -299,9 +303,8 @@ impl Seat {
         let digest_counts = !work.digest.is_empty() && work.digest.generation == self.generation();
         let is_news = next.is_news_after(&self.known);
         let has_something_to_tell = digest_counts || is_news || self.is_behind;
-        let held = lent.or(self.held);
         let is_news = is_news || self.is_behind;
-        has_something_to_tell.then_some(Turn { expected: self.version, is_news, next, work, held })
+        has_something_to_tell.then_some(Turn { expected: self.version, is_news, next, work, lent })
     }
 
     fn lend(
@@ -323,7 +326,8 @@ impl Seat {
     fn keep(&mut self, turn: Turn) -> bool {
         let is_current = turn.next.generation() >= self.generation();
         if is_current {
-            self.held = turn.held;
+            // One that waited when the turn began may be taken by now.
+            self.held = turn.lent.or(self.held);
             self.adopt(turn.next);
         }
         is_current
