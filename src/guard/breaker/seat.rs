@@ -88,6 +88,11 @@ impl Turn {
     pub fn body(&self) -> Vec<u8> {
         self.next.write()
     }
+
+    /// The latest time that the document has seen.
+    pub fn seen(&self) -> Duration {
+        self.next.seen()
+    }
 }
 
 impl Seat {

@@ -136,7 +136,7 @@ impl OfFleet {
         at.saturating_sub(self.ahead)
     }
 
-    fn heard_time(&mut self, board_now: Duration, now: Duration) {
+    pub fn heard_time(&mut self, board_now: Duration, now: Duration) {
         self.ahead = board_now.saturating_sub(now);
         self.has_heard = true;
     }
@@ -226,7 +226,8 @@ impl Gate {
 
     async fn tell(&self, fleet: &Fleet, mut turn: Turn) {
         for _ in 0..CONFLICTS_MAX {
-            let at = self.now_on_board();
+            // What was decided by a clock that is ahead comes due when the board's has come there; so that goes along.
+            let at = self.now_on_board().max(turn.seen());
             let body = Bytes::from(turn.body());
             let draft = Draft { expected: turn.expected, body, at, announce: turn.is_news };
             match fleet.boards.write(fleet.name, draft).await {
