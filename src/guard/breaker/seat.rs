@@ -41,6 +41,8 @@ pub struct Seat {
     /// The board knows less than we do.
     is_behind: bool,
     work: Work,
+    /// Of the turn that is under way: what must not be lost with whoever takes it.
+    telling: Work,
     held: Option<Held>,
 }
 
@@ -106,6 +108,7 @@ impl Seat {
             version: 0,
             is_behind: false,
             work: Work::default(),
+            telling: Work::default(),
             held: None,
         }
     }
@@ -199,7 +202,9 @@ impl Seat {
     pub fn is_urgent(&self, now: Duration) -> bool {
         let work = &self.work;
         let has_lapsed = self.held.is_some_and(|held| held.until <= now);
-        let of_work = work.digest.has_failures() || !work.ended.is_empty() || work.order.is_some();
+        let telling = &self.telling;
+        let of_work = work.digest.has_failures()
+            || [work, telling].iter().any(|work| !work.ended.is_empty() || work.order.is_some());
         // Its veto must be there before others fail; what comes after the first success only renews it.
         let is_first_success = work.digest.has_success() && !self.known.has_veto_of(now, self.me);
         of_work || is_first_success || work.want.is_some() || has_lapsed || self.is_behind
@@ -216,15 +221,21 @@ impl Seat {
         if let Some(held) = self.held.take_if(|held| held.until <= now) {
             self.give_back(held);
         }
+        // Of a turn that was broken off. It may have been written all the same, and this bears to be told twice.
+        let left = std::mem::take(&mut self.telling);
+        self.put_back(left);
         let mut work = std::mem::take(&mut self.work);
         work.digest.own = own;
-        self.plan(work, now, random)
+        let turn = self.plan(work, now, random)?;
+        self.telling = Work { ended: turn.work.ended.clone(), order: turn.work.order, ..Work::default() };
+        Some(turn)
     }
 
     /// The turn was written, as this version.
     pub fn commit(&mut self, turn: Turn, version: u64) {
         self.version = version;
         self.is_behind = !self.keep(turn);
+        self.telling = Work::default();
     }
 
     /// Somebody else was quicker, this is what he wrote; the same turn on top of it, if there is still something to do.
@@ -237,12 +248,21 @@ impl Seat {
         random: &mut impl FnMut() -> f64,
     ) -> Option<Turn> {
         self.heard(version, board);
-        self.plan(turn.work, now, random)
+        let again = self.plan(turn.work, now, random);
+        if again.is_none() {
+            self.telling = Work::default();
+        }
+        again
     }
 
     /// Puts a turn off: the next one carries what it carried.
     pub fn put_off(&mut self, turn: Turn) {
-        let Work { digest, mut ended, order, want } = turn.work;
+        self.telling = Work::default();
+        self.put_back(turn.work);
+    }
+
+    fn put_back(&mut self, work: Work) {
+        let Work { digest, mut ended, order, want } = work;
         ended.append(&mut self.work.ended);
         self.work.ended = ended;
         self.work.order = self.work.order.or(order);
@@ -259,6 +279,7 @@ impl Seat {
         // when it can be read.
         let _ = self.keep(turn);
         self.is_behind = false;
+        self.telling = Work::default();
     }
 
     /// Hears what the board says, of a version that is not older than one heard before, unless the board was lost.

@@ -59,3 +59,27 @@ fn a_lease_that_is_taken_during_a_turn_is_not_given_back_as_if_it_waited() {
         assert_eq!(seat.state(), State::Closed, "its success counts");
     }
 }
+
+#[test]
+fn an_order_and_a_probes_outcome_survive_a_turn_that_ends_without_a_word() {
+    let mut seat = open();
+    seat.wish(NAME);
+    tell(&mut seat, at(100));
+    let given = seat.take(at(100), NAME).expect("the lease waits");
+    seat.note(given, NAME, Outcome::Success { took: Duration::from_millis(5) });
+    drop(begin(&mut seat, at(101)).expect("the outcome is to be told"));
+    assert!(seat.is_urgent(at(101)), "it is still to be told");
+    tell(&mut seat, at(101));
+    assert_eq!(seat.state(), State::Closed);
+    assert!(!seat.is_urgent(at(101)), "once it is told, it is told");
+
+    seat.order(Mode::Open);
+    drop(begin(&mut seat, at(102)).expect("the order is to be told"));
+    tell(&mut seat, at(103));
+    assert_eq!(seat.mode(), Mode::Open);
+    seat.order(Mode::Closed);
+    drop(begin(&mut seat, at(104)).expect("the order is to be told"));
+    seat.order(Mode::Auto);
+    tell(&mut seat, at(105));
+    assert_eq!(seat.mode(), Mode::Auto, "the later order counts");
+}
