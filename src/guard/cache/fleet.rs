@@ -30,7 +30,7 @@ pub struct Fleet {
     answers: Arc<dyn Answers>,
     sealer: Sealer,
     clock: Clock,
-    /// How often each tenant's answers were erased, and when (monotonic) that was read.
+    /// The number of each tenant's last erasure, and when (monotonic) that was read.
     erased: Mutex<HashMap<Tenant, (u64, Duration)>>,
 }
 
@@ -54,18 +54,18 @@ impl Fleet {
         Self { answers, sealer, clock, erased: Mutex::default() }
     }
 
-    /// How often a tenant's answers were erased, as far as is known.
-    pub(super) async fn erased(&self, tenant: Tenant) -> u64 {
+    /// The number of a tenant's last erasure, as far as is known; `None`: nothing is, so nothing may be served.
+    pub(super) async fn erased(&self, tenant: Tenant) -> Option<u64> {
         let now = self.clock.monotonic();
         let known = self.erased.lock().get(&tenant).copied();
         if let Some((number, read_at)) = known
             && now.saturating_sub(read_at) < ERASED_EVERY
         {
-            return number;
+            return Some(number);
         }
-        let read = self.answers.erased(&self.sealer.tenant(&tenant)).await;
-        let before = known.map_or(0, |(number, _)| number);
-        self.note(tenant, read.unwrap_or(before), now)
+        let read = self.answers.erased(&self.sealer.tenant(&tenant)).await.ok();
+        let number = read.or(known.map(|(number, _)| number))?;
+        Some(self.note(tenant, number, now))
     }
 
     /// Erases what is kept for a tenant, on all nodes.
