@@ -16,8 +16,13 @@ use crate::{
 /// How long nobody else makes an answer while its maker does not renew his turn: so long the others wait when he dies.
 const TURN: Duration = Duration::from_secs(3);
 
-/// How often those who wait for another node's answer look for it, give or take a share.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Those who wait for another node's answer look for it with these pauses, doubling from the first to the second, give or
+/// take a share.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(50);
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Whoever has waited so long asks himself: the maker may only be waiting, for his node's breaker or limits.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The numbers of erasures are read again after so long: so long what was erased may still be served.
 const ERASED_EVERY: Duration = Duration::from_secs(1);
@@ -98,7 +103,8 @@ impl Fleet {
         F: Future<Output = Result<Answer, E>> + Send,
     {
         let name = self.sealer.name(key, erased);
-        let mut spoiled = false;
+        let until = self.clock.monotonic() + WAIT_MAX;
+        let (mut spoiled, mut pause) = (false, LOOK_PAUSE_MIN);
         loop {
             match self.answers.look(&name, TURN, spoiled).await {
                 Ok(Look::Entry(entry)) => match self.sealer.open(&name, &entry, terms.value_bytes_max) {
@@ -109,7 +115,14 @@ impl Fleet {
                         spoiled = true;
                     }
                 },
-                Ok(Look::Theirs) => tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await,
+                Ok(Look::Theirs) => {
+                    let left = until.saturating_sub(self.clock.monotonic());
+                    if left.is_zero() {
+                        break;
+                    }
+                    tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>()).min(left)).await;
+                    pause = (pause * 2).min(LOOK_PAUSE_MAX);
+                }
                 Ok(Look::Ours) => return Ok((self.make(&name, terms, ask()).await?, false)),
                 Err(_) => break,
             }

@@ -209,3 +209,43 @@ async fn what_was_erased_stays_erased_when_redis_loses_count() {
     nodes.join().await;
     assert_eq!(nodes.ask(1, "a", Duration::ZERO).await.1, Source::Asked, "a node that knows nothing finds nothing");
 }
+
+/// Answers that another node makes for ever.
+#[derive(Default)]
+struct Theirs {
+    looks: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl state::cache::Answers for Theirs {
+    async fn look(&self, _: &str, _: Duration, _: bool) -> Result<state::cache::Look, state::Error> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Ok(state::cache::Look::Theirs)
+    }
+
+    async fn keep(&self, _: &str, _: Option<(Vec<u8>, Duration)>) -> Result<(), state::Error> {
+        Ok(())
+    }
+
+    async fn erased(&self, _: &str) -> Result<u64, state::Error> {
+        Ok(1)
+    }
+
+    async fn erase(&self, _: &str) -> Result<u64, state::Error> {
+        Ok(2)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_long_for_one_who_only_waits_himself() {
+    let theirs = Arc::new(Theirs::default());
+    let fleet = Fleet::new(theirs.clone(), Sealer::new(b"secret"), Clock::system());
+    let cache = Cache::new(&CacheConfig::default(), Some(fleet));
+    let began = tokio::time::Instant::now();
+    let asking = cache.get_or(Some(key("a")), || async { Ok::<_, ()>(answer("mine")) });
+    let (said, source) = tokio::time::timeout(Duration::from_secs(60), asking).await.expect("it asks itself").unwrap();
+    assert_eq!((said.text.as_str(), source), ("mine", Source::Asked));
+    let (waited, looks) = (began.elapsed(), theirs.looks.load(Ordering::Relaxed));
+    assert!((9..=11).contains(&waited.as_secs()), "{waited:?}");
+    assert!((5..40).contains(&looks), "{looks} looks");
+}
