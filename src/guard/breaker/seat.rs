@@ -23,7 +23,7 @@ use super::{
 /// A lease is taken this soon, or given back: its caller is gone. A call begun that late ends before its lease does.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
-/// A node that goes on by itself asks the board again at most this long after.
+/// Successes wait this long at most to be reported, and a node with nothing to report reads the board as often.
 const SUCCESSES_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Successes wait this long to be reported while somebody reports failures.
