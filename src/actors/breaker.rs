@@ -69,7 +69,7 @@ impl Actor for BreakerActor {
         Ok(Tasks::default())
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, tasks: &mut Tasks) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: ActorRef<Message>, _: &mut Tasks) -> Result<(), ActorProcessingErr> {
         for bell in [&self.service().gate.bell, &self.card.bell] {
             let myself = myself.clone();
             bell.connect(move || drop(myself.cast(Message::Bell)));
