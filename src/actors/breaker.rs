@@ -40,10 +40,22 @@ pub(super) struct Tasks {
     alarm: Option<JoinHandle<Result<(), MessagingErr<Message>>>>,
 }
 
+impl Tasks {
+    /// Listens, unless that is under way.
+    fn keep_an_ear(&mut self, listen: impl FnOnce() -> Option<JoinHandle<()>>) {
+        if self.ear.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.ear = listen();
+        }
+    }
+}
+
 impl Drop for Tasks {
     fn drop(&mut self) {
         if let Some(ear) = &self.ear {
             ear.abort();
+        }
+        if let Some(alarm) = &self.alarm {
+            alarm.abort();
         }
     }
 }
@@ -57,8 +69,7 @@ impl Actor for BreakerActor {
         Ok(Tasks::default())
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, tasks: &mut Tasks) -> Result<(), ActorProcessingErr> {
-        tasks.ear = self.listen();
+    async fn post_start(&self, myself: ActorRef<Message>, _: &mut Tasks) -> Result<(), ActorProcessingErr> {
         for bell in [&self.service().gate.bell, &self.card.bell] {
             let myself = myself.clone();
             bell.connect(move || drop(myself.cast(Message::Bell)));
@@ -73,7 +84,11 @@ impl Actor for BreakerActor {
         tasks: &mut Tasks,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Bell => self.look(&myself, tasks).await,
+            Message::Bell => {
+                // In a fleet it looks every second at least.
+                tasks.keep_an_ear(|| self.listen());
+                self.look(&myself, tasks).await
+            }
         }
     }
 }
@@ -129,5 +144,22 @@ impl BreakerActor {
             tasks.alarm = Some(myself.send_after(pause, || Message::Bell));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_ear_that_has_ended_is_made_anew_and_one_that_listens_is_not() {
+        let mut tasks = Tasks::default();
+        tasks.keep_an_ear(|| Some(tokio::spawn(std::future::ready(()))));
+        while !tasks.ear.as_ref().unwrap().is_finished() {
+            tokio::task::yield_now().await;
+        }
+        tasks.keep_an_ear(|| Some(tokio::spawn(std::future::pending())));
+        tasks.keep_an_ear(|| unreachable!("it listens"));
+        assert!(!tasks.ear.as_ref().unwrap().is_finished());
     }
 }

@@ -29,7 +29,8 @@ pub trait Answers: Send + Sync {
     /// Ends our turn; keeps the entry, if there is one.
     async fn keep(&self, name: &str, entry: Option<(Vec<u8>, Duration)>) -> Result<(), Error>;
 
-    /// How often a tenant's answers were erased: the number is part of every name.
+    /// The number of a tenant's last erasure, which is part of every name; where that is not known, a number that was
+    /// never used before.
     async fn erased(&self, tenant: &str) -> Result<u64, Error>;
 
     /// Erases a tenant's answers; returns the new number.

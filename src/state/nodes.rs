@@ -3,7 +3,7 @@
 //! A node says every [`BEAT_EVERY`] that it lives, and learns who else does; one that is silent for [`EXPIRES_AFTER`]
 //! is gone. Without a fleet a node knows itself only.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -47,11 +47,21 @@ pub struct Node {
 /// Where nodes tell each other that they live.
 #[async_trait]
 pub trait Roll: Send + Sync {
-    /// Enters a node until it expires; returns all who live, and the time there.
-    async fn enter(&self, node: &Node, expires: Duration) -> Result<(Vec<Node>, Timestamp), Error>;
+    /// Enters a node until it expires.
+    async fn enter(&self, node: &Node, expires: Duration) -> Result<Called, Error>;
 
     /// Strikes a node out.
     async fn strike(&self, id: &str) -> Result<(), Error>;
+}
+
+/// What the roll says.
+pub struct Called {
+    /// Who lives.
+    pub nodes: Vec<Node>,
+    /// Who has lately said goodbye or expired; one who is neither here nor there was lost with the roll.
+    pub gone: Vec<String>,
+    /// The time there.
+    pub now: Timestamp,
 }
 
 /// What one node knows of all.
@@ -65,7 +75,27 @@ pub struct Nodes {
 
 struct Seen {
     nodes: Vec<Node>,
+    /// For how long each was not on the roll, as far as that could be read.
+    missed: HashMap<String, Duration>,
     at: Instant,
+}
+
+impl Seen {
+    /// Who was on the roll a moment ago lives, unless the roll says that he has gone: it may have been lost itself, and
+    /// then each node finds itself alone on it at first.
+    fn next(before: Option<Self>, called: Called) -> Self {
+        let at = Instant::now();
+        let mut missed = HashMap::new();
+        if let Some(before) = before {
+            // While nothing could be read, nobody was missed.
+            let since = at.duration_since(before.at).min(BEAT_EVERY);
+            missed = before.missed;
+            missed.values_mut().for_each(|missed| *missed += since);
+        }
+        missed.extend(called.nodes.iter().map(|node| (node.id.clone(), Duration::ZERO)));
+        missed.retain(|id, missed| *missed < EXPIRES_AFTER && !called.gone.contains(id));
+        Self { nodes: called.nodes, missed, at }
+    }
 }
 
 impl Nodes {
@@ -101,11 +131,12 @@ impl Nodes {
         me.in_hand = in_hand;
         if let Some(roll) = &self.roll {
             let (sent, began) = (self.clock.now(), Instant::now());
-            let (nodes, theirs) = roll.enter(&me, EXPIRES_AFTER).await?;
+            let called = roll.enter(&me, EXPIRES_AFTER).await?;
             // The other side looked at its clock about half way.
             let half = i64::try_from(began.elapsed().as_millis() / 2).unwrap_or_default();
-            me.clock_skew_ms = Some(sent.0 + half - theirs.0);
-            *self.seen.lock() = Some(Seen { nodes, at: Instant::now() });
+            me.clock_skew_ms = Some(sent.0 + half - called.now.0);
+            let mut seen = self.seen.lock();
+            *seen = Some(Seen::next(seen.take(), called));
         }
         *self.me.lock() = Some(me);
         Ok(())
@@ -133,11 +164,11 @@ impl Nodes {
         nodes
     }
 
-    /// How many live, as far as the last beat told, however long ago; 0: the roll was never seen.
+    /// How many live, as far as the last beats told, however long ago; 0: the roll was never seen.
     pub fn live(&self) -> usize {
         match (&self.roll, self.seen.lock().as_ref()) {
             (None, _) => 1,
-            (Some(_), Some(seen)) => seen.nodes.len().max(1),
+            (Some(_), Some(seen)) => seen.missed.len().max(1),
             (Some(_), None) => 0,
         }
     }

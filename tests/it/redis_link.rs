@@ -166,6 +166,38 @@ async fn what_is_wrong_is_told_by_check_and_by_the_daemon_which_goes_on() {
     assert!(!log.contains("pw-4711") && !log.contains("pw-0815") && !log.contains("panicked"), "{log}");
 }
 
+/// Whoever may connect and not work would stand alone for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tries_what_a_node_does_all_day() {
+    let cache = Redis::start();
+    let mut scene = Scene::with("[admin]\nfault_injection = false\n").await;
+    scene.daemon.kill();
+    let path = scene.daemon.data().with_file_name("config.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let table: [(&[&str], &str); 6] = [
+        (&["~tidegate:*", "&tidegate:*", "+@all", "-@dangerous", "+info"], ""),
+        (&["~*", "&*", "+@all", "-@scripting"], "EVAL"),
+        (&["~other:*", "&*", "+@all"], "EVAL"),
+        (&["~*", "&*", "+@all", "-publish"], "PUBLISH"),
+        (&["~*", "&other:*", "+@all"], "PUBLISH"),
+        (&["~*", "&*", "+@all", "-subscribe"], "SUBSCRIBE"),
+    ];
+    for (rights, told) in table {
+        let server = Redis::with(&[&["--appendonly", "yes", "--user", "default", "on", "nopass"], rights].concat());
+        std::fs::write(&path, &good).unwrap();
+        scene.daemon.change(&state(&[server.address()], &format!("cache_nodes = ['{}']", cache.address())));
+        let (code, findings) = check(&path).await;
+        if told.is_empty() {
+            assert!(code == 0, "{rights:?}: {findings:?}");
+            continue;
+        }
+        let fails = |(word, said): &(String, String)| {
+            word == "FAIL" && said.contains("does not let this user") && said.contains(told) && said.contains("+@all")
+        };
+        assert!(code == 1 && findings.iter().any(fails), "{rights:?}: {code} {findings:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_works_and_could_be_better_is_a_warning() {
     let best = Redis::with(&["--appendonly", "yes"]);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fred::types::scripts::Script;
+
 use super::Finding;
 use crate::{
     config::Config,
@@ -17,6 +19,9 @@ const CACHE: &str = "cache";
 
 /// Clocks that differ by more make waits and deadlines differ between nodes.
 const SKEW_MAX: Duration = Duration::from_secs(1);
+
+/// Writes and reads as the scripts of a node do.
+const TRIAL: &str = "redis.call('TIME') redis.call('SET', KEYS[1], '1', 'PX', 1000) return redis.call('GET', KEYS[1])";
 
 /// What is found out; nothing with local state.
 pub(super) async fn findings(config: &Config) -> Vec<Finding> {
@@ -46,7 +51,11 @@ async fn state(redis: &RedisConfig) -> Vec<Finding> {
             findings.push(Finding::warn(STATE, trouble.to_string(), trouble.remedy()));
         }
     }
-    match look(&plan, &way).await {
+    let looked = match look(&plan, &way).await {
+        Ok(looked) => try_out(&plan, &way, &redis.prefix, true).await.map(|()| looked),
+        Err(trouble) => Err(trouble),
+    };
+    match looked {
         Ok(looked) => findings.splice(0..0, looked),
         Err(trouble) => return vec![bad(STATE, &trouble)],
     };
@@ -66,7 +75,11 @@ async fn cache(redis: &RedisConfig) -> Finding {
         Ok(plan) => plan,
         Err(error) => return Finding::bad(CACHE, error.to_string(), "correct state.redis.cache_nodes"),
     };
-    match find(&plan, &[]).await {
+    let found = match find(&plan, &[]).await {
+        Ok(way) => try_out(&plan, &way, &redis.prefix, false).await.map(|()| way),
+        Err(trouble) => Err(trouble),
+    };
+    match found {
         Ok(way) => Finding::good(CACHE, format!("redis at {}", way.node())),
         Err(trouble) => {
             let remedy = trouble.remedy().replace("state.redis.nodes", "state.redis.cache_nodes");
@@ -109,6 +122,31 @@ async fn look(plan: &Plan, way: &Way) -> Result<Vec<Finding>, Trouble> {
     }
     findings.extend(skew(&mut probe).await?);
     Ok(findings)
+}
+
+/// Does what a node does all day: whoever may not is connected, and stands alone all the same.
+async fn try_out(plan: &Plan, way: &Way, prefix: &str, publishes: bool) -> Result<(), Trouble> {
+    let mut probe = Probe::open(plan, way.node()).await?;
+    let (key, channel) = (format!("{prefix}:{{check}}:rights"), format!("{prefix}:check"));
+    let hash = Script::from_lua(TRIAL).sha1().to_string();
+    let mut tried = vec![vec!["EVAL", TRIAL, "1", &key], vec!["EVALSHA", &hash, "1", &key]];
+    if publishes {
+        tried.push(vec!["PUBLISH", &channel, ""]);
+        // The last one: after it nothing else may be asked.
+        tried.push(vec!["SUBSCRIBE", &channel]);
+    }
+    for words in tried {
+        match probe.ask(&words).await? {
+            // Another member of the Cluster has the key; the user's rights were looked at before that.
+            Reply::Error(said) if said.starts_with("MOVED") || said.starts_with("CLUSTERDOWN") => {}
+            Reply::Error(said) => {
+                let said = format!("{}: {said}", words[0]);
+                return Err(Trouble::NotAllowed { node: way.node().to_owned(), said });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Managed services forbid CONFIG; INFO tells the same.

@@ -24,6 +24,9 @@ const CONNECTIONS_MAX: u64 = 1_000_000;
 /// Calls of one node to one service; beyond it the number is a slip of the pen.
 const CONCURRENCY_MAX: u64 = 100_000;
 
+/// The limiter and the quota of the posts have this name, among those of the services.
+const POSTS: &str = "zendesk";
+
 pub(super) fn check(config: &Config, rules: &mut Rules) {
     listeners(config, rules);
     api_keys(&config.api.keys, rules);
@@ -137,6 +140,8 @@ fn services(config: &Config, rules: &mut Rules) {
     rules.names(services.iter().map(|service| service.name.as_str()), "ai.services", "name");
     for (index, service) in services.iter().enumerate() {
         let at = format!("ai.services[{index}]");
+        let wrong = format!("{POSTS} is what the posts to Zendesk are called, and would share their limits");
+        rules.holds(service.name != POSTS, &format!("{at}.name"), wrong, "write another name");
         service_alone(service, &at, rules);
         let in_time = service.timeout < config.chat.soft_time_limit;
         let wrong = "is not shorter than chat.soft_time_limit, which would cut every slow call";

@@ -187,6 +187,11 @@ impl Fleet {
         self.breaker.generation
     }
 
+    /// The latest time it was told; a clock that was ahead when a node decided is in it.
+    pub(super) fn seen(&self) -> Duration {
+        self.breaker.seen
+    }
+
     /// Whether the last report was a failure, so that a success is news.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.breaker.consecutive > 0

@@ -39,6 +39,11 @@ enum Step {
     Crash {
         node: usize,
     },
+    /// A turn ends without a word; whether the board heard is another matter.
+    BreakOff {
+        node: usize,
+        heard: bool,
+    },
     Flush,
     Pass {
         ms: u64,
@@ -61,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<usize>().prop_map(|which| Step::Deliver { which }),
         2 => any::<usize>().prop_map(|which| Step::Miss { which }),
         1 => node.clone().prop_map(|node| Step::Crash { node }),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, heard)| Step::BreakOff { node, heard }),
         1 => Just(Step::Flush),
         6 => (0..20_000u64).prop_map(|ms| Step::Pass { ms }),
         1 => (node, mode).prop_map(|(node, mode)| Step::Force { node, mode }),
@@ -135,6 +141,11 @@ impl World {
                 self.seats[node] = self.seat();
                 self.turns[node] = None;
                 self.calls.retain(|call| call.node != node || call.given.lease.is_some());
+            }
+            Step::BreakOff { node, heard } => {
+                if let Some(turn) = self.turns[node].take().filter(|turn| heard && turn.expected == self.version) {
+                    self.write(node, &turn);
+                }
             }
             Step::Flush if !self.reliable => (self.board, self.version) = (None, 0),
             Step::NoAnswer { .. } | Step::Flush => {}

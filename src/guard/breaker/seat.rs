@@ -9,6 +9,9 @@
 //! When the board is back, the higher generation wins: a board that knows more is believed, one that knows less (it
 //! was flushed, or lost its last writes) is written anew.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
 /// A lease is taken this soon, or given back: its caller is gone. A call begun that late ends before its lease does.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
-/// A node that goes on by itself asks the board again at most this long after.
+/// Successes wait this long at most to be reported, and a node with nothing to report reads the board as often.
 const SUCCESSES_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Successes wait this long to be reported while somebody reports failures.
@@ -38,6 +41,8 @@ pub struct Seat {
     /// The board knows less than we do.
     is_behind: bool,
     work: Work,
+    /// Of the turn that is under way: what must not be lost with whoever takes it.
+    telling: Work,
     held: Option<Held>,
 }
 
@@ -76,13 +81,19 @@ pub struct Turn {
     pub is_news: bool,
     next: Fleet,
     work: Work,
-    held: Option<Held>,
+    /// The lease that it takes out.
+    lent: Option<Held>,
 }
 
 impl Turn {
     /// The document.
     pub fn body(&self) -> Vec<u8> {
         self.next.write()
+    }
+
+    /// The latest time that the document has seen.
+    pub fn seen(&self) -> Duration {
+        self.next.seen()
     }
 }
 
@@ -97,6 +108,7 @@ impl Seat {
             version: 0,
             is_behind: false,
             work: Work::default(),
+            telling: Work::default(),
             held: None,
         }
     }
@@ -190,7 +202,9 @@ impl Seat {
     pub fn is_urgent(&self, now: Duration) -> bool {
         let work = &self.work;
         let has_lapsed = self.held.is_some_and(|held| held.until <= now);
-        let of_work = work.digest.has_failures() || !work.ended.is_empty() || work.order.is_some();
+        let telling = &self.telling;
+        let of_work = work.digest.has_failures()
+            || [work, telling].iter().any(|work| !work.ended.is_empty() || work.order.is_some());
         // Its veto must be there before others fail; what comes after the first success only renews it.
         let is_first_success = work.digest.has_success() && !self.known.has_veto_of(now, self.me);
         of_work || is_first_success || work.want.is_some() || has_lapsed || self.is_behind
@@ -207,15 +221,21 @@ impl Seat {
         if let Some(held) = self.held.take_if(|held| held.until <= now) {
             self.give_back(held);
         }
+        // Of a turn that was broken off. It may have been written all the same, and this bears to be told twice.
+        let left = std::mem::take(&mut self.telling);
+        self.put_back(left);
         let mut work = std::mem::take(&mut self.work);
         work.digest.own = own;
-        self.plan(work, now, random)
+        let turn = self.plan(work, now, random)?;
+        self.telling = Work { ended: turn.work.ended.clone(), order: turn.work.order, ..Work::default() };
+        Some(turn)
     }
 
     /// The turn was written, as this version.
     pub fn commit(&mut self, turn: Turn, version: u64) {
         self.version = version;
         self.is_behind = !self.keep(turn);
+        self.telling = Work::default();
     }
 
     /// Somebody else was quicker, this is what he wrote; the same turn on top of it, if there is still something to do.
@@ -228,12 +248,21 @@ impl Seat {
         random: &mut impl FnMut() -> f64,
     ) -> Option<Turn> {
         self.heard(version, board);
-        self.plan(turn.work, now, random)
+        let again = self.plan(turn.work, now, random);
+        if again.is_none() {
+            self.telling = Work::default();
+        }
+        again
     }
 
     /// Puts a turn off: the next one carries what it carried.
     pub fn put_off(&mut self, turn: Turn) {
-        let Work { digest, mut ended, order, want } = turn.work;
+        self.telling = Work::default();
+        self.put_back(turn.work);
+    }
+
+    fn put_back(&mut self, work: Work) {
+        let Work { digest, mut ended, order, want } = work;
         ended.append(&mut self.work.ended);
         self.work.ended = ended;
         self.work.order = self.work.order.or(order);
@@ -250,6 +279,7 @@ impl Seat {
         // when it can be read.
         let _ = self.keep(turn);
         self.is_behind = false;
+        self.telling = Work::default();
     }
 
     /// Hears what the board says, of a version that is not older than one heard before, unless the board was lost.
@@ -299,9 +329,8 @@ impl Seat {
         let digest_counts = !work.digest.is_empty() && work.digest.generation == self.generation();
         let is_news = next.is_news_after(&self.known);
         let has_something_to_tell = digest_counts || is_news || self.is_behind;
-        let held = lent.or(self.held);
         let is_news = is_news || self.is_behind;
-        has_something_to_tell.then_some(Turn { expected: self.version, is_news, next, work, held })
+        has_something_to_tell.then_some(Turn { expected: self.version, is_news, next, work, lent })
     }
 
     fn lend(
@@ -323,7 +352,8 @@ impl Seat {
     fn keep(&mut self, turn: Turn) -> bool {
         let is_current = turn.next.generation() >= self.generation();
         if is_current {
-            self.held = turn.held;
+            // One that waited when the turn began may be taken by now.
+            self.held = turn.lent.or(self.held);
             self.adopt(turn.next);
         }
         is_current

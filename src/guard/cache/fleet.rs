@@ -16,8 +16,13 @@ use crate::{
 /// How long nobody else makes an answer while its maker does not renew his turn: so long the others wait when he dies.
 const TURN: Duration = Duration::from_secs(3);
 
-/// How often those who wait for another node's answer look for it, give or take a share.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Those who wait for another node's answer look for it with these pauses, doubling from the first to the second, give or
+/// take a share.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(50);
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Whoever has waited so long asks himself: the maker may only be waiting, for his node's breaker or limits.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The numbers of erasures are read again after so long: so long what was erased may still be served.
 const ERASED_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +35,7 @@ pub struct Fleet {
     answers: Arc<dyn Answers>,
     sealer: Sealer,
     clock: Clock,
-    /// How often each tenant's answers were erased, and when (monotonic) that was read.
+    /// The number of each tenant's last erasure, and when (monotonic) that was read.
     erased: Mutex<HashMap<Tenant, (u64, Duration)>>,
 }
 
@@ -54,18 +59,18 @@ impl Fleet {
         Self { answers, sealer, clock, erased: Mutex::default() }
     }
 
-    /// How often a tenant's answers were erased, as far as is known.
-    pub(super) async fn erased(&self, tenant: Tenant) -> u64 {
+    /// The number of a tenant's last erasure, as far as is known; `None`: nothing is, so nothing may be served.
+    pub(super) async fn erased(&self, tenant: Tenant) -> Option<u64> {
         let now = self.clock.monotonic();
         let known = self.erased.lock().get(&tenant).copied();
         if let Some((number, read_at)) = known
             && now.saturating_sub(read_at) < ERASED_EVERY
         {
-            return number;
+            return Some(number);
         }
-        let read = self.answers.erased(&self.sealer.tenant(&tenant)).await;
-        let before = known.map_or(0, |(number, _)| number);
-        self.note(tenant, read.unwrap_or(before), now)
+        let read = self.answers.erased(&self.sealer.tenant(&tenant)).await.ok();
+        let number = read.or(known.map(|(number, _)| number))?;
+        Some(self.note(tenant, number, now))
     }
 
     /// Erases what is kept for a tenant, on all nodes.
@@ -98,7 +103,8 @@ impl Fleet {
         F: Future<Output = Result<Answer, E>> + Send,
     {
         let name = self.sealer.name(key, erased);
-        let mut spoiled = false;
+        let until = self.clock.monotonic() + WAIT_MAX;
+        let (mut spoiled, mut pause) = (false, LOOK_PAUSE_MIN);
         loop {
             match self.answers.look(&name, TURN, spoiled).await {
                 Ok(Look::Entry(entry)) => match self.sealer.open(&name, &entry, terms.value_bytes_max) {
@@ -109,7 +115,14 @@ impl Fleet {
                         spoiled = true;
                     }
                 },
-                Ok(Look::Theirs) => tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await,
+                Ok(Look::Theirs) => {
+                    let left = until.saturating_sub(self.clock.monotonic());
+                    if left.is_zero() {
+                        break;
+                    }
+                    tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>()).min(left)).await;
+                    pause = (pause * 2).min(LOOK_PAUSE_MAX);
+                }
                 Ok(Look::Ours) => return Ok((self.make(&name, terms, ask()).await?, false)),
                 Err(_) => break,
             }

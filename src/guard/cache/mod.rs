@@ -90,26 +90,27 @@ impl Cache {
         let Some(key) = key.filter(|_| self.enabled) else { return Ok((ask().await?, Source::Asked)) };
         let erased = match &self.fleet {
             Some(fleet) => fleet.erased(key.tenant).await,
-            None => 0,
+            None => Some(0),
         };
         let mut was_in_fleet = false;
         let make = async {
-            let (answer, found) = match &self.fleet {
-                Some(fleet) => {
+            let (answer, found) = match (&self.fleet, erased) {
+                (Some(fleet), Some(erased)) => {
                     let terms = Terms { lifetime: jittered(self.terms.lifetime), ..self.terms };
                     fleet.get_or(&key, erased, terms, &ask).await?
                 }
-                None => (ask().await?, false),
+                _ => (ask().await?, false),
             };
             was_in_fleet = found;
             Ok(Arc::new(answer))
         };
-        let entry = self.answers.entry((key, erased)).or_try_insert_with(make).await;
+        let name = (key, erased.unwrap_or_default());
+        let entry = self.answers.entry(name).or_try_insert_with(make).await;
         let entry = entry.map_err(|error: Arc<E>| (*error).clone())?;
         let fresh = entry.is_fresh();
         let answer = entry.into_value();
         if fresh && !self.terms.allow(&answer) {
-            self.answers.invalidate(&(key, erased)).await;
+            self.answers.invalidate(&name).await;
         }
         // A wish for a human belongs to one customer; whoever waited for that call asks for himself.
         if !fresh && answer.handoff {

@@ -105,18 +105,23 @@ struct Nodes {
 
 impl Nodes {
     async fn start(count: usize) -> Self {
-        let server = Redis::start();
-        let (mut caches, mut links) = (Vec::new(), Vec::new());
-        for node in 0..count {
-            let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
-            link.connections().wait_for(|count| *count > 0).await.unwrap();
-            link.cache().connections().wait_for(|count| *count > 0).await.unwrap();
-            let answers = Arc::new(RedisAnswers::new(link.clone(), node.to_string()));
-            let fleet = Fleet::new(answers, Sealer::new(b"secret"), Clock::system());
-            caches.push(Arc::new(Cache::new(&CacheConfig::default(), Some(fleet))));
-            links.push(link);
+        let (server, caches, links) = (Redis::start(), Vec::new(), Vec::new());
+        let mut nodes = Self { server, caches, links, calls: AtomicUsize::new(0) };
+        for _ in 0..count {
+            nodes.join().await;
         }
-        Self { server, caches, links, calls: AtomicUsize::new(0) }
+        nodes
+    }
+
+    async fn join(&mut self) {
+        let nodes = vec![self.server.address()];
+        let link = Link::open(&RedisConfig { nodes, ..RedisConfig::default() }).unwrap();
+        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        link.cache().connections().wait_for(|count| *count > 0).await.unwrap();
+        let answers = Arc::new(RedisAnswers::new(link.clone(), self.caches.len().to_string()));
+        let fleet = Fleet::new(answers, Sealer::new(b"secret"), Clock::system());
+        self.caches.push(Arc::new(Cache::new(&CacheConfig::default(), Some(fleet))));
+        self.links.push(link);
     }
 
     /// Asks on one node; the AI counts its calls in what it says.
@@ -192,4 +197,55 @@ async fn one_who_dies_while_he_asks_holds_up_nobody_for_long_and_without_redis_a
     nodes.server.kill();
     assert_eq!(nodes.ask(1, "a", Duration::ZERO).await.1, Source::Process);
     assert_eq!(nodes.ask(1, "b", Duration::ZERO).await.1, Source::Asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_erased_stays_erased_when_redis_loses_count() {
+    let mut nodes = Nodes::start(1).await;
+    assert_eq!(nodes.ask(0, "a", Duration::ZERO).await, ("answer 0".to_owned(), Source::Asked));
+    nodes.caches[0].erase(Tenant::new("a")).await.unwrap();
+    let lose = Script::from_lua("return redis.call('DEL', unpack(redis.call('KEYS', '*:erased')))");
+    assert_eq!(nodes.links[0].run::<i64, _>(&lose, Vec::new(), Vec::<String>::new()).await.unwrap(), 1);
+    nodes.join().await;
+    assert_eq!(nodes.ask(1, "a", Duration::ZERO).await.1, Source::Asked, "a node that knows nothing finds nothing");
+}
+
+/// Answers that another node makes for ever.
+#[derive(Default)]
+struct Theirs {
+    looks: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl state::cache::Answers for Theirs {
+    async fn look(&self, _: &str, _: Duration, _: bool) -> Result<state::cache::Look, state::Error> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Ok(state::cache::Look::Theirs)
+    }
+
+    async fn keep(&self, _: &str, _: Option<(Vec<u8>, Duration)>) -> Result<(), state::Error> {
+        Ok(())
+    }
+
+    async fn erased(&self, _: &str) -> Result<u64, state::Error> {
+        Ok(1)
+    }
+
+    async fn erase(&self, _: &str) -> Result<u64, state::Error> {
+        Ok(2)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_long_for_one_who_only_waits_himself() {
+    let theirs = Arc::new(Theirs::default());
+    let fleet = Fleet::new(theirs.clone(), Sealer::new(b"secret"), Clock::system());
+    let cache = Cache::new(&CacheConfig::default(), Some(fleet));
+    let began = tokio::time::Instant::now();
+    let asking = cache.get_or(Some(key("a")), || async { Ok::<_, ()>(answer("mine")) });
+    let (said, source) = tokio::time::timeout(Duration::from_secs(60), asking).await.expect("it asks itself").unwrap();
+    assert_eq!((said.text.as_str(), source), ("mine", Source::Asked));
+    let (waited, looks) = (began.elapsed(), theirs.looks.load(Ordering::Relaxed));
+    assert!((9..=11).contains(&waited.as_secs()), "{waited:?}");
+    assert!((5..40).contains(&looks), "{looks} looks");
 }

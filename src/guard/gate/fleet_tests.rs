@@ -217,6 +217,32 @@ async fn a_node_that_fails_alone_is_open_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_keeps_the_fleet_open_no_longer_than_others() {
+    let mut redis = Redis::start();
+    let nodes = fleet(&redis, 2, Duration::from_millis(300)).await;
+    redis.kill();
+    let deadline = Instant::now() + SOON;
+    while nodes.iter().any(|node| node.link.is_up()) {
+        assert!(Instant::now() < deadline, "the loss is noticed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let gate = &nodes[0].gate;
+    let in_an_hour = Duration::from_millis(gate.clock.now().0.unsigned_abs()) + Duration::from_secs(3_600);
+    gate.machines.lock().of_fleet.as_mut().unwrap().heard_time(in_an_hour, gate.clock.monotonic());
+    nodes[0].fails(&["a", "b", "c", "d", "e"]);
+    all(&nodes[..1], "open", |gate| gate.snapshot().scope == Scope::Fleet).await;
+    redis.restart();
+    all(&nodes, "open", |gate| !gate.is_closed()).await;
+    while !nodes[0].gate.is_closed() {
+        if let Some(pass) = nodes[1].tries("f").await {
+            pass.report(FINE);
+        }
+        assert!(Instant::now() < deadline, "open for as long as the clock was ahead");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_each_node_goes_on_and_what_it_knows_survives_the_loss_of_the_board() {
     let mut redis = Redis::start();
     let nodes = fleet(&redis, 3, Duration::from_millis(300)).await;

@@ -20,8 +20,16 @@ use crate::state::{
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/cache_look.lua")));
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/cache_keep.lua")));
-static ERASED: LazyLock<Script> =
-    LazyLock::new(|| Script::from_lua("return tonumber(redis.call('GET', KEYS[1]) or '0')"));
+/// A counter that is not there is begun at the clock: one that was lost would else be a number again under which what was
+/// erased is still kept.
+static ERASED: LazyLock<Script> = LazyLock::new(|| {
+    Script::from_lua(
+        "local time = redis.call('TIME')\n\
+         local now = time[1] * 1000 + math.floor(time[2] / 1000)\n\
+         redis.call('SET', KEYS[1], string.format('%.0f', now), 'NX')\n\
+         return tonumber(redis.call('GET', KEYS[1]))",
+    )
+});
 /// Never starts again at a number that was used, also when the counter was lost: it follows the clock.
 static ERASE: LazyLock<Script> = LazyLock::new(|| {
     Script::from_lua(

@@ -13,7 +13,7 @@ use crate::{
     domain::time::Timestamp,
     state::{
         Error,
-        nodes::{Node, Roll},
+        nodes::{Called, Node, Roll},
     },
 };
 
@@ -45,7 +45,7 @@ impl RedisNodes {
     }
 
     pub(super) async fn beat(&self, id: &str, told: &str, expires: Duration) -> Result<Vec<String>, Error> {
-        let keys = vec![self.link.key("nodes", "expiry"), self.link.key("nodes", "told")];
+        let keys = ["expiry", "told", "gone"].map(|name| self.link.key("nodes", name)).to_vec();
         let args = vec![id.to_owned(), told.to_owned(), expires.as_millis().to_string()];
         self.link.run(&BEAT, keys, args).await
     }
@@ -53,20 +53,27 @@ impl RedisNodes {
 
 #[async_trait]
 impl Roll for RedisNodes {
-    async fn enter(&self, node: &Node, expires: Duration) -> Result<(Vec<Node>, Timestamp), Error> {
+    async fn enter(&self, node: &Node, expires: Duration) -> Result<Called, Error> {
         let told = serde_json::to_string(node).map_err(|error| Error::Failed(error.to_string()))?;
         let mut reply = self.beat(&node.id, &told, expires).await?.into_iter();
         let now = reply.next().and_then(|now| now.parse().ok());
         let now = now.ok_or_else(|| Error::Failed("the roll of nodes tells no time".into()))?;
+        let count = reply.next().and_then(|count| count.parse().ok()).unwrap_or_default();
+        let gone = reply.by_ref().take(count).collect();
         // One that a newer version wrote and this one cannot read counts all the same.
-        let unread = |told: String| Node { id: told, ..nobody() };
+        let unread = |told: String| Node { id: id_in(&told).unwrap_or(told), ..nobody() };
         let nodes = reply.map(|told| serde_json::from_str(&told).unwrap_or_else(|_| unread(told)));
-        Ok((nodes.collect(), Timestamp(now)))
+        Ok(Called { nodes: nodes.collect(), gone, now: Timestamp(now) })
     }
 
     async fn strike(&self, id: &str) -> Result<(), Error> {
         self.beat(id, "", Duration::ZERO).await.map(drop)
     }
+}
+
+fn id_in(told: &str) -> Option<String> {
+    let told: serde_json::Value = serde_json::from_str(told).ok()?;
+    Some(told.get("id")?.as_str()?.to_owned())
 }
 
 fn nobody() -> Node {
@@ -115,6 +122,17 @@ mod tests {
         bob.leave().await.unwrap();
         ada.beat(0).await.unwrap();
         assert_eq!((ada.live(), ada.is_alive(bob.id()), ada.is_alive(ada.id())), (1, Some(false), Some(true)));
+        // When Redis has lost the roll, nobody has gone for that.
+        let eve = node(&link, "eve").await;
+        ada.beat(0).await.unwrap();
+        assert_eq!((ada.live(), eve.live()), (2, 2));
+        assert_eq!(server.command(&["FLUSHALL"]), "OK");
+        ada.beat(0).await.unwrap();
+        assert_eq!((ada.live(), ada.all().len()), (2, 1), "the roll knows nobody else, but eve was there just now");
+        eve.beat(0).await.unwrap();
+        eve.leave().await.unwrap();
+        ada.beat(0).await.unwrap();
+        assert_eq!(ada.live(), 1, "who says goodbye is gone at once");
         // One that ended without a word expires.
         let told = r#"{"id":"eve"}"#;
         RedisNodes::new(link.clone()).beat("eve", told, Duration::from_millis(300)).await.unwrap();

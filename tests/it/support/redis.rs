@@ -122,6 +122,11 @@ impl Redis {
         kill_process(pid, if frozen { Signal::STOP } else { Signal::CONT }).expect("the server runs");
     }
 
+    /// Takes its folder away: whatever it wants to save from now on, it cannot.
+    pub fn lose_folder(&self) {
+        std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours");
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

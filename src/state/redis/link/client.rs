@@ -12,9 +12,13 @@ use fred::{
         scripts::Script,
     },
 };
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
-use super::{plan::Plan, servers::Way, trouble::is_redirected};
+use super::{
+    plan::Plan,
+    servers::Way,
+    trouble::{Trouble, is_redirected},
+};
 
 /// A call that takes longer has failed; its effect is unknown.
 pub(super) const WITHIN: Duration = Duration::from_millis(250);
@@ -79,17 +83,30 @@ pub(super) async fn run(
     client.eval(lua, keys, args).await
 }
 
-/// Asks the server, or each master of a Cluster, whether it is there; else names the one that is not.
-pub(super) async fn ping(client: &Client) -> Result<(), String> {
+/// Asks the server, or each master of a Cluster, whether it is there and takes writes; else tells what is wrong.
+pub(super) async fn ping(client: &Client) -> Result<(), Trouble> {
     if !client.is_clustered() {
         let node = client.active_connections().first().map_or_else(|| "redis".to_owned(), ToString::to_string);
-        let answered = timeout(PING_WITHIN, client.ping::<Value>(None)).await;
-        return answered.is_ok_and(|answer| answer.is_ok()).then_some(()).ok_or(node);
+        return judge_ping(node, timeout(PING_WITHIN, client.ping::<Value>(None)).await);
     }
     let masters = client.active_connections().into_iter().map(|master| async move {
         let asked = client.with_cluster_node(master.clone());
-        let answered = timeout(PING_WITHIN, asked.ping::<Value>(None)).await;
-        answered.is_ok_and(|answer| answer.is_ok()).then_some(()).ok_or_else(|| master.to_string())
+        judge_ping(master.to_string(), timeout(PING_WITHIN, asked.ping::<Value>(None)).await)
     });
     futures_util::future::try_join_all(masters).await.map(drop)
+}
+
+/// A server that cannot save refuses PING as well: it is there, and no use.
+fn judge_ping(node: String, answered: Result<Result<Value, FredError>, Elapsed>) -> Result<(), Trouble> {
+    let Ok(Err(error)) = answered else { return answered.map(drop).map_err(|_| Trouble::Silent { node }) };
+    let said = error.details().to_owned();
+    let is_silent = matches!(
+        error.kind(),
+        ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls | ErrorKind::Routing
+    );
+    Err(match said {
+        _ if is_silent => Trouble::Silent { node },
+        said if said.starts_with("NOPERM") => Trouble::NotAllowed { node, said },
+        said => Trouble::Refused { node, said },
+    })
 }

@@ -75,9 +75,19 @@ pub struct Line {
 #[derive(Default)]
 struct Watched {
     misses: u32,
+    /// Since a connection last proved good.
     attempts: u32,
     /// The members of the Cluster, as it last named them.
     members: Vec<String>,
+}
+
+impl Watched {
+    /// How long to wait before a connection is made again: not at all after one that was good.
+    fn pause(&self) -> Duration {
+        let Some(doublings) = self.attempts.checked_sub(1) else { return Duration::ZERO };
+        let pause = PAUSE_MIN.saturating_mul(1 << doublings.min(10)).min(PAUSE_MAX);
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
 }
 
 /// A client that is connected, with the tasks that belong to it.
@@ -157,12 +167,11 @@ impl Line {
             Some(live) if !live.driver.is_finished() && !self.lost.swap(false, Ordering::AcqRel) => {
                 self.check(&live, &mut watched).await
             }
-            live => {
-                if let Some(live) = live {
-                    self.drop_connection(&format!("the connection to {} broke", live.way.node()));
-                }
-                self.connect(&mut watched).await
+            Some(live) => {
+                self.drop_connection(&format!("the connection to {} broke", live.way.node()));
+                watched.pause()
             }
+            None => self.connect(&mut watched).await,
         };
         self.rest(pause).await;
     }
@@ -181,8 +190,8 @@ impl Line {
 
     async fn check(&self, live: &Live, watched: &mut Watched) -> Duration {
         let began = Instant::now();
-        let Err(silent) = ping(&live.client).await else {
-            watched.misses = 0;
+        let Err(trouble) = ping(&live.client).await else {
+            (watched.misses, watched.attempts) = (0, 0);
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.latency_us.store(took, Ordering::Relaxed);
             return PING_EVERY;
@@ -190,7 +199,8 @@ impl Line {
         watched.misses += 1;
         if watched.misses >= MISSES_MAX {
             watched.misses = 0;
-            self.drop_connection(&Trouble::Silent { node: silent }.to_string());
+            self.drop_connection(&trouble.to_string());
+            return watched.pause();
         }
         Duration::ZERO
     }
@@ -205,9 +215,9 @@ impl Line {
         let made = made.unwrap_or_else(|_| {
             Err(Trouble::Refused { node: self.plan.nodes.join(", "), said: "no connection in time".into() })
         });
+        watched.attempts = watched.attempts.saturating_add(1);
         match made {
             Ok(live) => {
-                watched.attempts = 0;
                 let node = live.way.node().to_owned();
                 if let Way::Cluster(_, members) = &live.way {
                     watched.members.clone_from(members);
@@ -219,9 +229,7 @@ impl Line {
             }
             Err(trouble) => {
                 self.is_down(&trouble.to_string());
-                let pause = PAUSE_MIN.saturating_mul(1 << watched.attempts.min(10)).min(PAUSE_MAX);
-                watched.attempts = watched.attempts.saturating_add(1);
-                pause.mul_f64(rand::random_range(0.5..1.0))
+                watched.pause()
             }
         }
     }
@@ -236,6 +244,7 @@ impl Line {
         let driver = client.connect();
         let mut live = Live { client: client.clone(), way: way.clone(), driver, reader: None };
         client.wait_for_connect().await.map_err(|error| refused(&error))?;
+        ping(&client).await?;
         if let Some(prepare) = &self.prepare {
             live.reader = prepare(client).await.map_err(|error| refused(&error))?;
         }

@@ -118,7 +118,11 @@ impl Probe {
         }
         match self.spoken(plan, &["PING"]).await? {
             Reply::Error(said) if said.starts_with("NOAUTH") => Err(Trouble::NoPassword { node }),
-            Reply::Error(said) if said.starts_with("LOADING") => Err(Trouble::Refused { node, said }),
+            Reply::Error(said) if said.starts_with("NOPERM") => Err(Trouble::NotAllowed { node, said }),
+            // A server that cannot save takes no writes, and says so to PING already.
+            Reply::Error(said) if ["LOADING", "MISCONF"].iter().any(|word| said.starts_with(word)) => {
+                Err(Trouble::Refused { node, said })
+            }
             _ => Ok(()),
         }
     }

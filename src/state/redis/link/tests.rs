@@ -89,6 +89,31 @@ async fn a_server_that_hangs_is_noticed_while_calls_go_on_and_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_save_says_why_and_is_not_besieged() {
+    let server = Redis::with(&["--save", "3600 1000"]);
+    let link = opened(&to(vec![server.address()])).await;
+    server.lose_folder();
+    assert_eq!(write(&link, "a").await.unwrap(), "a");
+    server.command(&["BGSAVE"]);
+    until("it takes no writes any more", async || server.command(&["PING"]).starts_with("-MISCONF")).await;
+    let trouble = || link.state().trouble().unwrap_or_default();
+    until("the reason is told", async || trouble().contains("MISCONF")).await;
+    assert!(!link.is_up() && !trouble().contains("does not answer"), "{}", trouble());
+    let clients = || {
+        let told = server.command(&["INFO", "stats"]);
+        let line = told.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap()
+    };
+    let (made, before) = (*link.connections().borrow(), clients());
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(*link.connections().borrow(), made, "what cannot be used is no connection");
+    let tried = clients() - before;
+    assert!(tried < 60, "{tried} connections in two seconds");
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    until("it is used again", async || write(&link, "a").await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_the_server_forgot_runs_all_the_same() {
     let server = Redis::start();
     let link = opened(&to(vec![server.address()])).await;

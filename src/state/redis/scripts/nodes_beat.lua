@@ -1,19 +1,34 @@
--- Enters a node, or strikes it out; forgets those who have expired; returns the time and what the others tell.
--- KEYS: expiry (sorted set), told (hash). ARGV: id, what it tells (empty: it leaves), expires after (ms).
+-- Enters a node, or strikes it out; forgets those who have expired. Returns the time, how many have gone lately, their
+-- ids, and what those tell who live.
+-- KEYS: expiry (sorted set), told (hash), gone (sorted set). ARGV: id, what it tells (empty: it leaves), expires after
+-- (ms).
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local put = function(number) return string.format('%.0f', number) end
+-- Longer than anybody remembers one whom he misses.
+local gone_kept = 60000
+
+local strike = function(id)
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('HDEL', KEYS[2], id)
+    redis.call('ZADD', KEYS[3], put(now + gone_kept), id)
+end
 if ARGV[2] == '' then
-    redis.call('ZREM', KEYS[1], ARGV[1])
-    redis.call('HDEL', KEYS[2], ARGV[1])
+    strike(ARGV[1])
 else
-    redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[3]), ARGV[1])
+    redis.call('ZADD', KEYS[1], put(now + ARGV[3]), ARGV[1])
     redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+    redis.call('ZREM', KEYS[3], ARGV[1])
 end
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))) do
-    redis.call('ZREM', KEYS[1], gone)
-    redis.call('HDEL', KEYS[2], gone)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', put(now))) do
+    strike(id)
 end
-local reply = { string.format('%.0f', now) }
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', put(now))
+local gone = redis.call('ZRANGE', KEYS[3], 0, -1)
+local reply = { put(now), put(#gone) }
+for _, id in ipairs(gone) do
+    reply[#reply + 1] = id
+end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     reply[#reply + 1] = redis.call('HGET', KEYS[2], id) or ''
 end
