@@ -57,12 +57,13 @@ pub(super) fn client(plan: &Plan, way: &Way) -> Result<Client, FredError> {
 }
 
 /// By its hash; where the server has lost it, with its text, which that server then keeps. A script that was sent to
-/// the wrong node of a Cluster did not run and is sent once more.
+/// the wrong node of a Cluster did not run and is sent once more; `moved` hears of it first.
 pub(super) async fn run(
     client: &Client,
     script: &Script,
     keys: Vec<String>,
     args: MultipleValues,
+    moved: &(dyn Fn() + Sync),
 ) -> Result<Value, FredError> {
     let hash = script.sha1();
     let first = client.evalsha(hash.clone(), keys.clone(), args.clone()).await;
@@ -73,6 +74,7 @@ pub(super) async fn run(
     let lua = script.lua().map(ToString::to_string).unwrap_or_default();
     let again = Options { max_attempts: Some(2), ..Options::default() };
     if is_redirected(&error) {
+        moved();
         let moved: Result<Value, FredError> =
             client.with_options(&again).evalsha(hash.clone(), keys.clone(), args.clone()).await;
         match moved {

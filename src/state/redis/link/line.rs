@@ -325,7 +325,9 @@ impl Line {
         V::Error: Into<FredError> + Send,
     {
         let args: MultipleValues = args.try_into().map_err(|error| Error::Failed(error.into().details().to_owned()))?;
-        self.call(|client| async move { run(&client, script, keys, args).await?.convert() }).await
+        // Another master answers for the slot: it may have been made one a moment ago, without the last writes.
+        let moved = || self.connections.send_modify(|count| *count += 1);
+        self.call(|client| async move { run(&client, script, keys, args, &moved).await?.convert() }).await
     }
 
     fn failed(&self, error: &FredError) -> Error {

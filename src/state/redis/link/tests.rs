@@ -209,10 +209,12 @@ async fn a_slot_that_moves_takes_its_calls_with_it() {
     let link = opened(&to(cluster.addresses())).await;
     let key = link.key("a", "k");
     assert_eq!(write(&link, "a").await.unwrap(), "a");
+    let connections = *link.connections().borrow();
     let home = cluster.master_of(&key);
     assert_eq!(cluster.nodes[home + 3].command(&["CLUSTER", "FAILOVER"]), "OK");
     until("the replica is master", async || cluster.nodes[home + 3].command(&["ROLE"]).starts_with("master")).await;
     until("the calls follow", async || write(&link, "a").await.is_ok()).await;
+    assert!(*link.connections().borrow() > connections, "the new master may have lost the last writes");
     assert_eq!(cluster.nodes[home + 3].command(&["GET", &key]), "a");
 }
 
