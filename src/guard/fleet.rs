@@ -4,6 +4,8 @@
 //! gets no more than its neighbours. While the quota cannot be asked, the node goes on in its own machine with a share
 //! of what was left; what it did alone it tells first when the quota is back.
 
+#[cfg(test)]
+mod loss_tests;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 use super::limiter::{Limiter, Limits, PAUSE_MAX, WindowUse};
 use crate::state::{
     OnLoss,
-    quota::{Ask, Note, Policy, Quotas, Use, micros},
+    quota::{Ask, Note, Policy, Quotas, Use},
 };
 
 /// The quota is looked at so often even if nobody asks: what is left is to be known when it is lost, and a pause whose
@@ -24,6 +26,10 @@ use crate::state::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The pause between attempts while the quota is away.
 const RETRY: Duration = Duration::from_millis(500);
+/// Calls told in one turn at most: the quota's server does nothing else meanwhile.
+const MADE_MAX: usize = 1_000;
+/// When the permits of so many turns in a row have come too late, a quota that answers is as good as away.
+const LATE_MAX: u32 = 3;
 /// Permits taken in one turn at most.
 const LEASE_MAX: u64 = 256;
 
@@ -41,6 +47,8 @@ pub struct Sharing {
 /// A node's part in one quota.
 pub(super) struct Fleet {
     name: &'static str,
+    /// Names this run of the node's limiter to the quota, which tells by it what it was told before.
+    run: String,
     pub sharing: Sharing,
     pub policy: Policy,
     validity: Duration,
@@ -60,6 +68,18 @@ struct Inner {
     next: u64,
     stock: VecDeque<Held>,
     notes: Vec<Note>,
+    /// What a turn under way tells; told again if nobody takes in what comes of it.
+    under_way: Vec<Note>,
+    /// A 429 of which the quota may not know.
+    refused: Option<Refused>,
+    /// The end (monotonic) of a pause of which the quota may not know.
+    untold_pause: Duration,
+    /// The end (monotonic) of what the service has asked of this node.
+    asked_until: Duration,
+    /// The quota was away, and has not been told what was made meanwhile.
+    was_away: bool,
+    /// Turns in a row whose permits came too late.
+    late: u32,
     /// Something is to be told at once.
     urgent: bool,
     /// Since the last turn the service has answered.
@@ -101,6 +121,16 @@ pub(super) struct Held {
 /// Calls of an earlier life: when (monotonic), and with how many tokens.
 pub(super) type Past = Vec<(Duration, u64)>;
 
+/// A 429 that is to be told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Refused {
+    /// When (monotonic) its pause ends.
+    until: Duration,
+    /// The service has named the end, or it was told before.
+    is_asked: bool,
+    chance: f64,
+}
+
 /// A call of this node.
 struct Own {
     id: u64,
@@ -111,15 +141,25 @@ struct Own {
 }
 
 impl Fleet {
-    /// `past`: the calls of an earlier life of this node, and when (monotonic) they were made.
-    pub fn new(name: &'static str, limits: &Limits, validity: Duration, sharing: Sharing, past: Past) -> Self {
+    /// `past`: the calls of an earlier life of this node, and when (monotonic) they were made; `paused_until`: the end of
+    /// a pause that was asked for then.
+    pub fn new(
+        name: &'static str,
+        limits: &Limits,
+        validity: Duration,
+        sharing: Sharing,
+        past: Past,
+        paused_until: Duration,
+    ) -> Self {
         let policy = limits.policy(validity);
         let birth = if past.is_empty() { "" } else { Ask::REMEMBERS }.to_owned();
         let own: VecDeque<Own> =
             (0..).zip(past).map(|(id, (at, tokens))| Own { id, at, tokens, known: true }).collect();
-        let inner = Inner { birth, next_own: own.len() as u64, own, ..Inner::default() };
+        let (next_own, untold_pause) = (own.len() as u64, paused_until);
+        let inner = Inner { birth, next_own, own, untold_pause, asked_until: paused_until, ..Inner::default() };
+        let run = format!("{:016x}", rand::random::<u64>());
         let (longest, lease) = (share::longest(limits), lease(&policy));
-        Self { name, sharing, policy, validity, longest, lease, inner: Mutex::new(inner) }
+        Self { name, run, sharing, policy, validity, longest, lease, inner: Mutex::new(inner) }
     }
 
     pub fn standing(&self) -> Standing {
@@ -191,20 +231,20 @@ impl Fleet {
         }
     }
 
-    /// The service answered 429: whatever is held is invalid from now on, here; and soon everywhere.
-    pub fn throttled(&self, retry_after: Option<Duration>) {
+    /// The service answered 429: whatever is held is invalid from now on, here; and soon everywhere. `paused_until`: as the
+    /// machine in here decided.
+    pub fn throttled(&self, now: Duration, retry_after: Option<Duration>, paused_until: Option<Duration>) {
         let mut inner = self.inner.lock();
         inner.begin_generation();
+        let asked = retry_after.filter(|asked| !asked.is_zero()).map(|asked| now + asked.min(PAUSE_MAX));
+        let until = asked.or(paused_until).unwrap_or(now);
+        let mut refused = Refused { until, is_asked: asked.is_some(), chance: rand::random() };
         // However many there are before they can be told, they are one incident.
-        let mut longest = micros(retry_after.unwrap_or_default().min(PAUSE_MAX));
-        inner.notes.retain(|note| match note {
-            Note::Throttled(asked, _) => {
-                longest = longest.max(*asked);
-                false
-            }
-            _ => true,
-        });
-        inner.notes.push(Note::Throttled(longest, rand::random()));
+        if let Some(before) = inner.refused {
+            refused.until = until.max(before.until);
+            refused.is_asked |= before.is_asked;
+        }
+        (inner.refused, inner.asked_until) = (Some(refused), inner.asked_until.max(until));
         inner.urgent = true;
     }
 
@@ -244,7 +284,7 @@ impl Fleet {
         for (at, tokens) in own {
             machine.made(at, tokens);
         }
-        machine.pause(now, inner.paused_until);
+        machine.pause(now, inner.paused_until.max(inner.asked_until));
         inner.standing = Standing::Alone;
         Some(machine)
     }

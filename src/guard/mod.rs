@@ -18,6 +18,7 @@ mod gate;
 pub mod limiter;
 mod metrics;
 mod permits;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 

@@ -21,6 +21,7 @@ use super::{
     bell::Bell,
     fleet::{Fleet, Held, Sharing, Standing},
     limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
+    slow_start::SlowStart,
 };
 use crate::{
     store::calls::{Calls, Past},
@@ -40,12 +41,16 @@ const SLOW_START_POLL: Duration = Duration::from_millis(500);
 /// What is due now is looked at again no sooner than this, whatever a clock says.
 const SOON: Duration = Duration::from_millis(1);
 
+/// With more turns to take than fit into this, the actor is told to come again: who works on one message for long is
+/// held to be stuck.
+const ATTEND_MAX: Duration = Duration::from_secs(1);
+
 /// The limiter of one service.
 pub struct Permits {
     name: &'static str,
     clock: Clock,
     calls: Arc<Calls>,
-    machine: Mutex<Limiter>,
+    machine: Mutex<Machine>,
     queue: Mutex<VecDeque<Asking>>,
     waiting: AtomicUsize,
     slow_start: Mutex<SlowStart>,
@@ -60,26 +65,24 @@ struct Asking {
     answer: oneshot::Sender<Permit>,
 }
 
-/// After a 429 one call shows whether the service answers again, then two, four and so on: those who waited out its
-/// pause must not all run into the next one.
-#[derive(Default)]
-struct SlowStart {
-    /// Calls and unused permits outstanding.
-    outstanding: u32,
-    /// How many may be; `None`: no matter.
-    limit: Option<u32>,
+/// What decides where nothing is shared. Each life has permits of its own: their numbers name other ones in the next.
+struct Machine {
+    limiter: Limiter,
+    life: u64,
 }
 
-/// From so many calls at once on the start is over.
-const FULL_SPEED: u32 = 64;
-
-impl SlowStart {
-    fn has_room(&self) -> bool {
-        self.limit.is_none_or(|limit| self.outstanding < limit)
+impl Machine {
+    /// The machine that has given a permit, if it is still the same.
+    fn of(&mut self, life: u64) -> Option<&mut Limiter> {
+        (life == self.life).then_some(&mut self.limiter)
     }
 
-    fn succeeded(&mut self) {
-        self.limit = self.limit.map(|limit| limit * 2).filter(|limit| *limit < FULL_SPEED);
+    /// Another takes its place. What the service has asked for holds for that one too.
+    fn give_way(&mut self, now: Duration, mut successor: Limiter) {
+        if let Some(until) = self.limiter.paused_until(now) {
+            successor.pause(now, until);
+        }
+        (self.limiter, self.life) = (successor, self.life + 1);
     }
 }
 
@@ -93,7 +96,7 @@ pub struct Call {
 /// Where a permit comes from.
 #[derive(Clone)]
 enum Right {
-    Machine { until: Duration, seq: u64, epoch: u64 },
+    Machine { until: Duration, seq: u64, epoch: u64, life: u64 },
     Quota(Held),
 }
 
@@ -101,7 +104,11 @@ impl Call {
     /// The call really used so many tokens.
     pub fn settle(&self, tokens: u64) {
         match (&self.right, &self.permits.fleet) {
-            (Right::Machine { seq, .. }, _) => self.permits.machine.lock().settle(*seq, tokens),
+            (Right::Machine { seq, life, .. }, _) => {
+                if let Some(limiter) = self.permits.machine.lock().of(*life) {
+                    limiter.settle(*seq, tokens);
+                }
+            }
             (Right::Quota(held), Some(fleet)) => fleet.settle(held, tokens),
             (Right::Quota(_), None) => {}
         }
@@ -139,22 +146,23 @@ impl Permits {
         sharing: Option<Sharing>,
     ) -> Arc<Self> {
         let (wall, monotonic) = (clock.now(), clock.monotonic());
-        let mut machine = Limiter::new(limits.clone(), VALIDITY);
+        let mut limiter = Limiter::new(limits.clone(), VALIDITY);
         let made = past.calls.iter().filter(|call| call.limiter == name);
         let made: Vec<_> = made.map(|call| (monotonic.saturating_sub(wall.since(call.at)), call.tokens)).collect();
         for (at, tokens) in &made {
-            machine.made(*at, *tokens);
+            limiter.made(*at, *tokens);
         }
         for pause in past.pauses.iter().filter(|pause| pause.limiter == name) {
-            machine.pause(monotonic, monotonic + pause.until.since(wall).min(PAUSE_MAX));
+            limiter.pause(monotonic, monotonic + pause.until.since(wall).min(PAUSE_MAX));
         }
         let sharing = sharing.filter(|_| limits.limits_anything());
-        let fleet = sharing.map(|sharing| Fleet::new(name, &limits, VALIDITY, sharing, made));
+        let paused_until = limiter.paused_until(monotonic).unwrap_or_default();
+        let fleet = sharing.map(|sharing| Fleet::new(name, &limits, VALIDITY, sharing, made, paused_until));
         Arc::new(Self {
             name,
             clock,
             calls,
-            machine: Mutex::new(machine),
+            machine: Mutex::new(Machine { limiter, life: 0 }),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slow_start: Mutex::default(),
@@ -176,10 +184,10 @@ impl Permits {
         if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.standing() != Standing::Alone) {
             return fleet.free_at(now);
         }
-        let mut machine = self.machine.lock();
-        match machine.reserve(now, tokens, Duration::ZERO) {
+        let limiter = &mut self.machine.lock().limiter;
+        match limiter.reserve(now, tokens, Duration::ZERO) {
             Reservation::Granted { seq, .. } => {
-                machine.void(seq);
+                limiter.void(seq);
                 now
             }
             Reservation::Refused { at } => at,
@@ -229,9 +237,13 @@ impl Permits {
     /// (monotonic) to look again. For the actor.
     pub async fn attend(self: &Arc<Self>) -> Option<Duration> {
         let Some(fleet) = &self.fleet else { return self.serve() };
+        let began = self.clock.monotonic();
         loop {
             let due = self.serve();
             let now = self.clock.monotonic();
+            if now >= began + ATTEND_MAX {
+                return Some(now);
+            }
             let has_room = self.slow_start.lock().has_room();
             let first = self.queue.lock().front().map(|asking| asking.tokens).filter(|_| has_room);
             let Some(turn) = fleet.turn(now, first.map(|tokens| (self.waiting(), tokens))) else {
@@ -243,7 +255,7 @@ impl Permits {
                 self.slow_start.lock().limit = Some(1);
             }
             if let Some(share) = fleet.share(now, &self.limits) {
-                *self.machine.lock() = share;
+                self.machine.lock().give_way(now, share);
             }
         }
     }
@@ -273,12 +285,15 @@ impl Permits {
         let right = match standing {
             Some((fleet, Standing::Shared)) => Right::Quota(fleet.take(now, tokens)?),
             Some((fleet, Standing::Waits)) => return Err(fleet.look_at()),
-            Some((_, Standing::Alone)) | None => match self.machine.lock().reserve(now, tokens, Duration::ZERO) {
-                Reservation::Granted { until, seq, epoch, .. } => {
-                    Right::Machine { until: until.saturating_sub(ON_THE_WAY), seq, epoch }
+            Some((_, Standing::Alone)) | None => {
+                let mut machine = self.machine.lock();
+                match machine.limiter.reserve(now, tokens, Duration::ZERO) {
+                    Reservation::Granted { until, seq, epoch, .. } => {
+                        Right::Machine { until: until.saturating_sub(ON_THE_WAY), seq, epoch, life: machine.life }
+                    }
+                    Reservation::Refused { at } => return Err(at.max(now + SOON)),
                 }
-                Reservation::Refused { at } => return Err(at.max(now + SOON)),
-            },
+            }
         };
         slow_start.outstanding += 1;
         Ok(Permit { permits: self.clone(), right, tokens, used: false })
@@ -288,9 +303,9 @@ impl Permits {
     pub fn throttled(&self, retry_after: Option<Duration>) {
         let now = self.clock.monotonic();
         let paused_until = {
-            let mut machine = self.machine.lock();
-            machine.throttled(now, retry_after, rand::random());
-            machine.paused_until(now)
+            let limiter = &mut self.machine.lock().limiter;
+            limiter.throttled(now, retry_after, rand::random());
+            limiter.paused_until(now)
         };
         if let Some(until) = paused_until {
             let wall = self.clock.now();
@@ -298,7 +313,7 @@ impl Permits {
         }
         self.slow_start.lock().limit = Some(1);
         if let Some(fleet) = &self.fleet {
-            fleet.throttled(retry_after);
+            fleet.throttled(now, retry_after, paused_until);
             self.bell.ring();
         }
     }
@@ -311,11 +326,11 @@ impl Permits {
         if let Some(fleet) = &self.fleet {
             fleet.succeeded(limit);
         }
-        let mut machine = self.machine.lock();
+        let limiter = &mut self.machine.lock().limiter;
         let now = self.clock.monotonic();
-        machine.succeeded(now);
+        limiter.succeeded(now);
         if let Some(limit) = limit {
-            machine.limit_header(now, limit);
+            limiter.limit_header(now, limit);
         }
     }
 
@@ -335,7 +350,7 @@ impl Permits {
         if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.standing() != Standing::Alone) {
             return fleet.used();
         }
-        self.machine.lock().used(self.clock.monotonic())
+        self.machine.lock().limiter.used(self.clock.monotonic())
     }
 
     /// How many wait in line.
@@ -351,7 +366,10 @@ impl Permit {
         let permits = self.permits.clone();
         let now = permits.clock.monotonic();
         let valid = match (&self.right, &permits.fleet) {
-            (Right::Machine { until, epoch, .. }, _) => now <= *until && permits.machine.lock().is_valid(*epoch),
+            (Right::Machine { until, epoch, life, .. }, _) => {
+                let is_valid = |limiter: &mut Limiter| limiter.is_valid(*epoch);
+                now <= *until && permits.machine.lock().of(*life).is_some_and(is_valid)
+            }
             (Right::Quota(held), fleet) => fleet.as_ref().is_some_and(|fleet| fleet.is_valid(now, held)),
         };
         self.used = valid;
@@ -369,7 +387,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.used {
             match (&self.right, &self.permits.fleet) {
-                (Right::Machine { seq, .. }, _) => self.permits.machine.lock().void(*seq),
+                (Right::Machine { seq, life, .. }, _) => {
+                    if let Some(limiter) = self.permits.machine.lock().of(*life) {
+                        limiter.void(*seq);
+                    }
+                }
                 (Right::Quota(held), Some(fleet)) => fleet.give_back(self.permits.clock.monotonic(), held.clone()),
                 (Right::Quota(_), None) => {}
             }

@@ -83,8 +83,14 @@ pub enum Note {
     LimitHeader(u64),
     /// Nothing may be used for so many microseconds.
     Pause(u64),
-    /// Calls made beside the quota: how many microseconds ago, and with how many tokens; the oldest first.
-    Made(Vec<(u64, u64)>),
+    /// Calls made while the quota was away, even if there are none: others may have made some too.
+    Made {
+        /// The run of a node that made them.
+        run: String,
+        /// How many microseconds ago, with how many tokens, and the run's own number for it, which rises from call to
+        /// call: those that were told before are passed over. The oldest first.
+        calls: Vec<(u64, u64, u64)>,
+    },
 }
 
 /// What a node is told.

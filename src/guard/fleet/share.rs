@@ -43,16 +43,14 @@ impl Left<'_> {
         Some(share)
     }
 
-    /// So many were used by this node alone, and its part of what is left.
+    /// So many this node had used when that was looked at, and its part of what was left then.
     fn part(&self, of: &Use, now: Duration, validity: Duration, live: usize) -> u64 {
         let amount = |tokens: u64| if of.kind == "tokens" { tokens } else { 1 };
-        let sum = |since: Duration| {
-            self.own.iter().filter(|(at, _)| *at > since).map(|(_, tokens)| amount(*tokens)).sum::<u64>()
-        };
         let span = Duration::from_millis(of.per_ms) + validity;
-        // All calls count until the clock has come as far as the window is long.
-        let own = if now < span { self.own.iter().map(|(_, tokens)| amount(*tokens)).sum() } else { sum(now - span) };
-        let left = of.limit.saturating_sub(of.used + of.reserved).saturating_sub(sum(self.looked_at));
+        // What was called since is within its part: if it counted as used before, the share would grow with each loss.
+        let counts = |at: Duration| at <= self.looked_at && at + span > now;
+        let own: u64 = self.own.iter().filter(|(at, _)| counts(*at)).map(|(_, tokens)| amount(*tokens)).sum();
+        let left = of.limit.saturating_sub(of.used + of.reserved);
         own + left / live as u64
     }
 

@@ -23,16 +23,17 @@ use crate::{
 };
 
 /// One node: its own link and limiter, served as its actor does.
-struct Node {
-    permits: Arc<Permits>,
-    link: Arc<Link>,
+pub(super) struct Node {
+    pub permits: Arc<Permits>,
+    pub link: Arc<Link>,
     live: Arc<AtomicUsize>,
+    clock: Clock,
     serving: JoinSet<()>,
     _folder: tempfile::TempDir,
 }
 
 impl Node {
-    async fn start(redis: &Redis, limits: &Limits, on_loss: OnLoss) -> Self {
+    pub async fn start(redis: &Redis, limits: &Limits, on_loss: OnLoss) -> Self {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let (journal, past) = calls::Calls::open(&folder.path().join("calls"), Duration::ZERO, clock.now()).unwrap();
         let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
@@ -46,16 +47,18 @@ impl Node {
         };
         let permits = Permits::among("s", limits.clone(), clock.clone(), Arc::new(journal), &past, Some(sharing));
         let mut serving = JoinSet::new();
-        serving.spawn(serve(permits.clone(), clock));
+        serving.spawn(serve(permits.clone(), clock.clone()));
         let listens = permits.clone();
         serving.spawn(async move { listens.listen().await });
-        let node = Self { permits, link, live, serving, _folder: folder };
+        let node = Self { permits, link, live, clock, serving, _folder: folder };
         node.until("the quota was looked at", |node| !node.permits.used().is_empty()).await;
+        // The first one's quota gives nothing in the second in which it is born.
+        node.until("it gives", |node| node.permits.free_at(1) <= node.clock.monotonic()).await;
         node
     }
 
     /// Takes a permit and uses it, if that is possible in time.
-    async fn calls_within(&self, ms: u64) -> bool {
+    pub async fn calls_within(&self, ms: u64) -> bool {
         let call = async {
             loop {
                 if self.permits.acquire(1).await.used_now().is_some() {
@@ -67,7 +70,7 @@ impl Node {
     }
 
     /// How many calls can be made one after the other, each within this time.
-    async fn calls(&self, most: usize, ms: u64) -> usize {
+    pub async fn calls(&self, most: usize, ms: u64) -> usize {
         for made in 0..most {
             if !self.calls_within(ms).await {
                 return made;
@@ -76,11 +79,11 @@ impl Node {
         most
     }
 
-    fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Standing {
         self.permits.fleet.as_ref().unwrap().standing()
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !holds(self) {
             assert!(Instant::now() < deadline, "not in time: {what}");
@@ -88,7 +91,7 @@ impl Node {
         }
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.serving.shutdown().await;
         self.link.close().await;
     }
@@ -105,7 +108,7 @@ async fn serve(permits: Arc<Permits>, clock: Clock) {
     }
 }
 
-fn window(requests: u64, ms: u64) -> Limits {
+pub(super) fn window(requests: u64, ms: u64) -> Limits {
     Limits { windows: vec![WindowLimit { requests, per: Duration::from_millis(ms) }], ..Limits::NONE }
 }
 
@@ -175,7 +178,7 @@ async fn many_reservers_on_the_real_clock_use_the_whole_quota_and_never_more() {
     }
 }
 
-async fn all_listen(link: &Link, nodes: u64) {
+pub(super) async fn all_listen(link: &Link, nodes: u64) {
     let listeners = fred::types::scripts::Script::from_lua("return redis.call('PUBSUB', 'NUMSUB', ARGV[1])[2]");
     let deadline = Instant::now() + Duration::from_secs(20);
     while link.run::<u64, _>(&listeners, Vec::new(), vec![link.channel("quota")]).await.unwrap() < nodes {
@@ -224,7 +227,7 @@ async fn without_redis_a_node_has_its_share_and_with_an_empty_one_it_tells_what_
     redis.restart();
     one.until("the quota is back", knows(20)).await;
     other.until("the quota is back", knows(20)).await;
-    assert!(!one.calls_within(1_500).await && !other.calls_within(500).await, "an empty Redis is told first");
+    assert!(!one.calls_within(3_500).await && !other.calls_within(500).await, "an empty Redis is told first");
     one.stop().await;
     other.stop().await;
 }
@@ -263,60 +266,4 @@ async fn a_node_that_shall_wait_or_has_never_counted_the_nodes_does_nothing_with
     assert!(waits.calls_within(5_000).await && alone.calls_within(5_000).await, "and goes on by itself");
     waits.stop().await;
     alone.stop().await;
-}
-
-const STATE: [&str; 2] = ["tidegate:{s}:quota:v1", "tidegate:{s}:quota:v1:log"];
-
-/// What Redis remembers of the quota is put aside.
-fn save(redis: &Redis) {
-    STATE.iter().for_each(|key| assert_eq!(redis.command(&["COPY", key, &format!("{key}:saved")]), "1"));
-}
-
-/// It remembers that again, as a replica or a snapshot of then would.
-fn go_back(redis: &Redis) {
-    STATE.iter().for_each(|key| assert_eq!(redis.command(&["COPY", &format!("{key}:saved"), key, "REPLACE"]), "1"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_has_forgotten_the_last_calls_is_told_them_again() {
-    let redis = Redis::start();
-    let limits = window(10, 60_000);
-    let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
-    assert_eq!(node.calls(2, 2_000).await, 2);
-    save(&redis);
-    assert_eq!(node.calls(4, 2_000).await, 4);
-    go_back(&redis);
-    assert_eq!(node.calls(20, 5_000).await, 4, "six of ten were made, whatever Redis remembers");
-    node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_has_forgotten_a_pause_is_reminded_and_gives_again() {
-    let redis = Redis::start();
-    let limits = window(100, 1_000);
-    let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
-    assert!(node.calls_within(2_000).await);
-    save(&redis);
-    let began = Instant::now();
-    node.permits.throttled(Some(Duration::from_secs(2)));
-    node.until("the pause is known", |node| node.permits.fleet.as_ref().unwrap().inner.lock().epoch == 1).await;
-    go_back(&redis);
-    assert!(node.calls_within(10_000).await, "nothing is given any more");
-    assert!(began.elapsed() >= Duration::from_secs(2), "the pause holds all the same: {:?}", began.elapsed());
-    node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_said_of_another_life_of_the_quota_is_not_believed() {
-    let redis = Redis::start();
-    let node = Node::start(&redis, &window(100, 1_000), OnLoss::LocalShare).await;
-    let birth = redis.command(&["HGET", STATE[0], "birth"]);
-    all_listen(&node.link, 1).await;
-    redis.command(&["PUBLISH", &node.link.channel("quota"), "s 1700000000000000 7"]);
-    redis.command(&["PUBLISH", &node.link.channel("quota"), &format!("s {birth} 0")]);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(node.permits.fleet.as_ref().unwrap().inner.lock().epoch, 0);
-    assert!(node.calls_within(2_000).await);
-    assert_eq!(redis.command(&["HGET", STATE[0], "birth"]), birth, "nor does the quota forget for it");
-    node.stop().await;
 }

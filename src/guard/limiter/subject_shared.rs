@@ -52,7 +52,11 @@ impl Server {
 
     pub fn quota(&'static self, limits: &Limits, validity: Duration) -> Quota {
         let name = format!("q{}", self.made.fetch_add(1, Ordering::Relaxed));
-        Quota { server: self, name, policy: limits.policy(validity), seen: Duration::ZERO, told: Told::default() }
+        let policy = limits.policy(validity);
+        // It is born the day before, for in its first seconds it gives nothing.
+        let at = u64::try_from((ORIGIN - Duration::from_secs(86_400)).as_micros()).ok();
+        self.runtime.block_on(self.quotas.turn_at(at, &name, &policy, &Ask::default())).unwrap();
+        Quota { server: self, name, policy, seen: Duration::ZERO, told: Told::default() }
     }
 }
 

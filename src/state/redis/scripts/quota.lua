@@ -4,8 +4,12 @@
 local SECOND = 1e6
 -- guard/limiter/learning.rs says why.
 local PAUSE_MAX, PAUSE_MIN, JITTER, DECREASE, INCREASE, FACTOR_MIN = 600e6, 1e6, 0.2, 0.7, 0.05, 0.05
--- After a loss of memory nothing is given for so long, so that every node can tell what it has done.
-local RESEED = 1e6
+-- When the quota is back nothing is given for so long after each node that was alone has told what it has done: the
+-- next one tries every half second. A node that was alone while others were not holds up nobody: SETTLED after the
+-- quota was back, all who could have told.
+local RESEED, SETTLED = 3e6, 10e6
+-- As long after a first use, so that one who remembers can say so: he looks within a second.
+local FIRST_USE = 1.2e6
 local FORGET_MAX, SHIFT_MAX = 256, 4096
 
 -- Deciding.
@@ -45,9 +49,14 @@ local function earliest(floor, tokens)
     fit(tokens)
     at = math.max(at, free_again(s.from - 1, rules.tokens.span))
   end
-  if bucket and s.head - s.first >= bucket.capacity then
+  local held = s.head - s.first
+  if bucket and (held >= bucket.capacity or s.empty > 0) then
     local p, poured = s.head - bucket.capacity + 1, s.full
-    if p < s.head then poured = select(3, read(p)) end
+    if held < bucket.capacity then
+      poured = s.empty + (held + 1) * bucket.interval
+    elseif p < s.head then
+      poured = select(3, read(p))
+    end
     if poured >= 0 then at = math.max(at, poured + policy.validity) end
   end
   local oldest = s.head - policy.entries
@@ -80,6 +89,13 @@ local function lower(now)
   obey()
 end
 
+-- Gives nothing until the others can have told what they have done, and takes back what was given ahead.
+local function reseed(now)
+  if now - s.back > SETTLED then return end
+  s.hold = math.max(s.hold, now + RESEED)
+  if s.head > s.first and read(s.head - 1) > now + policy.validity then renew(now) end
+end
+
 -- Adds calls that were made beside the quota at their places.
 local function insert(now, calls)
   local merged, tokens, next_call, before = {}, 0, 1, -1
@@ -103,7 +119,7 @@ local function insert(now, calls)
   s.from, s.sum = s.first, tokens
   -- Whoever is told the next number sees by it whether these have been forgotten.
   s.next = s.next + #calls
-  write_from(s.first, merged, -1)
+  write_from(s.first, merged, full_at_first())
 end
 
 -- Requests and tokens of one window: used by now, and reserved ahead of it.
@@ -191,7 +207,22 @@ function take_in.limit_header(now, told)
 end
 
 function take_in.pause(now, span) pause(now, now + span) end
-take_in.made = insert
+
+function take_in.made(now, told)
+  local before = cjson.decode(redis.call('HGET', state, 'told') or '{}')
+  local day, latest, calls = math.floor(now / 86400e6), before[told.run] and before[told.run][1] or -1, {}
+  for _, call in ipairs(told.calls) do
+    if call[3] > latest then calls[#calls + 1], latest = call, call[3] end
+  end
+  if #calls > 0 then
+    -- Runs that told nothing since yesterday are over.
+    for run, of in pairs(before) do if of[2] < day - 1 then before[run] = nil end end
+    before[told.run] = { latest, day }
+    redis.call('HSET', state, 'told', cjson.encode(before))
+    insert(now, calls)
+  end
+  reseed(now)
+end
 
 -- The turn.
 
@@ -203,9 +234,15 @@ if created then
   local before = birth or ''
   birth = string.format('%.0f', now)
   if birth == before then birth = birth .. '+' end
-  if remembers then s.hold = now + RESEED end
+  s.hold = now + (remembers and RESEED or FIRST_USE)
 end
 obey()
+if lost and now - s.back <= SETTLED then
+  -- What was drawn from the bucket nobody knows.
+  s.empty = now
+  write_from(s.first, read_from(s.first), full_at_first())
+  reseed(now)
+end
 forget(now)
 local told = { birth = birth, tokens = 0, free = 0 }
 if lost then
@@ -217,8 +254,9 @@ else
   local tokens = ask.tokens
   if rules.tokens then tokens = math.min(tokens, rules.tokens.limit) end
   local grants = {}
-  for n = 1, ask.want do
-    local at, no_room = earliest(math.max(now, s.pause, s.hold), tokens)
+  told.free = math.max(0, s.hold - now)
+  for n = 1, told.free > 0 and 0 or ask.want do
+    local at, no_room = earliest(math.max(now, s.pause), tokens)
     if no_room or at - now > ask.max_wait or (n > 1 and at > now) then
       told.free = at - now
       break
@@ -230,7 +268,7 @@ else
 end
 
 if ask.look and (#rules.windows > 0 or rules.tokens) then told.uses = uses(now) end
-told.epoch, told.next, told.pause = s.epoch, s.next, math.max(0, math.max(s.pause, s.hold) - now)
+told.epoch, told.next, told.pause = s.epoch, s.next, math.max(0, s.pause - now)
 
 local written = { 'birth', birth, 'rules', rules.name }
 for _, name in ipairs(FIELDS) do

@@ -12,9 +12,11 @@ local policy, ask = cjson.decode(ARGV[2]), cjson.decode(ARGV[3])
 local ENTRY, SIZE = '<dddd', 32
 local MINUTE, HOUR = 60e6, 3600e6
 local REFILL_MAX = 10000
+-- Every node looks once a second: when nobody has for so long, nobody could.
+local AWAY = 1.5e6
 
 local FIELDS = { 'seen', 'raw', 'first', 'head', 'next', 'from', 'sum', 'full', 'pause', 'hold', 'epoch', 'factor',
-  'header', 'unexplained', 'changed', 'cap' }
+  'header', 'unexplained', 'changed', 'cap', 'back', 'empty' }
 local birth, rules_before, created, remembered
 local s = {}
 
@@ -39,6 +41,7 @@ local function tell_time()
   local ahead, passed = s.seen - s.raw, math.max(0, raw - s.raw)
   s.seen = passed >= ahead and math.max(s.seen, raw) or s.seen + passed
   s.raw = raw
+  if created or passed > AWAY then s.back = s.seen end
   return s.seen
 end
 
@@ -68,8 +71,14 @@ local rules, bucket, announced
 
 local function filled(full, at)
   if not bucket then return -1 end
-  -- No bucket is emptier than empty.
+  -- Nothing was regained before it was known to be empty, and no bucket is emptier than that.
+  at = math.max(at, s.empty)
   return math.min(math.max(full, at) + bucket.interval, at + bucket.capacity * bucket.interval)
+end
+
+-- When the bucket was to be full before the first entry.
+local function full_at_first()
+  return bucket and s.empty > 0 and s.empty + bucket.capacity * bucket.interval or -1
 end
 
 -- Writes entries from `p` on, the last of all, and fills the bucket anew with them.
@@ -158,12 +167,12 @@ local function obey()
   if policy.entries > s.cap then
     local entries = read_from(s.first)
     s.cap = policy.entries
-    write_from(s.first, entries, -1)
+    write_from(s.first, entries, full_at_first())
   end
   if rules.name == rules_before then return false end
   if rules_before then
     local p = math.max(s.first, s.head - REFILL_MAX)
-    write_from(p, read_from(p), -1)
+    write_from(p, read_from(p), full_at_first())
   end
   rules_before = rules.name
   return true
