@@ -16,6 +16,7 @@ mod config;
 mod fleet;
 mod gate;
 pub mod limiter;
+mod machine;
 mod metrics;
 mod permits;
 mod slow_start;

@@ -21,6 +21,7 @@ use super::{
     bell::Bell,
     fleet::{Fleet, Held, Sharing, Standing},
     limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
+    machine::Machine,
     slow_start::SlowStart,
 };
 use crate::{
@@ -63,27 +64,6 @@ pub struct Permits {
 struct Asking {
     tokens: u64,
     answer: oneshot::Sender<Permit>,
-}
-
-/// What decides where nothing is shared. Each life has permits of its own: their numbers name other ones in the next.
-struct Machine {
-    limiter: Limiter,
-    life: u64,
-}
-
-impl Machine {
-    /// The machine that has given a permit, if it is still the same.
-    fn of(&mut self, life: u64) -> Option<&mut Limiter> {
-        (life == self.life).then_some(&mut self.limiter)
-    }
-
-    /// Another takes its place. What the service has asked for holds for that one too.
-    fn give_way(&mut self, now: Duration, mut successor: Limiter) {
-        if let Some(until) = self.limiter.paused_until(now) {
-            successor.pause(now, until);
-        }
-        (self.limiter, self.life) = (successor, self.life + 1);
-    }
 }
 
 /// A call that has begun under a permit; lives until it has ended.
@@ -162,7 +142,7 @@ impl Permits {
             name,
             clock,
             calls,
-            machine: Mutex::new(Machine { limiter, life: 0 }),
+            machine: Mutex::new(Machine::new(limiter)),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slow_start: Mutex::default(),

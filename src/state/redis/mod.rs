@@ -16,6 +16,8 @@ mod nodes;
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod private;
 mod quota;
+#[cfg(test)]
+mod quota_tests;
 mod shared;
 #[cfg(test)]
 mod shared_tests;
