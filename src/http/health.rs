@@ -64,7 +64,7 @@ pub struct Dependency {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<f64>,
-    /// Why it is down, where that is known; told on the admin listener only, because it names addresses.
+    /// Why it is down, where that is known; on the public listener without the addresses it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -171,8 +171,20 @@ pub async fn live() -> &'static str {
 /// `GET /readyz` on the public listener.
 pub async fn ready_public(State(public): State<Public>) -> Response {
     let mut report = public.health.report().await;
-    report.dependencies.values_mut().for_each(|dependency| dependency.reason = None);
+    for dependency in report.dependencies.values_mut() {
+        dependency.reason = dependency.reason.as_deref().map(without_addresses);
+    }
     ready(report)
+}
+
+/// A text in which no word is an address (`host:port`).
+fn without_addresses(text: &str) -> String {
+    let is_address = |word: &str| {
+        let word = word.trim_matches(|char: char| !char.is_ascii_alphanumeric());
+        word.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    let words = text.split(' ').map(|word| if is_address(word) { "redis" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// `GET /readyz` on the admin listener.
@@ -217,5 +229,26 @@ impl Collector for DependencyUp {
             ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_addresses;
+
+    #[test]
+    fn a_reason_for_strangers_names_no_address() {
+        let table = [
+            ("10.0.0.7:6379 does not accept this user or password", "redis does not accept this user or password"),
+            ("no connection to redis-1.internal:6379: refused", "no connection to redis refused"),
+            (
+                "state.redis.mode is single, but [::1]:6379 is a Cluster",
+                "state.redis.mode is single, but redis is a Cluster",
+            ),
+            ("the TLS certificate of redis:6379, for another name", "the TLS certificate of redis for another name"),
+        ];
+        for (reason, told) in table {
+            assert_eq!(without_addresses(reason), told);
+        }
     }
 }

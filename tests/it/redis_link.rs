@@ -59,7 +59,8 @@ async fn a_node_stays_ready_while_redis_is_away_and_says_so() {
     assert!(state == "down" && !reason.is_empty(), "{state}: {reason}");
     assert_eq!(scene.daemon.metric("tidegate_dependency_up{dependency=\"state\"}").await, 0.0);
     let public: Value = reqwest::get(scene.daemon.url("/readyz")).await.unwrap().json().await.unwrap();
-    assert_eq!(public["dependencies"]["state"]["reason"], Value::Null, "addresses are nobody's business outside");
+    let told = public["dependencies"]["state"]["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(!told.is_empty() && !told.contains("127.0.0.1"), "addresses are nobody's business outside: {told}");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let said = scene.daemon.log().matches("no connection to").count();
     assert!((1..=6).contains(&said), "once for each connection and reason, not each attempt: {said}");
