@@ -1,10 +1,11 @@
 //! The quota of a fleet as a subject of the same properties, on a server of its own and in virtual time.
 
 use std::sync::{
-    Arc, LazyLock,
+    Arc, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use super::{subject::Subject, *};
@@ -24,7 +25,7 @@ pub(super) struct Server {
 
 /// One quota.
 pub(super) struct Quota {
-    server: &'static Server,
+    server: Arc<Server>,
     name: String,
     policy: Policy,
     seen: Duration,
@@ -35,9 +36,11 @@ pub(super) struct Quota {
 const ORIGIN: Duration = Duration::from_secs(1_700_000_000);
 
 impl Server {
-    /// One for all tests, for a process has many of them.
-    pub fn shared() -> &'static Self {
-        static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    /// One for all tests at work; the last one ends it.
+    pub fn shared() -> Arc<Self> {
+        static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+        let mut server = SERVER.lock();
+        let here = server.upgrade().unwrap_or_else(|| {
             let redis = Redis::start();
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let link = runtime.block_on(async {
@@ -45,18 +48,20 @@ impl Server {
                 link.connections().wait_for(|count| *count > 0).await.unwrap();
                 link
             });
-            Server { _redis: redis, runtime, quotas: Arc::new(RedisQuotas::new(link)), made: AtomicU64::new(0) }
+            let (quotas, made) = (Arc::new(RedisQuotas::new(link)), AtomicU64::new(0));
+            Arc::new(Server { _redis: redis, runtime, quotas, made })
         });
-        &SERVER
+        *server = Arc::downgrade(&here);
+        here
     }
 
-    pub fn quota(&'static self, limits: &Limits, validity: Duration) -> Quota {
+    pub fn quota(self: &Arc<Self>, limits: &Limits, validity: Duration) -> Quota {
         let name = format!("q{}", self.made.fetch_add(1, Ordering::Relaxed));
         let policy = limits.policy(validity);
         // It is born the day before, for in its first seconds it gives nothing.
         let at = u64::try_from((ORIGIN - Duration::from_secs(86_400)).as_micros()).ok();
         self.runtime.block_on(self.quotas.turn_at(at, &name, &policy, &Ask::default())).unwrap();
-        Quota { server: self, name, policy, seen: Duration::ZERO, told: Told::default() }
+        Quota { server: self.clone(), name, policy, seen: Duration::ZERO, told: Told::default() }
     }
 }
 
