@@ -14,7 +14,8 @@ pub(super) type Round = Arc<dyn Fn() -> BoxFuture<'static, Result<(), ActorProce
 /// One who goes rounds.
 pub(super) struct Rounds {
     pub card: Arc<Card>,
-    pub every: Duration,
+    /// How often; without it one round follows the other, and each rests by itself.
+    pub every: Option<Duration>,
     /// The longest time a round may take.
     pub within: Duration,
     pub clock: Clock,
@@ -41,19 +42,26 @@ impl Actor for Rounds {
     async fn post_start(&self, myself: ActorRef<Message>, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let bell = myself.clone();
         self.card.bell.connect(move || drop(bell.cast(Message::Bell)));
-        myself.send_interval(self.every, || Message::Round);
+        if let Some(every) = self.every {
+            myself.send_interval(every, || Message::Round);
+        }
         Ok(myself.cast(Message::Round)?)
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
         if let Message::Round = message {
             let _in_hand = self.card.stamp.begin("a round", Some(self.within));
             self.card.handled(1);
             // The rounds come at fixed times; one that took long may be followed by the next at once.
-            self.card.stamp.wakes_at(Some(self.clock.monotonic() + self.every));
+            if let Some(every) = self.every {
+                self.card.stamp.wakes_at(Some(self.clock.monotonic() + every));
+            }
             if let Err(error) = (self.round)().await {
                 tracing::warn!(actor.path = self.card.path, %error, "a round could not be finished; the next one tries again");
+            }
+            if self.every.is_none() {
+                myself.cast(Message::Round)?;
             }
         }
         Ok(())

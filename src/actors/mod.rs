@@ -5,7 +5,7 @@
 //! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
 //! ├─ state-link                 link.rs         tidies the state
 //! ├─ redis                      supervisor.rs   with state.kind = "redis"
-//! │  ├─ redis/<connection>      keeper.rs       keeps it up: state, published, cache
+//! │  ├─ redis/<connection>      link.rs         keeps it up: state, published, cache
 //! │  └─ redis/heartbeat         link.rs         tells the other nodes that this one lives
 //! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
@@ -40,7 +40,6 @@ mod holder;
 mod inbox;
 mod ingress;
 mod inspector;
-mod keeper;
 mod lease;
 mod limiter;
 mod link;

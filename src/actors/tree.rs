@@ -13,7 +13,6 @@ use super::{
     consumer::Consumer,
     events::Events,
     ingress::{Desk, Ingress},
-    keeper::Keeper,
     limiter::LimiterActor,
     link::{Round, Rounds},
     metrics::Census,
@@ -44,6 +43,9 @@ const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// A round may take this long: after a long absence a thousand conversations are read from Zendesk.
 const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// One look at a connection, with a new one and the rest after it, takes 6 s at the most.
+const LOOK_WITHIN: Duration = Duration::from_secs(15);
 
 /// What grows depends on the roles of the node.
 #[derive(Debug, Clone, Copy)]
@@ -143,12 +145,13 @@ impl Grower<'_> {
         Supervisor::child(&self.parts.roster, &self.parts.metrics, self.plan(path, "supervisor", children))
     }
 
-    fn rounds(&self, path: &str, every: Duration, round: Round) -> Child {
+    /// Goes a round `every` so often, or one after the other; each takes no longer than `within`.
+    fn rounds(&self, path: &str, every: Option<Duration>, within: Duration, round: Round) -> Child {
         let card = self.card(path, "link");
         let clock = self.parts.clock.clone();
         child(card.clone(), move || {
             let (card, clock, round) = (card.clone(), clock.clone(), round.clone());
-            Rounds { card, every, within: ROUND_WITHIN, clock, round }
+            Rounds { card, every, within, clock, round }
         })
     }
 
@@ -158,7 +161,7 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move { Ok(parts.broker.tidy().await?) })
         });
-        self.rounds("node/broker-link", TIDY_EVERY, round)
+        self.rounds("node/broker-link", Some(TIDY_EVERY), ROUND_WITHIN, round)
     }
 
     fn state_link(&self) -> Child {
@@ -167,15 +170,22 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move { Ok(parts.state.tidy(parts.clock.now()).await?) })
         });
-        self.rounds("node/state-link", STATE_EVERY, round)
+        self.rounds("node/state-link", Some(STATE_EVERY), ROUND_WITHIN, round)
     }
 
     /// The connections to Redis, if there are some; one that fails harms no other.
     fn redis(&self) -> Option<Child> {
         let lines = self.parts.redis.as_ref()?.lines();
         let keepers = lines.into_iter().map(|line| {
-            let card = self.card(&format!("node/redis/{}", line.name()), "link");
-            child(card.clone(), move || Keeper { line: line.clone(), card: card.clone() })
+            let path = format!("node/redis/{}", line.name());
+            let round: Round = Arc::new(move || {
+                let line = line.clone();
+                Box::pin(async move {
+                    line.look().await;
+                    Ok(())
+                })
+            });
+            self.rounds(&path, None, LOOK_WITHIN, round)
         });
         Some(self.supervisor("node/redis", keepers.chain([self.heartbeat()]).collect()))
     }
@@ -193,7 +203,7 @@ impl Grower<'_> {
                 }
             })
         });
-        self.rounds("node/redis/heartbeat", BEAT_EVERY, round)
+        self.rounds("node/redis/heartbeat", Some(BEAT_EVERY), ROUND_WITHIN, round)
     }
 
     fn reconciler(&self, desks: &[Arc<Desk>]) -> Child {
@@ -205,7 +215,7 @@ impl Grower<'_> {
                 Ok(reconcile::reconcile(&parts).await?)
             })
         });
-        self.rounds("node/reconciler", ALIVE_EVERY, round)
+        self.rounds("node/reconciler", Some(ALIVE_EVERY), ROUND_WITHIN, round)
     }
 
     /// Alarms about hand-offs that Zendesk does not confirm.
@@ -224,7 +234,7 @@ impl Grower<'_> {
                 Ok(())
             })
         });
-        self.rounds("node/handoffs", CONFIRM_EVERY, round)
+        self.rounds("node/handoffs", Some(CONFIRM_EVERY), ROUND_WITHIN, round)
     }
 
     fn guards(&self, metrics: &guard::Metrics) -> Child {
@@ -295,7 +305,7 @@ impl Grower<'_> {
             }
             Box::pin(std::future::ready(Ok(())))
         });
-        self.rounds("node/deputy", DEPUTY_EVERY, round)
+        self.rounds("node/deputy", Some(DEPUTY_EVERY), ROUND_WITHIN, round)
     }
 
     fn watchdog(&self, apart: Handle) -> Child {
