@@ -55,20 +55,20 @@ function steps.away()
     return {}
 end
 
--- Customer, at, seconds to keep.
-function steps.user()
-    redis.call('HSET', conversation, 'user', ARGV[3])
+-- What is noted, at, seconds to keep.
+local function note(field)
+    redis.call('HSET', conversation, field, ARGV[3])
     touch(id, ARGV[4])
     redis.call('EXPIRE', conversation, ARGV[5])
     return {}
 end
 
--- History, at, seconds to keep.
+function steps.user()
+    return note('user')
+end
+
 function steps.said()
-    redis.call('HSET', conversation, 'history', ARGV[3])
-    touch(id, ARGV[4])
-    redis.call('EXPIRE', conversation, ARGV[5])
-    return {}
+    return note('history')
 end
 
 -- What another needs to know who takes over: history, customer, touched, and those that were merged into this one.
