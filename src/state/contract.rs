@@ -50,11 +50,11 @@ fn later(ms: i64) -> Timestamp {
     Timestamp(BEGIN.0 + ms)
 }
 
-fn message(id: &str) -> MessageId {
+pub(super) fn message(id: &str) -> MessageId {
     MessageId::new(id).unwrap()
 }
 
-fn conversation(id: &str) -> ConversationId {
+pub(super) fn conversation(id: &str) -> ConversationId {
     ConversationId::new(id).unwrap()
 }
 
@@ -73,14 +73,14 @@ async fn recall(state: &Shared, of: &str, id: &str, replay: u32) -> Recall {
 }
 
 /// An answer to messages of a conversation.
-fn answer(of: &str, covers: &[&str], text: &str, at: Timestamp) -> Reply {
+pub(super) fn answer(of: &str, covers: &[&str], text: &str, at: Timestamp) -> Reply {
     let covers = covers.iter().map(|id| message(id)).collect();
     let parts = text.split('|').map(str::to_owned).collect();
     Reply { conversation: conversation(of), covers, purpose: Purpose::Answer, parts, replay: 0, at }
 }
 
 /// How a message ended; its event is named after it.
-fn record(id: &str, of: &str, outcome: Outcome, at: Timestamp, reply: Option<&Reply>) -> Record {
+pub(super) fn record(id: &str, of: &str, outcome: Outcome, at: Timestamp, reply: Option<&Reply>) -> Record {
     Record {
         id: EventId::new(&format!("event of {id}")).unwrap(),
         message: message(id),

@@ -6,12 +6,11 @@ use super::*;
 use crate::{
     domain::{
         control::Holder,
-        ids::{EventId, MessageId},
-        reply::Purpose,
         timeline::Outcome,
     },
     state::{
         RedisConfig, RetentionConfig,
+        contract::{self, conversation},
         nodes::Nodes,
         redis::{Link, private},
     },
@@ -30,43 +29,22 @@ fn bridge(server: &private::Redis, folder: &Path, boot: u64) -> (Arc<Bridge>, Ar
     (Bridge::new(redis, local.clone()), local)
 }
 
-fn id(text: &str) -> ConversationId {
-    ConversationId::new(text).unwrap()
-}
-
 fn turn(message: &str) -> Turn {
     let life = Life {
-        message: MessageId::new(message).unwrap(),
+        message: contract::message(message),
         replay: 0,
         first_seen: Timestamp(1_000_000),
         redelivered: false,
     };
-    Turn { conversation: id("c"), lives: vec![life], user: None, recalled: false, now: Timestamp(2) }
+    Turn { conversation: conversation("c"), lives: vec![life], user: None, recalled: false, now: Timestamp(2) }
 }
 
 fn answer(message: &str) -> Reply {
-    Reply {
-        conversation: id("c"),
-        covers: vec![MessageId::new(message).unwrap()],
-        purpose: Purpose::Answer,
-        parts: vec!["hello".into()],
-        replay: 0,
-        at: Timestamp(3),
-    }
+    contract::answer("c", &[message], "hello", Timestamp(3))
 }
 
 fn end(message: &str) -> Record {
-    Record {
-        id: EventId::new(&format!("event of {message}")).unwrap(),
-        message: MessageId::new(message).unwrap(),
-        conversation: id("c"),
-        outcome: Outcome::Replied,
-        at: Timestamp(4),
-        cause: None,
-        timeline: Timeline::default(),
-        reply: Some(message.to_owned()),
-        text: None,
-    }
+    contract::record(message, "c", Outcome::Replied, Timestamp(4), Some(&answer(message)))
 }
 
 async fn recalls(bridge: &Bridge, message: &str) -> Vec<Recall> {

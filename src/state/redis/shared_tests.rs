@@ -16,14 +16,13 @@ use super::{Link, Redis, RedisNodes, private};
 use crate::{
     domain::{
         control::{Control, Holder},
-        ids::{ConversationId, EventId, MessageId},
-        reply::{Purpose, Reply},
+        reply::Reply,
         time::Timestamp,
-        timeline::{Outcome, Timeline},
+        timeline::Outcome,
     },
     state::{
         Claim, Claimed, Error, Ledger, Life, Memory, Ours, Recall, Record, RedisConfig, RetentionConfig, Shared, Turn,
-        contract::{Factory, RETENTION, contract},
+        contract::{self, Factory, RETENTION, contract},
         nodes::Nodes,
     },
     telemetry::Clock,
@@ -85,38 +84,21 @@ async fn two_nodes() -> (Place, (u64, Arc<Redis>), (u64, Arc<Redis>)) {
 
 fn turn(ids: &[&str]) -> Turn {
     let life = |id: &&str| Life {
-        message: MessageId::new(id).unwrap(),
+        message: contract::message(id),
         replay: 0,
         first_seen: Timestamp(i64::MAX / 2),
         redelivered: true,
     };
-    let conversation = ConversationId::new("c").unwrap();
+    let conversation = contract::conversation("c");
     Turn { conversation, lives: ids.iter().map(life).collect(), user: None, recalled: false, now: Timestamp(5) }
 }
 
 fn answer(id: &str) -> Reply {
-    Reply {
-        conversation: ConversationId::new("c").unwrap(),
-        covers: vec![MessageId::new(id).unwrap()],
-        purpose: Purpose::Answer,
-        parts: vec!["hello".into()],
-        replay: 0,
-        at: Timestamp(6),
-    }
+    contract::answer("c", &[id], "hello", Timestamp(6))
 }
 
 fn end(id: &str) -> Record {
-    Record {
-        id: EventId::new(&format!("event of {id}")).unwrap(),
-        message: MessageId::new(id).unwrap(),
-        conversation: ConversationId::new("c").unwrap(),
-        outcome: Outcome::Replied,
-        at: Timestamp(7),
-        cause: None,
-        timeline: Timeline::default(),
-        reply: Some(id.to_owned()),
-        text: None,
-    }
+    contract::record(id, "c", Outcome::Replied, Timestamp(7), Some(&answer(id)))
 }
 
 async fn claimed(node: &Redis, ids: &[&str]) -> Ours {
