@@ -172,14 +172,4 @@ impl Nodes {
             (Some(_), None) => 0,
         }
     }
-
-    /// Whether a run of a process lives; `None`: not known, because the roll was not seen lately.
-    pub fn is_alive(&self, id: &str) -> Option<bool> {
-        if id == self.id || self.roll.is_none() {
-            return Some(id == self.id);
-        }
-        let seen = self.seen.lock();
-        let fresh = seen.as_ref().filter(|seen| seen.at.elapsed() < EXPIRES_AFTER)?;
-        Some(fresh.nodes.iter().any(|node| node.id == id))
-    }
 }

@@ -204,6 +204,7 @@ impl Limiter {
     }
 
     /// The limits as configured.
+    #[cfg(test)]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
