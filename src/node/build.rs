@@ -66,25 +66,17 @@ pub(super) fn build(
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
-    broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
-    let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
-    let guards = guard::Metrics::register(registry, &names);
-    build_info(registry);
-    crate::telemetry::process::register(registry);
+    let guards = register(config, clock, registry, &broker);
     let limits = fleet.limits.clone();
     let permits = |name, of| Permits::among(name, of, clock.clone(), calls.clone(), &past, limits.clone());
     let cache = Cache::new(&config.cache, fleet.answers);
+    let services = services(config, clock, &permits, fleet.boards.as_ref());
     let parts = Parts {
         broker: broker.clone(),
         state: fleet.state,
         nodes: fleet.nodes,
         redis: redis.clone(),
-        stack: Stack::new(
-            services(config, clock, &permits, fleet.boards.as_ref()),
-            cache,
-            clock.clone(),
-            guards.clone(),
-        ),
+        stack: Stack::new(services, cache, clock.clone(), guards.clone()),
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
@@ -112,6 +104,15 @@ pub(super) fn build(
         giving_up: CancellationToken::new(),
     };
     Ok((Arc::new(parts), Stores { broker, state, redis, _lock: lock }, guards))
+}
+
+/// Registers what belongs to no actor; returns the guards' metrics, which others write as well.
+fn register(config: &Config, clock: &Clock, registry: &mut Registry, broker: &Arc<Embedded>) -> guard::Metrics {
+    broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
+    build_info(registry);
+    crate::telemetry::process::register(registry);
+    let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
+    guard::Metrics::register(registry, &names)
 }
 
 /// As many conversations as can be asked at once can be posted at once.

@@ -118,25 +118,33 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
             return finish::give_up(parts, state, &cause).await.map(Prepared::Over);
         }
     }
-    let Some((head, ..)) = jobs.first() else { return Ok(Prepared::Over(Next::Done)) };
+    let over = spared(parts, state, &jobs).await?;
+    Ok(over.map_or(Prepared::Ask { unproven }, Prepared::Over))
+}
+
+/// Ends the turn where the AI need not be asked; else makes sure that what was said before is known.
+async fn spared(
+    parts: &Arc<Parts>,
+    state: &mut State,
+    jobs: &[(Arc<Job>, u32, bool)],
+) -> Result<Option<Next>, ActorProcessingErr> {
+    let head = &jobs[0].0;
     if state.cell.lock().removed {
-        return finish::ignored(parts, state, "the conversation was removed").await.map(Prepared::Over);
+        return finish::ignored(parts, state, "the conversation was removed").await.map(Some);
     }
-    let Some(holder) = holder(parts, state, head).await else { return Ok(Prepared::Over(Next::HandBack)) };
+    let Some(holder) = holder(parts, state, head).await else { return Ok(Some(Next::HandBack)) };
     if !holder.lets_us_answer() {
-        return finish::ignored(parts, state, "a human holds the conversation").await.map(Prepared::Over);
+        return finish::ignored(parts, state, "a human holds the conversation").await.map(Some);
     }
     if is_too_old(parts, head) {
-        return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Prepared::Over);
+        return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Some);
     }
-    if let Some(phrase) = asks_for_human(parts, &jobs) {
+    if let Some(phrase) = asks_for_human(parts, jobs) {
         tracing::info!(conversation.id = %state.cell.id, phrase, "the customer asks for a human");
-        return finish::hand_over(parts, state, "the customer asked for a human", None).await.map(Prepared::Over);
+        return finish::hand_over(parts, state, "the customer asked for a human", None).await.map(Some);
     }
-    if state.history.is_none() && !fetch_history(parts, state, head, &jobs).await {
-        return Ok(Prepared::Over(Next::HandBack));
-    }
-    Ok(Prepared::Ask { unproven })
+    let is_known = state.history.is_some() || fetch_history(parts, state, head, jobs).await;
+    Ok((!is_known).then_some(Next::HandBack))
 }
 
 /// The customer was told that the head gets no answer, or was about to be: what was begun is finished, and the AI not
