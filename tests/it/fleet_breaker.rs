@@ -1,38 +1,24 @@
 //! One breaker for the fleet: three daemons, one Redis, real processes.
 
-use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
+use tidegate::simulate::{Ai, ai};
 
-use crate::support::{ANYWHERE, Daemon, SOON, eventually, redis::Redis};
-
-struct Fleet {
-    _redis: Redis,
-    zendesk: Zendesk,
-    ai: Ai,
-    nodes: Vec<Daemon>,
-}
+use crate::support::{ANYWHERE, Fleet, SOON, eventually, redis::Redis};
 
 impl Fleet {
     /// Three daemons; the last one has the AI service to itself that is given.
-    async fn start(recovery: &str, apart: Option<&Ai>) -> Self {
-        let redis = Redis::start();
-        let zendesk = Zendesk::start(ANYWHERE, zendesk::Options::default()).await.unwrap();
-        let ai = Ai::start(ANYWHERE, ai::Options::default()).await.unwrap();
+    async fn with_breakers(recovery: &str, apart: Option<&Ai>) -> Self {
         let config = format!(
-            "[state]\nkind = 'redis'\n[state.redis]\nnodes = ['{}']\n[retry]\nbase = '20ms'\n[[ai.services]]\ntimeout = '1s'\n\
-             breaker = {{ recovery_timeout = '{recovery}' }}\n",
-            redis.address()
+            "[retry]\nbase = '20ms'\n[[ai.services]]\ntimeout = '1s'\nbreaker = {{ recovery_timeout = '{recovery}' }}\n"
         );
-        let mut nodes = Vec::new();
-        for node in 0..3 {
-            let ai = apart.filter(|_| node == 2).unwrap_or(&ai);
-            nodes.push(Daemon::start(&config, &zendesk, ai).await);
-        }
-        Self { _redis: redis, zendesk, ai, nodes }
+        let last = apart.map_or(config.clone(), |ai| format!("{config}base_url = '{}/v1'\n", ai.url()));
+        let redis = Redis::start();
+        let place = format!("nodes = ['{}']\n", redis.address());
+        Self::of(redis, &place, &[&config, &config, &last]).await
     }
 
     /// Customers write to one node.
-    async fn say(&self, node: usize, conversations: &[&str]) {
-        self.zendesk.aim(Some(&self.nodes[node].url("/webhooks/sunshine"))).unwrap();
+    async fn say_to(&self, node: usize, conversations: &[&str]) {
+        self.zendesk.aim(Some(&self.daemons[node].url("/webhooks/sunshine"))).unwrap();
         for conversation in conversations {
             let reference = self.zendesk.next_reference();
             self.zendesk.say(conversation, &format!("hello? {reference}")).await;
@@ -41,12 +27,12 @@ impl Fleet {
     }
 
     async fn is(&self, node: usize, state: &str) -> bool {
-        let shown = self.nodes[node].admin("/admin/breakers").await;
+        let shown = self.daemons[node].admin("/admin/breakers").await;
         shown["primary"]["state"] == state
     }
 
     async fn all_are(&self, state: &str) {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.daemons.len() {
             eventually(&format!("node {node} is {state}"), SOON, async || self.is(node, state).await).await;
         }
     }
@@ -58,14 +44,14 @@ fn failing() -> ai::Behaviour {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_opens_all_nodes_and_costs_one_probe_for_the_fleet() {
-    let fleet = Fleet::start("1s", None).await;
+    let fleet = Fleet::with_breakers("1s", None).await;
     fleet.ai.behave(failing());
-    fleet.say(0, &["a1", "a2", "a3"]).await;
-    fleet.say(1, &["b1", "b2", "b3"]).await;
+    fleet.say_to(0, &["a1", "a2", "a3"]).await;
+    fleet.say_to(1, &["b1", "b2", "b3"]).await;
     fleet.all_are("open").await;
-    fleet.say(2, &["c1", "c2", "c3"]).await;
+    fleet.say_to(2, &["c1", "c2", "c3"]).await;
     let before = fleet.ai.stats().calls;
-    let trips = async || fleet.nodes[0].admin("/admin/breakers").await["primary"]["trips"].as_u64().unwrap();
+    let trips = async || fleet.daemons[0].admin("/admin/breakers").await["primary"]["trips"].as_u64().unwrap();
     let trips_before = trips().await;
     eventually("it was probed twice", SOON, async || trips().await >= trips_before + 2).await;
     let probes = fleet.ai.stats().calls - before;
@@ -79,17 +65,17 @@ async fn an_outage_opens_all_nodes_and_costs_one_probe_for_the_fleet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prober_that_is_killed_does_not_wedge_the_others() {
-    let mut fleet = Fleet::start("1s", None).await;
+    let mut fleet = Fleet::with_breakers("1s", None).await;
     fleet.ai.behave(failing());
-    fleet.say(0, &["a1", "a2", "a3", "a4", "a5", "a6"]).await;
+    fleet.say_to(0, &["a1", "a2", "a3", "a4", "a5", "a6"]).await;
     fleet.all_are("open").await;
     fleet.ai.behave(ai::Behaviour { hang: true, ..ai::Behaviour::default() });
     // Only this node has somebody who waits.
     eventually("it probes", SOON, async || fleet.ai.stats().in_flight == 1).await;
-    fleet.nodes[0].kill();
-    fleet.nodes.remove(0);
+    fleet.daemons[0].kill();
+    fleet.daemons.remove(0);
     fleet.ai.behave(ai::Behaviour::default());
-    fleet.say(0, &["b1"]).await;
+    fleet.say_to(0, &["b1"]).await;
     fleet.all_are("closed").await;
     eventually("the others answer", SOON, async || fleet.zendesk.stats().judged.answered >= 1).await;
 }
@@ -98,14 +84,14 @@ async fn a_prober_that_is_killed_does_not_wedge_the_others() {
 async fn a_node_that_alone_cannot_reach_the_service_is_open_alone() {
     let broken = Ai::start(ANYWHERE, ai::Options::default()).await.unwrap();
     broken.behave(failing());
-    let fleet = Fleet::start("30s", Some(&broken)).await;
-    fleet.say(0, &["a1", "a2"]).await;
+    let fleet = Fleet::with_breakers("30s", Some(&broken)).await;
+    fleet.say_to(0, &["a1", "a2"]).await;
     eventually("the well node answers", SOON, async || fleet.zendesk.stats().judged.answered == 2).await;
-    fleet.say(2, &["c1", "c2", "c3", "c4", "c5", "c6"]).await;
+    fleet.say_to(2, &["c1", "c2", "c3", "c4", "c5", "c6"]).await;
     eventually("the broken node is open", SOON, async || fleet.is(2, "open").await).await;
-    fleet.say(1, &["b1", "b2"]).await;
+    fleet.say_to(1, &["b1", "b2"]).await;
     eventually("the others go on", SOON, async || fleet.zendesk.stats().judged.answered == 4).await;
     assert!(fleet.is(0, "closed").await && fleet.is(1, "closed").await);
-    let shown = fleet.nodes[2].admin("/admin/breakers").await;
+    let shown = fleet.daemons[2].admin("/admin/breakers").await;
     assert_eq!(shown["primary"]["scope"], "node");
 }

@@ -9,10 +9,10 @@ use std::{
     },
 };
 
-use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
+use tidegate::simulate::{Ai, Zendesk, ai};
 
 use crate::support::{
-    ANYWHERE, Daemon, SOON, eventually,
+    self, Daemon, SOON, eventually,
     redis::Redis,
     webhooks::{delivery, message, post},
 };
@@ -30,11 +30,9 @@ impl Fleet {
     /// `first`: what the first node is told beside.
     async fn with(first: &str) -> Self {
         let redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-        let zendesk = Zendesk::start(ANYWHERE, zendesk::Options::default()).await.unwrap();
-        let ai = Ai::start(ANYWHERE, ai::Options::default()).await.unwrap();
-        let shared = format!("[state]\nkind = 'redis'\n[state.redis]\nnodes = ['{}']\n", redis.address());
-        let one = Daemon::start(&format!("{shared}{first}"), &zendesk, &ai).await;
-        let other = Daemon::start(&shared, &zendesk, &ai).await;
+        let place = format!("nodes = ['{}']\n", redis.address());
+        let support::Fleet { redis, zendesk, ai, daemons } = support::Fleet::of(redis, &place, &[first, ""]).await;
+        let [one, other] = daemons.try_into().ok().expect("two were started");
         zendesk.aim(None).unwrap();
         Self { redis, zendesk, ai, one, other }
     }

@@ -30,12 +30,17 @@ impl Fleet {
 impl<R> Fleet<R> {
     /// The same on another Redis; `place` are the lines of `[state.redis]` that lead there.
     pub async fn on(redis: R, place: &str, nodes: usize, config: &str) -> Self {
+        Self::of(redis, place, &vec![config; nodes]).await
+    }
+
+    /// The same with a configuration of its own for each node.
+    pub async fn of(redis: R, place: &str, configs: &[&str]) -> Self {
         let options = zendesk::Options { webhook_retry_base: Duration::from_millis(50), ..Default::default() };
         let zendesk = Zendesk::start(ANYWHERE, options).await.expect("a port is free");
         let ai = Ai::start(ANYWHERE, ai::Options::default()).await.expect("a port is free");
-        let shared = format!("[state]\nkind = 'redis'\n[state.redis]\n{place}{config}");
         let mut daemons = Vec::new();
-        for _ in 0..nodes {
+        for config in configs {
+            let shared = format!("[state]\nkind = 'redis'\n[state.redis]\n{place}{config}");
             daemons.push(Daemon::start(&shared, &zendesk, &ai).await);
         }
         let fleet = Self { zendesk, ai, daemons, redis };
