@@ -9,7 +9,7 @@ use crate::{
     domain::prompt::{History, Prompt},
     state::{
         RedisConfig,
-        redis::{Link, RedisAnswers, private::Redis},
+        redis::{Link, RedisAnswers, opened, private::Redis},
     },
     telemetry::Clock,
 };
@@ -115,8 +115,7 @@ impl Nodes {
 
     async fn join(&mut self) {
         let nodes = vec![self.server.address()];
-        let link = Link::open(&RedisConfig { nodes, ..RedisConfig::default() }).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened(&RedisConfig { nodes, ..RedisConfig::default() }).await;
         link.cache().connections().wait_for(|count| *count > 0).await.unwrap();
         let answers = Arc::new(RedisAnswers::new(link.clone(), self.caches.len().to_string()));
         let fleet = Fleet::new(answers, Sealer::new(b"secret"), Clock::system());

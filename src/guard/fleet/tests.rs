@@ -14,10 +14,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use super::*;
 use crate::{
     guard::{Permits, limiter::WindowLimit},
-    state::{
-        RedisConfig,
-        redis::{Link, RedisQuotas, private::Redis},
-    },
+    state::redis::{Link, RedisQuotas, opened_to, private::Redis},
     store::calls,
     telemetry::Clock,
 };
@@ -36,8 +33,7 @@ impl Node {
     pub async fn start(redis: &Redis, limits: &Limits, on_loss: OnLoss) -> Self {
         let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let (journal, past) = calls::Calls::open(&folder.path().join("calls"), Duration::ZERO, clock.now()).unwrap();
-        let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened_to(redis).await;
         let live = Arc::new(AtomicUsize::new(2));
         let counted = live.clone();
         let sharing = Sharing {
@@ -239,11 +235,10 @@ async fn a_redis_that_hangs_is_missed_and_one_that_comes_back_is_told_what_was_d
     let node = Node::start(&redis, &limits, OnLoss::LocalShare).await;
     assert_eq!(node.calls(4, 2_000).await, 4);
     node.until("it has looked", |node| node.permits.used()[0].used == 4).await;
-    let pid = rustix::process::Pid::from_raw(i32::try_from(redis.pid()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    redis.freeze(true);
     node.until("it goes on alone", |node| node.standing() == Standing::Alone).await;
     assert_eq!(node.calls(20, 1_200).await, 8, "half of the 16 that were left");
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    redis.freeze(false);
     node.until("what it did is known", |node| node.standing() == Standing::Shared && node.permits.used()[0].used >= 12)
         .await;
     assert_eq!(node.permits.used()[0].used, 12, "what was asked while it hung is not counted twice");

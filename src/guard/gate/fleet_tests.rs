@@ -7,10 +7,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::*;
 use crate::{
     guard::breaker::{FailureKind, Scope},
-    state::{
-        RedisConfig,
-        redis::{Link, RedisBoards, private::Redis},
-    },
+    state::redis::{Link, RedisBoards, opened_to, private::Redis},
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -32,8 +29,7 @@ impl Drop for Node {
 
 impl Node {
     async fn start(redis: &Redis, recovery: Duration, listens: bool) -> Self {
-        let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened_to(redis).await;
         let boards = Arc::new(RedisBoards::new(link.clone()));
         let config = Config { recovery_timeout: recovery, ..Config::default() };
         let gate = Arc::new(Gate::shared(config, Duration::from_millis(500), Clock::system(), "ai", boards));

@@ -10,9 +10,8 @@ use tokio::runtime::Runtime;
 
 use super::{subject::Subject, *};
 use crate::state::{
-    RedisConfig,
     quota::{Ask, Note, Policy, Told, micros},
-    redis::{Link, RedisQuotas, private::Redis},
+    redis::{RedisQuotas, opened_to, private::Redis},
 };
 
 /// A Redis for the tests of this file, and a runtime to ask it.
@@ -43,11 +42,7 @@ impl Server {
         let here = server.upgrade().unwrap_or_else(|| {
             let redis = Redis::start();
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let link = runtime.block_on(async {
-                let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
-                link.connections().wait_for(|count| *count > 0).await.unwrap();
-                link
-            });
+            let link = runtime.block_on(opened_to(&redis));
             let (quotas, made) = (Arc::new(RedisQuotas::new(link)), AtomicU64::new(0));
             Arc::new(Server { _redis: redis, runtime, quotas, made })
         });

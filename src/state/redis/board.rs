@@ -151,7 +151,7 @@ fn board(answer: &[Value]) -> Result<Board, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{RedisConfig, redis::private::Redis};
+    use crate::state::redis::{opened_to, private::Redis};
 
     fn draft(expected: u64, body: &'static str, at: Duration) -> Draft {
         Draft { expected, body: body.into(), at, announce: true }
@@ -160,9 +160,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_of_two_changes_is_made_and_announced_and_neither_clock_nor_version_goes_back() {
         let mut redis = Redis::start();
-        let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
+        let link = opened_to(&redis).await;
         let mut connections = link.connections();
-        connections.wait_for(|count| *count > 0).await.unwrap();
         let boards = RedisBoards::new(link);
         let empty = boards.read("ai").await.unwrap();
         assert_eq!((empty.version, &empty.body), (0, &None));

@@ -15,7 +15,7 @@ mod probe;
 mod published;
 mod servers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod trouble;
 

@@ -24,6 +24,8 @@ mod shared_tests;
 
 pub use answers::RedisAnswers;
 pub use board::RedisBoards;
+#[cfg(test)]
+pub(crate) use link::tests::{opened, opened_to};
 pub use link::{Facts, Line, Link, Plan, Probe, Reply, ServerKind, Trouble, Way, find, survey};
 pub use nodes::RedisNodes;
 pub use quota::RedisQuotas;

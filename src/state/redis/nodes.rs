@@ -91,11 +91,11 @@ fn nobody() -> Node {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::private::Redis, *};
-    use crate::{
-        state::{RedisConfig, nodes::Nodes},
-        telemetry::Clock,
+    use super::{
+        super::{opened_to, private::Redis},
+        *,
     };
+    use crate::{state::nodes::Nodes, telemetry::Clock};
 
     async fn node(link: &Arc<Link>, name: &str) -> Nodes {
         let nodes = Nodes::new(rand::random(), Some(Arc::new(RedisNodes::new(link.clone()))), Clock::system());
@@ -108,8 +108,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn nodes_see_each_other_and_who_has_gone() {
         let server = Redis::start();
-        let link = Link::open(&RedisConfig { nodes: vec![server.address()], ..RedisConfig::default() }).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened_to(&server).await;
         let (ada, bob) = (node(&link, "ada").await, node(&link, "bob").await);
         ada.beat(0).await.unwrap();
         let names = |nodes: &Nodes| nodes.all().into_iter().map(|node| node.name).collect::<Vec<_>>();

@@ -1,10 +1,7 @@
 //! When a quota gives nothing: after its birth, and after it was away.
 
-use super::{Link, RedisQuotas, private::Redis};
-use crate::state::{
-    RedisConfig,
-    quota::{Ask, Note, Policy, Told},
-};
+use super::{RedisQuotas, opened_to, private::Redis};
+use crate::state::quota::{Ask, Note, Policy, Told};
 
 /// A quota in virtual time.
 struct Quota {
@@ -16,8 +13,7 @@ struct Quota {
 impl Quota {
     async fn of(policy: Policy) -> Self {
         let redis = Redis::start();
-        let link = Link::open(&RedisConfig { nodes: vec![redis.address()], ..RedisConfig::default() }).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened_to(&redis).await;
         Self { quotas: RedisQuotas::new(link), policy, _redis: redis }
     }
 

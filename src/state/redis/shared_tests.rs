@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use fred::types::scripts::Script;
 use parking_lot::Mutex;
 
-use super::{Link, Redis, RedisNodes, private};
+use super::{Redis, RedisNodes, opened, private};
 use crate::{
     domain::{
         control::{Control, Holder},
@@ -50,8 +50,7 @@ impl Place {
             prefix: self.prefix.lock().clone(),
             ..RedisConfig::default()
         };
-        let link = Link::open(&config).unwrap();
-        link.connections().wait_for(|count| *count > 0).await.unwrap();
+        let link = opened(&config).await;
         let boot = NEXT.fetch_add(1, Ordering::Relaxed);
         // The node's own clock stands at the beginning of time: it distrusts nothing but what the buckets say.
         let clock = Clock::with_wall(|| Timestamp(100 * 24 * 3_600 * 1_000));

@@ -127,11 +127,6 @@ impl Redis {
         std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours");
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Asks for another password from now on, until it is started again; breaks all connections off.
     pub fn change_password(&mut self, password: &str) {
         assert_eq!(self.command(&["CONFIG", "SET", "requirepass", password]), "OK");

@@ -27,11 +27,17 @@ fn to(nodes: Vec<String>) -> RedisConfig {
     RedisConfig { nodes, ..RedisConfig::default() }
 }
 
-async fn opened(config: &RedisConfig) -> Arc<Link> {
+/// A link that is up.
+pub(crate) async fn opened(config: &RedisConfig) -> Arc<Link> {
     let link = Link::open(config).unwrap();
     let up = timeout(SOON, link.connections().wait_for(|count| *count > 0)).await.is_ok();
     assert!(up, "{:?}", link.state().trouble());
     link
+}
+
+/// One to a server, with the usual configuration.
+pub(crate) async fn opened_to(server: &Redis) -> Arc<Link> {
+    opened(&to(vec![server.address()])).await
 }
 
 async fn write(link: &Link, tag: &str) -> Result<String, Error> {
