@@ -9,8 +9,8 @@ use super::directory::Held;
 use crate::{
     broker::Delivery,
     domain::{
-        time::Timestamp,
-        timeline::{Stage, Timeline, Wait, millis},
+        time::{Timestamp, millis},
+        timeline::{Stage, Timeline, Wait},
     },
 };
 

@@ -33,7 +33,8 @@ use crate::{
         burst::{Gather, Merging, gather},
         job::Job,
         reply::Reply,
-        timeline::{Stage, Wait, millis},
+        time::millis,
+        timeline::{Stage, Wait},
     },
     state::Claim,
 };

@@ -8,6 +8,7 @@ pub mod content;
 pub mod control;
 pub mod event;
 pub mod fields;
+pub mod hex;
 pub mod ids;
 pub mod job;
 pub mod prompt;

@@ -25,6 +25,11 @@ impl Timestamp {
             .unwrap_or_else(|| "1970-01-01T00:00:00Z".into())
     }
 
+    /// The time `span` earlier.
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// The time `span` later.
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
@@ -34,6 +39,11 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+}
+
+/// A span in whole milliseconds; one that is too long is as long as can be told.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// For what people read: `#[serde(with = "rfc3339")]`. What is stored stays a number.

@@ -1,10 +1,8 @@
 //! The story of one message: each stage and each wait, with its cause (G10).
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use super::time::Timestamp;
+use super::time::{Timestamp, millis};
 
 /// The most entries kept for one message, so that one that waits for a day does not grow without bound; later ones
 /// replace the last.
@@ -175,11 +173,6 @@ impl Timeline {
     pub fn entries(&self) -> &[Entry] {
         &self.0
     }
-}
-
-/// A span as timelines count it.
-pub fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a message ended (G1): exactly one of these is recorded for each.

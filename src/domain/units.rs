@@ -30,7 +30,7 @@ pub mod millis {
 
     /// Writes the milliseconds.
     pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+        serializer.serialize_u64(crate::domain::time::millis(*span))
     }
 
     /// Reads the milliseconds.

@@ -28,6 +28,7 @@ use crate::{
     domain::{
         control::{Control, Holder},
         event::{self, Circumstances, Verdict},
+        hex::hex,
         ids::{ConversationId, EventId, MessageId},
         job::{Job, Kind},
         reason::Reject,
@@ -243,7 +244,7 @@ fn unusable_job(raw: &str, now: Timestamp) -> Job {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 /// When (monotonic) a delivery must have been answered.

@@ -1,6 +1,6 @@
 //! The state of a node on its own: a SQLite file beside the queue's.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use async_trait::async_trait;
 use moka::future::Cache;
@@ -281,8 +281,7 @@ impl Keeping for Local {
     }
 
     async fn tidy(&self, now: Timestamp) -> Result<(), Error> {
-        let before = |span: Duration| now.0 - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let (texts, all) = (before(self.retention.results), before(self.retention.history));
+        let (texts, all) = (now.before(self.retention.results).0, now.before(self.retention.history).0);
         // As much as there is: what comes in all day has to go out again.
         for _ in 0..TIDY_ROUNDS {
             if !self.change(move |connection| schema::tidy(connection, texts, all, TIDY_ROWS)).await? {

@@ -18,7 +18,7 @@ pub mod redis;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     domain::{
@@ -293,3 +293,13 @@ impl<T: Ledger + Memory + Keeping + Presence + Send + Sync> SharedState for T {}
 
 /// The state as it is handed around.
 pub type Shared = Arc<dyn SharedState>;
+
+/// As the state's implementations keep what is not a column or a field of its own.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the state's types are plain data")
+}
+
+/// What cannot be read any more counts as not known.
+fn parsed<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_str(text).ok()
+}

@@ -362,7 +362,7 @@ impl Broker for Embedded {
 
     async fn tidy(&self) -> Result<(), Error> {
         let now = self.inner.clock.now();
-        let before = Timestamp(now.0 - i64::try_from(self.inner.parked_for.as_millis()).unwrap_or(i64::MAX));
+        let before = now.before(self.inner.parked_for);
         let inner = self.inner.clone();
         let run = move |connection: &rusqlite::Connection| {
             schema::change_turns(connection, now, SEEN_HORIZON)?;

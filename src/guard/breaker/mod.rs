@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::units::millis;
+use crate::domain::{time, units::millis};
 use config::RATE_CONVERSATIONS_MIN;
 pub use config::{Config, FailureKind, JITTER, LEASE_EXTRA, POLL, PROBER_STANDS_BACK, RECOVERY_MAX, WINDOW};
 pub use fleet::{Fleet, VETO_WITHIN};
@@ -199,8 +199,8 @@ impl Breaker {
             conversations: self.suspects.len(),
             open_to_others: opened_at.is_some() && self.may_be_poison(),
             trips: self.trips,
-            opened_at_ms: opened_at.map(report::millis),
-            until_ms: until.map(report::millis),
+            opened_at_ms: opened_at.map(time::millis),
+            until_ms: until.map(time::millis),
             probes_in_flight: self.live(now).count(),
             window: self.window.counts(now),
             scope: Scope::Node,

@@ -6,14 +6,15 @@
 //! The seal is an HMAC-SHA256 over the name, the codec and the rest. The name is one as well: from the names in Redis
 //! nobody can tell what was asked.
 
-use std::fmt::Write;
-
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Key;
-use crate::domain::answer::{Answer, Tokens};
+use crate::domain::{
+    answer::{Answer, Tokens},
+    hex::hex,
+};
 
 /// Of what entries look like; another version's are none.
 const VERSION: u8 = 1;
@@ -99,13 +100,6 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 fn update(mac: &mut Hmac<Sha256>, part: &[u8]) {
     mac.update(&(part.len() as u64).to_le_bytes());
     mac.update(part);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub use limits::{Limits, WindowLimit};
 use log::Log;
 use serde::Serialize;
 
+use crate::domain::time::millis;
+
 /// Limits one service; times are spans since any one origin of a monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Limiter {
@@ -253,8 +255,4 @@ impl Limiter {
         }
         changed
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

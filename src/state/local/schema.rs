@@ -62,13 +62,11 @@ pub(super) fn set_meta(connection: &Connection, key: &str, value: Timestamp) -> 
     Ok(())
 }
 
-pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("the state's types are plain data")
-}
+pub(super) use crate::state::json;
 
-/// What cannot be read any more counts as not known.
+/// What a column says, if it says anything that can be read.
 pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
-    text.and_then(|text| serde_json::from_str(&text).ok())
+    text.and_then(|text| crate::state::parsed(&text))
 }
 
 /// How a message ended, and the name of the reply that covers it.

@@ -13,9 +13,12 @@ use bytes::Bytes;
 use fred::types::{Value, scripts::Script};
 
 use super::Link;
-use crate::state::{
-    Error,
-    cache::{Answers, Look},
+use crate::{
+    domain::time,
+    state::{
+        Error,
+        cache::{Answers, Look},
+    },
 };
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("scripts/cache_look.lua")));
@@ -65,7 +68,7 @@ impl RedisAnswers {
 }
 
 fn millis(span: Duration) -> String {
-    span.as_millis().max(1).to_string()
+    time::millis(span).max(1).to_string()
 }
 
 #[async_trait]

@@ -1,7 +1,5 @@
 //! What is kept of messages and customers, and when a node was last alive.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 
@@ -150,8 +148,7 @@ impl Keeping for Redis {
     }
 
     async fn tidy(&self, now: Timestamp) -> Result<(), Error> {
-        let before = |span: Duration| now.0 - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let (texts, all) = (before(self.retention.results), before(self.retention.history));
+        let (texts, all) = (now.before(self.retention.results).0, now.before(self.retention.history).0);
         let tidied = stream::iter(0..=BUCKETS).map(|bucket| async move {
             loop {
                 let args = args!["tidy", texts, all, TIDY_ROWS];

@@ -165,14 +165,7 @@ pub(super) fn given(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("the state's types are plain data")
-}
-
-/// What cannot be read any more counts as not known.
-pub(super) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_str(text).ok()
-}
+pub(super) use crate::state::{json, parsed};
 
 /// An answer's field, by position; one that is missing is empty.
 pub(super) fn field(answer: &[String], index: usize) -> &str {
