@@ -16,13 +16,14 @@
 //! a failure of the service -> the message waits where it is, the breaker learns
 //! ```
 //!
-//! A module imports only from those above it: `domain < telemetry < store < broker, state < guard, client < actors <
+//! A module imports only from those above it: `domain < telemetry, tls < store < broker, state < guard, client < actors <
 //! http < node, config, simulate < cli` (`tests/layering.rs`).
 
 #![forbid(unsafe_code)]
 
 pub mod domain;
 pub mod telemetry;
+pub mod tls;
 
 pub mod store;
 

@@ -12,7 +12,7 @@ use std::{
 /// The modules of each row, lowest first.
 const ROWS: [&[&str]; 9] = [
     &["domain"],
-    &["telemetry"],
+    &["telemetry", "tls"],
     &["store"],
     &["broker", "state"],
     &["guard", "client"],

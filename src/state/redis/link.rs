@@ -16,7 +16,6 @@ mod published;
 mod servers;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tls;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use fred::types::config::Server;
 use rustls::ClientConfig;
 
-use super::tls;
-use crate::state::{Error, RedisConfig, RedisMode};
+use crate::{
+    state::{Error, RedisConfig, RedisMode},
+    tls,
+};
 
 /// The plan.
 #[derive(Clone)]
@@ -29,7 +31,8 @@ impl Plan {
         if config.nodes.is_empty() || config.nodes.iter().any(|node| server(node).is_none()) {
             return Err(Error::Failed("state.redis.nodes must name hosts as host:port".into()));
         }
-        let tls = config.tls.then(|| tls::config(&config.ca_file)).transpose().map_err(Error::Failed)?;
+        let files = tls::Files { section: "state.redis", ca_file: &config.ca_file, client_cert: "", client_key: "" };
+        let tls = config.tls.then(|| tls::config(&files)).transpose().map_err(Error::Failed)?;
         let password = (!config.password.is_empty()).then(|| config.password.expose().to_owned());
         let name = Some(config.username.clone()).filter(|name| !name.is_empty());
         // A name without a password is a user who needs none.

@@ -11,7 +11,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{plan::Plan, tls, trouble::Trouble};
+use super::{plan::Plan, trouble::Trouble};
+use crate::tls;
 
 /// How long a server may take for each step: to be connected to, to shake hands, to answer.
 const STEP_WITHIN: Duration = Duration::from_secs(1);
