@@ -8,6 +8,7 @@ mod config;
 mod contract;
 mod embedded;
 mod metrics;
+mod rabbitmq;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,0 +1,204 @@
+//! A message as it travels through RabbitMQ: the job as body, what is known about it as properties and headers.
+//!
+//! `x-death` is never read: from RabbitMQ 4.0 on it is not counted any more when a message is published again.
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::{
+    broker::Lane,
+    domain::{job::Job, time::Timestamp},
+};
+
+const PERSISTENT: u8 = 2;
+
+/// The longest cause kept, in bytes.
+const REASON_BYTES_MAX: usize = 512;
+
+const LANE: &str = "x-lane";
+const CONVERSATION: &str = "x-conversation";
+const FIRST_SEEN: &str = "x-first-seen";
+const TRIES: &str = "x-retry-count";
+const REPLAY: &str = "x-replay";
+const DUE: &str = "x-due";
+const REASON: &str = "x-last-error";
+const PARKED_FOR: &str = "x-parked-reason";
+const PARKED_AT: &str = "x-parked-at";
+
+/// What a message carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The message.
+    pub job: Arc<Job>,
+    /// The lane it belongs to, wherever it lies.
+    pub lane: Lane,
+    /// Tries spent on it.
+    pub tries: u32,
+    /// Which life it lives.
+    pub replay: u32,
+    /// Nobody is to have it before; the tiers know whole steps only.
+    pub due: Option<Timestamp>,
+    /// Why it failed last.
+    pub reason: Option<String>,
+    /// When it was parked, if it was.
+    pub parked_at: Option<Timestamp>,
+}
+
+impl Envelope {
+    /// A new message.
+    pub fn new(job: Arc<Job>, lane: Lane) -> Self {
+        Self { job, lane, tries: 0, replay: 0, due: None, reason: None, parked_at: None }
+    }
+
+    /// One that comes again, not before `due`; no try is counted.
+    pub fn delayed(&self, due: Option<Timestamp>) -> Self {
+        Self { due, parked_at: None, ..self.clone() }
+    }
+
+    /// One that failed; a try is counted.
+    pub fn buried(&self, reason: String) -> Self {
+        Self { tries: self.tries + 1, due: None, reason: Some(shortened(reason)), ..self.clone() }
+    }
+
+    /// One that failed for good.
+    pub fn parked(&self, reason: String, at: Timestamp) -> Self {
+        Self { due: None, reason: Some(shortened(reason)), parked_at: Some(at), ..self.clone() }
+    }
+
+    /// How much longer nobody is to have it.
+    pub fn early_by(&self, now: Timestamp) -> Duration {
+        self.due.map_or(Duration::ZERO, |due| due.since(now))
+    }
+
+    /// Its body.
+    pub fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&*self.job).expect("a job is plain data")
+    }
+
+    /// Its properties, headers among them.
+    pub fn properties(&self) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        let mut put = |name: &str, value: AMQPValue| {
+            headers.insert(name.into(), value);
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        put(LANE, text(self.lane.as_str()));
+        put(CONVERSATION, text(self.job.conversation.as_str()));
+        put(FIRST_SEEN, AMQPValue::LongLongInt(self.job.first_seen.0));
+        put(TRIES, AMQPValue::LongInt(i32::try_from(self.tries).unwrap_or(i32::MAX)));
+        put(REPLAY, AMQPValue::LongInt(i32::try_from(self.replay).unwrap_or(i32::MAX)));
+        if let Some(due) = self.due {
+            put(DUE, AMQPValue::LongLongInt(due.0));
+        }
+        if let Some(reason) = &self.reason {
+            put(if self.parked_at.is_some() { PARKED_FOR } else { REASON }, text(reason));
+        }
+        if let Some(at) = self.parked_at {
+            put(PARKED_AT, AMQPValue::LongLongInt(at.0));
+        }
+        let seconds = u64::try_from(self.job.first_seen.0 / 1_000).unwrap_or_default();
+        BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into())
+            .with_app_id("tidegate".into())
+            // An id has 256 bytes at most, a property 255.
+            .with_message_id(self.message_id().into())
+            .with_timestamp(seconds)
+            .with_headers(headers)
+    }
+
+    /// The name under which the server gives it back if it can be routed nowhere.
+    fn message_id(&self) -> &str {
+        let id = self.job.id.as_str();
+        let end = (0..=255.min(id.len())).rev().find(|end| id.is_char_boundary(*end)).unwrap_or_default();
+        &id[..end]
+    }
+
+    /// Reads a message; `None`: it is none of ours. `lane`: that of the queue it lay in, where the queue has one.
+    pub fn read(properties: &BasicProperties, body: &[u8], lane: Option<Lane>) -> Option<Self> {
+        let job: Job = serde_json::from_slice(body).ok()?;
+        let headers = properties.headers().as_ref().map(FieldTable::inner);
+        let header = |name: &str| headers.and_then(|headers| headers.get(name));
+        let named = match header(LANE).and_then(words).as_deref() {
+            Some("chat") => Some(Lane::Chat),
+            Some("events") => Some(Lane::Events),
+            _ => None,
+        };
+        let count = |name| header(name).and_then(number).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+        Some(Self {
+            job: Arc::new(job),
+            lane: lane.or(named)?,
+            tries: count(TRIES),
+            replay: count(REPLAY),
+            due: header(DUE).and_then(number).map(Timestamp),
+            reason: header(PARKED_FOR).or_else(|| header(REASON)).and_then(words),
+            parked_at: header(PARKED_AT).and_then(number).map(Timestamp),
+        })
+    }
+}
+
+fn words(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+fn number(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::LongLongInt(number) => Some(*number),
+        AMQPValue::LongInt(number) => Some((*number).into()),
+        AMQPValue::ShortInt(number) => Some((*number).into()),
+        AMQPValue::LongUInt(number) => Some((*number).into()),
+        AMQPValue::ShortShortInt(number) => Some((*number).into()),
+        _ => None,
+    }
+}
+
+fn shortened(mut reason: String) -> String {
+    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+    reason.truncate(end);
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::support;
+
+    #[test]
+    fn what_travels_comes_out_as_it_went_in() {
+        let job = Arc::new(support::job(b"{}", None, "digest", Timestamp(1_234)));
+        let new = Envelope::new(job, Lane::Chat);
+        let buried = new.buried("panic: no".into());
+        let all = [
+            new.clone(),
+            new.delayed(Some(Timestamp(99))),
+            buried.clone(),
+            buried.parked("no tries left".into(), Timestamp(7)),
+            Envelope { replay: 3, ..buried },
+            Envelope { lane: Lane::Events, ..new },
+        ];
+        for envelope in all {
+            let read = Envelope::read(&envelope.properties(), &envelope.body(), None).unwrap();
+            assert_eq!(read, envelope);
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_read() {
+        let properties = BasicProperties::default();
+        for body in [&b""[..], b"{}", b"[1]", b"\xff\xfe", b"{\"task\": \"chat.process\"}"] {
+            assert_eq!(Envelope::read(&properties, body, Some(Lane::Chat)), None);
+        }
+        let job = Arc::new(support::job(b"{}", None, "digest", Timestamp(1)));
+        let body = Envelope::new(job, Lane::Chat).body();
+        assert_eq!(Envelope::read(&properties, &body, None), None, "nothing tells its lane");
+        assert!(Envelope::read(&properties, &body, Some(Lane::Chat)).is_some(), "its queue does");
+    }
+}

@@ -1,0 +1,214 @@
+//! One connection to RabbitMQ, kept up for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use lapin::{Connection, Event};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::{plan::Plan, trouble::Trouble};
+use crate::broker::rabbitmq::topology::Topology;
+
+/// A look at a connection that works takes this long, so that who goes the rounds shows signs of life.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+
+/// The pauses between attempts to connect: doubling from the first to the second, half of each left to chance.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// How long declaring may take: some fifty objects, each agreed upon by a majority when it is new.
+const DECLARE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a server is waited for to say goodbye.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// A connection that is up.
+#[derive(Clone)]
+pub struct Live {
+    /// Counts connections; what belongs to an older one is void.
+    pub generation: u64,
+    /// The connection.
+    pub connection: Arc<Connection>,
+}
+
+impl Live {
+    /// Whether the server takes messages.
+    pub fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
+    }
+}
+
+/// A connection that is kept up.
+pub struct Line {
+    name: &'static str,
+    plan: Arc<Plan>,
+    topology: Arc<Topology>,
+    live: watch::Sender<Option<Live>>,
+    trouble: Mutex<Option<Trouble>>,
+    keeping: tokio::sync::Mutex<Keeping>,
+    dropped: Notify,
+}
+
+#[derive(Default)]
+struct Keeping {
+    generation: u64,
+    /// Whose turn it is.
+    turn: usize,
+    /// Since a connection last was good.
+    attempts: u32,
+}
+
+impl Keeping {
+    /// How long to wait before a connection is made again: not at all after one that was good, nor before each host
+    /// has been asked once.
+    fn pause(&self, hosts: usize) -> Duration {
+        let rounds = self.attempts / u32::try_from(hosts.max(1)).unwrap_or(1);
+        let Some(doublings) = rounds.checked_sub(1) else { return Duration::ZERO };
+        let pause = PAUSE_MIN.saturating_mul(1 << doublings.min(10)).min(PAUSE_MAX);
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+}
+
+impl Line {
+    pub(super) fn new(name: &'static str, plan: Arc<Plan>, topology: Arc<Topology>) -> Arc<Self> {
+        // Nodes begin with different hosts.
+        let keeping = Keeping { turn: rand::random_range(0..plan.len()), ..Keeping::default() };
+        Arc::new(Self {
+            name,
+            plan,
+            topology,
+            live: watch::Sender::new(None),
+            trouble: Mutex::default(),
+            keeping: tokio::sync::Mutex::new(keeping),
+            dropped: Notify::new(),
+        })
+    }
+
+    /// What it is for.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The connection of the moment.
+    pub fn live(&self) -> Option<Live> {
+        self.live.borrow().clone().filter(|live| live.connection.status().connected())
+    }
+
+    /// Tells of each new connection, and of its end.
+    pub fn watch(&self) -> watch::Receiver<Option<Live>> {
+        self.live.subscribe()
+    }
+
+    /// Why there is no connection, or none that can be used; `None` while all is well.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self.live() {
+            Some(live) if live.is_blocked() => Some(Trouble::Blocked { why: "an alarm (memory or disk)".into() }),
+            Some(_) => None,
+            None => Some(self.trouble.lock().clone().unwrap_or(Trouble::Unreachable {
+                node: "RabbitMQ".into(),
+                why: "not connected yet".into(),
+            })),
+        }
+    }
+
+    /// Looks after the connection for a while: makes it if there is none, notices its end. One who calls this again and
+    /// again keeps it up.
+    pub async fn attend(&self) {
+        let mut keeping = self.keeping.lock().await;
+        match self.live() {
+            Some(live) => self.look(&live, &mut keeping).await,
+            None => {
+                self.live.send_replace(None);
+                sleep(keeping.pause(self.plan.len())).await;
+                self.connect(&mut keeping).await;
+            }
+        }
+    }
+
+    /// Throws the connection away if it is still this one: whoever uses it has found that it is of no use.
+    pub fn give_up(&self, generation: u64) {
+        if self.live.borrow().as_ref().is_some_and(|live| live.generation == generation) {
+            self.dropped.notify_one();
+        }
+    }
+
+    /// Closes it and waits until the server has said so, or has had its time.
+    pub async fn close(&self) {
+        let Some(live) = self.live.send_replace(None) else { return };
+        goodbye(&live.connection).await;
+    }
+
+    async fn look(&self, live: &Live, keeping: &mut Keeping) {
+        let mut events = live.connection.events_listener();
+        let ends = async {
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::Error(error) => return error.to_string(),
+                    Event::ConnectionBlocked(why) => {
+                        tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
+                    }
+                    Event::ConnectionUnblocked => tracing::info!(connection = self.name, "RabbitMQ takes messages again"),
+                    _ => {}
+                }
+            }
+            "it ended".to_owned()
+        };
+        let why = tokio::select! {
+            why = ends => why,
+            () = self.dropped.notified() => "it is of no use any more".to_owned(),
+            () = sleep(LOOK_FOR) => return,
+        };
+        tracing::warn!(connection = self.name, why, "the connection to RabbitMQ is lost");
+        self.live.send_replace(None);
+        keeping.turn += 1;
+        // A hung server says nothing; its thread ends with its heartbeats.
+        let connection = live.connection.clone();
+        tokio::spawn(async move { goodbye(&connection).await });
+    }
+
+    async fn connect(&self, keeping: &mut Keeping) {
+        let connected = self.plan.connect(keeping.turn, self.name).await;
+        let prepared = match connected {
+            Ok(connection) => self.prepare(connection).await,
+            Err(trouble) => Err(trouble),
+        };
+        match prepared {
+            Ok(connection) => {
+                keeping.attempts = 0;
+                keeping.generation += 1;
+                *self.trouble.lock() = None;
+                let live = Live { generation: keeping.generation, connection: Arc::new(connection) };
+                self.live.send_replace(Some(live));
+                tracing::info!(connection = self.name, "connected to RabbitMQ");
+            }
+            Err(trouble) => {
+                keeping.attempts = keeping.attempts.saturating_add(1);
+                keeping.turn += 1;
+                let before = self.trouble.lock().replace(trouble.clone());
+                if before.as_ref() != Some(&trouble) {
+                    tracing::warn!(connection = self.name, %trouble, "no connection to RabbitMQ");
+                }
+            }
+        }
+    }
+
+    async fn prepare(&self, connection: Connection) -> Result<Connection, Trouble> {
+        match timeout(DECLARE_WITHIN, self.topology.declare(&connection)).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => {
+                goodbye(&connection).await;
+                Err(Trouble::of_declaring(&error))
+            }
+            Err(_) => Err(Trouble::Silent { node: "RabbitMQ".into() }),
+        }
+    }
+}
+
+async fn goodbye(connection: &Connection) {
+    // One that does not answer is dropped.
+    let _ = timeout(CLOSE_WITHIN, connection.close(200, "goodbye".into())).await;
+}
