@@ -12,7 +12,6 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::{apart::Apart, build::Stores};
-pub use build::not_in_this_version;
 
 use crate::{
     actors::{Branches, Budget, Desk, Inspector, Parts, Tree, grow},

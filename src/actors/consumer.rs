@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Parts, patience::outwait, roster::Card};
-use crate::broker::{Queue, WINDOW};
+use crate::broker::Queue;
 
 /// The consumer of one partition.
 pub(super) struct Consumer {
@@ -52,14 +52,15 @@ impl Consumer {
         let held = self.parts.directory.held();
         self.card.waiting(held);
         let freed = self.parts.directory.freed();
-        if held >= WINDOW {
+        let window = self.parts.upkeep.shape().window;
+        if held >= window {
             tokio::select! {
                 () = self.parts.draining.cancelled() => {}
                 () = freed => {}
             }
             return Ok(());
         }
-        let taking = self.parts.broker.take(Queue::Chat(self.partition), WINDOW - held);
+        let taking = self.parts.broker.take(Queue::Chat(self.partition), window - held);
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken,

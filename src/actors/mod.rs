@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! node                          supervisor.rs   one_for_one; past its intensity the process ends
-//! ├─ broker-link                link.rs         tidies the queue, tells whether it can be written
+//! ├─ broker-link                link.rs         tidies the queue
+//! │  └─ broker-link/<round>     link.rs         with RabbitMQ: its connections, publish and consume, and what else it needs
 //! ├─ state-link                 link.rs         tidies the state
 //! ├─ redis                      supervisor.rs   with state.kind = "redis"
 //! │  ├─ redis/<connection>      link.rs         keeps it up: state, published, cache
@@ -67,7 +68,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, Upkeep},
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
@@ -97,6 +98,8 @@ pub use self::{
 pub struct Parts {
     /// The queue.
     pub broker: Arc<dyn Broker>,
+    /// What keeps the queue going.
+    pub upkeep: Arc<dyn Upkeep>,
     /// What nodes share.
     pub state: Shared,
     /// The nodes that live.

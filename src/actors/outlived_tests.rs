@@ -92,8 +92,10 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
     let stack = Stack::new(vec![guarded], Cache::new(&no_cache, None), clock.clone(), metrics);
     let chat = ChatConfig { merge_quiet: Duration::ZERO, history: 0, ..ChatConfig::default() };
     let keep = Duration::from_secs(3_600);
+    let broker = Arc::new(Embedded::open(path, &broker::Config::default(), keep, clock.clone()).unwrap());
     Parts {
-        broker: Arc::new(Embedded::open(path, &broker::Config::default(), keep, clock.clone()).unwrap()),
+        broker: broker.clone(),
+        upkeep: broker,
         state: Arc::new(Local::open(path, crate::state::RetentionConfig::default(), clock.now()).unwrap()),
         nodes: Arc::new(crate::state::nodes::Nodes::new(1, None, clock.clone())),
         redis: None,

@@ -161,7 +161,21 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move { Ok(parts.broker.tidy().await?) })
         });
-        self.rounds("node/broker-link", Some(TIDY_EVERY), ROUND_WITHIN, round)
+        let of_broker = self.parts.upkeep.rounds();
+        if of_broker.is_empty() {
+            return self.rounds("node/broker-link", Some(TIDY_EVERY), ROUND_WITHIN, round);
+        }
+        let tidying = self.rounds("node/broker-link/tidy", Some(TIDY_EVERY), ROUND_WITHIN, round);
+        let others = of_broker.into_iter().map(|of_broker| {
+            let path = format!("node/broker-link/{}", of_broker.name);
+            let go = of_broker.go;
+            let round: Round = Arc::new(move || {
+                let going = go();
+                Box::pin(async move { Ok(going.await?) })
+            });
+            self.rounds(&path, of_broker.every, of_broker.within, round)
+        });
+        self.supervisor("node/broker-link", others.chain([tidying]).collect())
     }
 
     fn state_link(&self) -> Child {
@@ -276,7 +290,7 @@ impl Grower<'_> {
     }
 
     fn consumers(&self) -> Child {
-        let children = (0..crate::broker::PARTITIONS).map(|partition| {
+        let children = (0..self.parts.upkeep.shape().partitions).map(|partition| {
             let card = self.card(&format!("node/chat/{partition}"), "consumer");
             let parts = self.parts.clone();
             child(card.clone(), move || Consumer { parts: parts.clone(), card: card.clone(), partition })

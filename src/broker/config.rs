@@ -70,6 +70,9 @@ pub struct RabbitmqConfig {
     /// Time after which an unconfirmed publish counts as failed and the connection as hung.
     #[serde(with = "units::duration")]
     pub confirm_timeout: Duration,
+    /// The broker's own `consumer_timeout`; nothing is held unacknowledged for longer than half of it.
+    #[serde(with = "units::duration")]
+    pub consumer_timeout: Duration,
     /// Number of chat partitions, 1 to 100; the same on every node, fixed once queues exist.
     pub partitions: u32,
     /// Unacknowledged messages per partition; the same on every node, or order breaks.
@@ -94,6 +97,7 @@ impl Default for RabbitmqConfig {
             prefix: "tidegate".into(),
             heartbeat: Duration::from_secs(10),
             confirm_timeout: Duration::from_secs(15),
+            consumer_timeout: Duration::from_secs(30 * 60),
             partitions: 16,
             prefetch: 256,
             tls: false,

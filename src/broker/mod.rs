@@ -9,6 +9,7 @@ mod contract;
 mod embedded;
 mod metrics;
 mod rabbitmq;
+mod upkeep;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -27,9 +28,8 @@ use crate::{
 pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
 pub use embedded::{Embedded, WINDOW};
 pub use metrics::Metrics;
-
-/// Partitions of the chat lane; the embedded queue needs no more than one.
-pub const PARTITIONS: u32 = 1;
+pub use rabbitmq::Rabbitmq;
+pub use upkeep::{Round, Shape, Trouble, Upkeep};
 
 /// What a message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -248,6 +248,11 @@ pub trait Settle: Send + Sync {
 
     /// Puts it back at once, as if it had not been taken. Called when a delivery is dropped.
     fn give_back(self: Box<Self>);
+
+    /// Whether it is, or is about to be, somebody else's, so that nothing is to be begun with it.
+    fn is_withdrawn(&self) -> bool {
+        false
+    }
 }
 
 /// A message in hand. Settled once; one that is dropped comes back.
@@ -292,6 +297,11 @@ impl Delivery {
     /// Gives it up for good.
     pub async fn park(self, why: &str) -> Result<(), Error> {
         self.settle(Settlement::Park(why.to_owned())).await
+    }
+
+    /// Whether it is, or is about to be, somebody else's: nothing is to be begun with it any more.
+    pub fn is_withdrawn(&self) -> bool {
+        self.settle.as_ref().is_some_and(|settle| settle.is_withdrawn())
     }
 
     async fn settle(mut self, how: Settlement) -> Result<(), Error> {

@@ -9,7 +9,6 @@ use crate::{
     client::{self, Sunshine},
     config::{Config, Loaded, Origin},
     domain::ids::ConversationId,
-    node,
     store::FolderLock,
     telemetry::Clock,
 };
@@ -94,8 +93,6 @@ fn print(loaded: &Loaded, findings: &[Finding]) {
 async fn findings(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
     let mut findings: Vec<Finding> = loaded.warnings.iter().map(|warning| missing(warning)).collect();
-    let absent = node::not_in_this_version(config);
-    findings.extend(absent.into_iter().map(|(what, remedy)| Finding::bad("configuration", what, remedy)));
     findings.push(folder(config));
     findings.extend(redis::findings(config).await);
     findings.push(zendesk(config).await);

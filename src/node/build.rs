@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::Fleet;
 use crate::{
     actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
-    broker::{self, Broker, Embedded},
+    broker::{self, Broker, Embedded, Rabbitmq, Upkeep},
     client::{Ai, Sunshine},
     config::Config,
     domain::control::Ours,
@@ -24,7 +24,7 @@ use crate::{
 
 /// What has to be closed in the end, and the lock on the folder.
 pub(super) struct Stores {
-    broker: Arc<Embedded>,
+    upkeep: Arc<dyn Upkeep>,
     state: Arc<Local>,
     redis: Option<Arc<Link>>,
     _lock: FolderLock,
@@ -36,16 +36,9 @@ impl Stores {
         if let Some(link) = &self.redis {
             link.close().await;
         }
-        self.broker.close();
+        self.upkeep.close().await;
         self.state.close();
     }
-}
-
-/// What the configuration asks for and this version cannot do yet, with what to write instead.
-pub fn not_in_this_version(config: &Config) -> Vec<(&'static str, &'static str)> {
-    let broker = (config.broker.kind != broker::Kind::Embedded)
-        .then_some(("broker.kind = \"rabbitmq\" is not in this version yet", "write \"embedded\""));
-    broker.into_iter().collect()
 }
 
 pub(super) fn build(
@@ -53,13 +46,9 @@ pub(super) fn build(
     clock: &Clock,
     registry: &mut Registry,
 ) -> anyhow::Result<(Arc<Parts>, Stores, guard::Metrics)> {
-    let absent = not_in_this_version(config);
-    if !absent.is_empty() {
-        bail!(absent.iter().map(|(what, remedy)| format!("{what}; {remedy}")).collect::<Vec<_>>().join("\n"));
-    }
     let folder = Path::new(&config.broker.embedded.path);
     let lock = FolderLock::take(folder)?;
-    let broker = Arc::new(Embedded::open(folder, &config.broker, config.retention.parked, clock.clone())?);
+    let (broker, upkeep) = open_broker(config, clock)?;
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
     let fleet = Fleet::new(config, clock, &state)?;
     let redis = fleet.redis.clone();
@@ -72,7 +61,8 @@ pub(super) fn build(
     let cache = Cache::new(&config.cache, fleet.answers);
     let services = services(config, clock, &permits, fleet.boards.as_ref());
     let parts = Parts {
-        broker: broker.clone(),
+        broker,
+        upkeep: upkeep.clone(),
         state: fleet.state,
         nodes: fleet.nodes,
         redis: redis.clone(),
@@ -103,12 +93,27 @@ pub(super) fn build(
         draining: CancellationToken::new(),
         giving_up: CancellationToken::new(),
     };
-    Ok((Arc::new(parts), Stores { broker, state, redis, _lock: lock }, guards))
+    Ok((Arc::new(parts), Stores { upkeep, state, redis, _lock: lock }, guards))
+}
+
+fn open_broker(config: &Config, clock: &Clock) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Upkeep>)> {
+    let parked_for = config.retention.parked;
+    Ok(match config.broker.kind {
+        broker::Kind::Embedded => {
+            let folder = Path::new(&config.broker.embedded.path);
+            let embedded = Arc::new(Embedded::open(folder, &config.broker, parked_for, clock.clone())?);
+            (embedded.clone(), embedded)
+        }
+        broker::Kind::Rabbitmq => {
+            let rabbitmq = Arc::new(Rabbitmq::open(&config.broker, clock.clone())?);
+            (rabbitmq.clone(), rabbitmq)
+        }
+    })
 }
 
 /// Registers what belongs to no actor; returns the guards' metrics, which others write as well.
-fn register(config: &Config, clock: &Clock, registry: &mut Registry, broker: &Arc<Embedded>) -> guard::Metrics {
-    broker::Metrics::register(registry, broker.clone() as Arc<dyn Broker>, clock.clone());
+fn register(config: &Config, clock: &Clock, registry: &mut Registry, broker: &Arc<dyn Broker>) -> guard::Metrics {
+    broker::Metrics::register(registry, broker.clone(), clock.clone());
     build_info(registry);
     crate::telemetry::process::register(registry);
     let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();

@@ -114,7 +114,6 @@ async fn check_finds_what_would_not_work_and_says_what_to_do() {
         ("[zendesk]\nkey_secret = 'wrong'\n", "zendesk", "zendesk.key_secret"),
         ("[zendesk]\nwebhook_secrets = []\n", "configuration", "zendesk.webhook_secrets"),
         ("[[ai.services]]\nbase_url = 'http://127.0.0.1:9/v1'\n", "ai/primary", "base_url"),
-        ("[broker]\nkind = 'rabbitmq'\n", "configuration", "broker.kind = \"rabbitmq\" is not in this version"),
     ];
     let good = std::fs::read_to_string(&path).unwrap();
     for (change, about, remedy) in cases {

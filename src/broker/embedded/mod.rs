@@ -28,7 +28,8 @@ use self::{
     tally::Tally,
 };
 use super::{
-    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Standing, Whose,
+    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Round, Shape,
+    Standing, Trouble, Upkeep, Whose,
 };
 use crate::{
     domain::time::Timestamp,
@@ -120,9 +121,26 @@ impl Embedded {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
+}
 
-    /// Writes what is outstanding and closes the file.
-    pub fn close(&self) {
+/// One process, one file: there is nobody to keep up with.
+#[async_trait]
+impl Upkeep for Embedded {
+    fn shape(&self) -> Shape {
+        Shape { partitions: 1, window: WINDOW }
+    }
+
+    fn rounds(&self) -> Vec<Round> {
+        Vec::new()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
+    fn spread(&self, _: &str, _: &[String]) {}
+
+    async fn close(&self) {
         self.inner.database.close();
     }
 }

@@ -74,14 +74,10 @@ impl Topology {
         self.prefetch
     }
 
-    /// The partition a conversation belongs to, for ever. The hash is FNV-1a (64 bit, offset and prime as published by
-    /// its authors): it must be the same on every node and in every version.
+    /// The partition a conversation belongs to, for ever.
     pub fn partition_of(&self, conversation: &ConversationId) -> u32 {
-        let hash = conversation.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        // The low bits of FNV mix worst.
-        u32::try_from((hash >> 32) % u64::from(self.partitions)).expect("smaller than the number of partitions")
+        u32::try_from(hash(conversation.as_str()) % u64::from(self.partitions))
+            .expect("smaller than the number of partitions")
     }
 
     /// The name of an object.
@@ -136,6 +132,15 @@ impl Topology {
         declaring.all().await?;
         channel.close(200, "declared".into()).await
     }
+}
+
+/// FNV-1a (64 bit, offset and prime as published by its authors), of which the upper half is mixed best. It must be the same on
+/// every node and in every version.
+pub fn hash(text: &str) -> u64 {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash >> 32
 }
 
 struct Declaring<'a> {
@@ -226,10 +231,8 @@ impl Declaring<'_> {
 /// At least once: what leaves a queue is in the next one before it is gone here.
 fn dead_lettering(exchange: &str, key: Option<&str>) -> Vec<(&'static str, AMQPValue)> {
     let text = |text: &str| AMQPValue::LongString(text.into());
-    let mut arguments = vec![
-        ("x-dead-letter-exchange", text(exchange)),
-        ("x-dead-letter-strategy", text("at-least-once")),
-    ];
+    let mut arguments =
+        vec![("x-dead-letter-exchange", text(exchange)), ("x-dead-letter-strategy", text("at-least-once"))];
     arguments.extend(key.map(|key| ("x-dead-letter-routing-key", text(key))));
     arguments
 }

@@ -110,6 +110,7 @@ fn rabbitmq(rabbitmq: &broker::RabbitmqConfig, rules: &mut Rules) {
     rules.present(&rabbitmq.vhost, "broker.rabbitmq.vhost", "write / or the name of a virtual host");
     rules.span(rabbitmq.heartbeat, "broker.rabbitmq.heartbeat", HEARTBEAT.0..=HEARTBEAT.1);
     rules.some_time(rabbitmq.confirm_timeout, "broker.rabbitmq.confirm_timeout");
+    rules.some_time(rabbitmq.consumer_timeout, "broker.rabbitmq.consumer_timeout");
     rules.count(rabbitmq.partitions.into(), "broker.rabbitmq.partitions", 1..=PARTITIONS_MAX);
     // One conversation may hold a quarter of its partition's window.
     rules.count(rabbitmq.prefetch.into(), "broker.rabbitmq.prefetch", 4..=u16::MAX.into());

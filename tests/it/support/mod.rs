@@ -2,6 +2,8 @@
 
 mod daemon;
 mod fleet;
+#[allow(dead_code, unused_imports, reason = "the tests of the library use what these do not")]
+pub mod rabbitmq;
 pub mod receiver;
 #[allow(dead_code, reason = "the tests of the library use what these do not")]
 pub mod redis;

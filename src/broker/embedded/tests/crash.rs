@@ -200,7 +200,7 @@ async fn is_found(folder: &Path, model: &Model) {
     let known = before.publish(again).await.unwrap();
     let expected = [Published::DuplicateEvent, Published::DuplicateMessage].repeat(model.published);
     assert_eq!(known, expected);
-    before.close();
+    before.inner.database.close();
     // Everything that is to be delivered is delivered, also what was put off.
     let later = open(folder, Setup::default(), Clock::with_wall(move || Timestamp(system.now().after(PUT_OFF).0 + 1)));
     let ready = model.standing(Standing::Ready);

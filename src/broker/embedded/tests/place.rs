@@ -46,7 +46,7 @@ impl Place {
     /// Opens a queue of which more is known than that it is one. The one before ends.
     pub fn embedded(&self, setup: Setup) -> Arc<Embedded> {
         if let Some(before) = self.open.lock().take() {
-            before.close();
+            before.inner.database.close();
         }
         let embedded = Arc::new(open(self.path(), setup, self.clock()));
         *self.open.lock() = Some(embedded.clone());

@@ -108,10 +108,12 @@ impl Line {
         match self.live() {
             Some(live) if live.is_blocked() => Some(Trouble::Blocked { why: "an alarm (memory or disk)".into() }),
             Some(_) => None,
-            None => Some(self.trouble.lock().clone().unwrap_or(Trouble::Unreachable {
-                node: "RabbitMQ".into(),
-                why: "not connected yet".into(),
-            })),
+            None => Some(
+                self.trouble
+                    .lock()
+                    .clone()
+                    .unwrap_or(Trouble::Unreachable { node: "RabbitMQ".into(), why: "not connected yet".into() }),
+            ),
         }
     }
 
@@ -151,7 +153,9 @@ impl Line {
                     Event::ConnectionBlocked(why) => {
                         tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
                     }
-                    Event::ConnectionUnblocked => tracing::info!(connection = self.name, "RabbitMQ takes messages again"),
+                    Event::ConnectionUnblocked => {
+                        tracing::info!(connection = self.name, "RabbitMQ takes messages again")
+                    }
                     _ => {}
                 }
             }

@@ -70,8 +70,7 @@ impl Plan {
     }
 
     async fn open(&self, host: &str, port: u16, name: &str) -> lapin::Result<Connection> {
-        let userinfo =
-            AMQPUserInfo { username: self.username.clone(), password: self.password.expose().to_owned() };
+        let userinfo = AMQPUserInfo { username: self.username.clone(), password: self.password.expose().to_owned() };
         let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
         let uri = AMQPUri {
             scheme: if self.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },

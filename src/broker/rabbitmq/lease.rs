@@ -1,0 +1,142 @@
+//! A message in somebody's hand.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lapin::options::BasicAckOptions;
+
+use super::{
+    Inner,
+    envelope::Envelope,
+    publisher::{Outgoing, Unconfirmed},
+    source::Source,
+    window::Held,
+};
+use crate::broker::{Delivery, Error, Settle, Settlement};
+
+/// While nothing can be published a message that is to wait for longer waits here for so long, and then tries again.
+const WAITS_HERE: Duration = Duration::from_secs(5);
+
+/// The pause before a message comes again that could not be sent to the dead letters.
+const COMES_AGAIN: Duration = Duration::from_secs(1);
+
+/// Settled once; one that is dropped comes back.
+pub(super) struct Lease {
+    inner: Arc<Inner>,
+    source: Arc<Source>,
+    held: Option<Held>,
+}
+
+impl Lease {
+    pub fn deliver(inner: &Arc<Inner>, source: &Arc<Source>, held: Held) -> Delivery {
+        let envelope = held.envelope.clone();
+        let redelivered = held.redelivered || envelope.tries > 0 || envelope.due.is_some();
+        let lease = Self { inner: inner.clone(), source: source.clone(), held: Some(held) };
+        let mut delivery = Delivery::new(envelope.job, envelope.lane, Box::new(lease));
+        delivery.tries = envelope.tries;
+        delivery.replay = envelope.replay;
+        delivery.redelivered = redelivered;
+        delivery.reason = envelope.reason;
+        delivery
+    }
+
+    async fn ack(mut self) -> Result<(), Error> {
+        let Some(held) = self.held.take() else { return Err(Error::Lost) };
+        let tags = self.source.window().settle(&held);
+        self.source.ring();
+        let tags = tags.ok_or(Error::Lost)?;
+        for tag in tags {
+            // A channel that was closed meanwhile says `false`, not an error.
+            if !matches!(tag.ack(BasicAckOptions::default()).await, Ok(true)) {
+                return Err(Error::Lost);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back_in(&mut self, after: Duration) {
+        if let Some(held) = self.held.take() {
+            self.source.window().give_back(held, self.inner.clock.monotonic(), after);
+            self.source.ring();
+        }
+    }
+
+    fn envelope(&self) -> &Envelope {
+        &self.held.as_ref().expect("it is held until it is settled").envelope
+    }
+
+    /// Lets it come again: from here, if the pause is shorter than the shortest tier, else from there.
+    async fn retry(mut self, after: Duration) -> Result<(), Error> {
+        let is_letter = self.source.lane.is_none();
+        let tier = self.inner.topology.tier_for(after);
+        if tier.is_none() && !is_letter {
+            self.give_back_in(after);
+            return Ok(());
+        }
+        let due = (!after.is_zero()).then(|| self.inner.clock.now().after(after));
+        let envelope = self.envelope().delayed(due);
+        let outgoing = match tier {
+            Some(tier) => self.inner.to_tier(&envelope, tier),
+            None => self.inner.to_work(&envelope),
+        };
+        match self.inner.publisher.publish(outgoing).await {
+            Ok(()) => self.ack().await,
+            // It is safe where it lies.
+            Err(_) => {
+                self.give_back_in(after.min(WAITS_HERE));
+                Ok(())
+            }
+        }
+    }
+
+    async fn move_to(mut self, outgoing: Outgoing) -> Result<(), Error> {
+        match self.inner.publisher.publish(outgoing).await {
+            Ok(()) => self.ack().await,
+            Err(error) => {
+                self.give_back_in(COMES_AGAIN);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl From<Unconfirmed> for Error {
+    fn from(error: Unconfirmed) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+#[async_trait]
+impl Settle for Lease {
+    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), Error> {
+        if self.is_withdrawn() && self.held.as_ref().is_none_or(|held| held.epoch.is_over()) {
+            return Err(Error::Lost);
+        }
+        match how {
+            Settlement::Ack => self.ack().await,
+            Settlement::Retry(after) => self.retry(after).await,
+            Settlement::Bury(reason) => {
+                let outgoing = self.inner.to_letters("dead", &self.envelope().buried(reason));
+                self.move_to(outgoing).await
+            }
+            Settlement::Park(reason) => {
+                let outgoing = self.inner.to_letters("parked", &self.envelope().parked(reason, self.inner.clock.now()));
+                self.move_to(outgoing).await
+            }
+        }
+    }
+
+    fn give_back(self: Box<Self>) {
+        drop(self);
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| held.epoch.is_withdrawn())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.give_back_in(Duration::ZERO);
+    }
+}

@@ -1,0 +1,291 @@
+//! One queue that this node consumes from, and what it holds of it.
+//!
+//! Whoever takes from it keeps the subscription: there is no task beside. When the connection breaks, or something was
+//! held too long (design rule 8), the channel is closed and opened anew; all that was held comes again, in order.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel, Consumer,
+    message::Delivery as Message,
+    options::{BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Inner,
+    envelope::Envelope,
+    lease::Lease,
+    link::Live,
+    overflow::Overflow,
+    window::{Epoch, Window},
+};
+use crate::broker::{Delivery, Error, Lane};
+
+/// How long a server may take to open or to close a channel.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause before a subscription that was refused is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Messages in hand are waited for so long before their partition is left to another node; what is not settled by then
+/// it finds settled in the ledger, or waits for its claim.
+const YIELDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// One queue.
+pub struct Source {
+    /// Its name.
+    pub queue: String,
+    /// The lane of what lies in it; the dead letters of both lanes lie in one.
+    pub lane: Option<Lane>,
+    prefetch: u16,
+    /// Messages of one conversation that may be held; the rest goes round.
+    share: usize,
+    window: Mutex<Window>,
+    overflow: Mutex<Overflow>,
+    bell: Notify,
+    /// Whether this node is to consume from it.
+    wanted: watch::Sender<bool>,
+    subscribed: tokio::sync::Mutex<Option<Subscription>>,
+}
+
+struct Subscription {
+    generation: u64,
+    channel: Channel,
+    consumer: Consumer,
+    epoch: Arc<Epoch>,
+}
+
+impl Source {
+    /// Of a queue, from which at most `prefetch` messages are held at once.
+    pub fn new(queue: String, lane: Option<Lane>, prefetch: u16, wanted: bool) -> Arc<Self> {
+        let share = if lane == Some(Lane::Chat) { (prefetch / 4).max(1).into() } else { usize::MAX };
+        Arc::new(Self {
+            queue,
+            lane,
+            prefetch,
+            share,
+            window: Mutex::default(),
+            overflow: Mutex::default(),
+            bell: Notify::new(),
+            wanted: watch::Sender::new(wanted),
+            subscribed: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Says whether this node is to consume from it.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+    }
+
+    /// What is held.
+    pub fn window(&self) -> parking_lot::MutexGuard<'_, Window> {
+        self.window.lock()
+    }
+
+    /// Something may be ready.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Waits for messages and takes at most `room`.
+    pub(super) async fn take(self: &Arc<Self>, inner: &Arc<Inner>, room: usize) -> Result<Vec<Delivery>, Error> {
+        let mut subscribed = self.subscribed.lock().await;
+        let mut wanted = self.wanted.subscribe();
+        loop {
+            if !*wanted.borrow_and_update() {
+                self.leave(&mut subscribed).await;
+                // The sender lives as long as this does.
+                let _ = wanted.changed().await;
+                continue;
+            }
+            let given = self.window.lock().pop(room, inner.clock.monotonic());
+            if !given.is_empty() {
+                return Ok(given.into_iter().map(|held| Lease::deliver(inner, self, held)).collect());
+            }
+            match &mut *subscribed {
+                Some(subscription) if self.is_sound(inner, subscription) => {
+                    self.wait(inner, subscription, &mut wanted).await;
+                }
+                Some(_) => self.close(&mut subscribed).await,
+                None => *subscribed = self.subscribe(inner, &mut wanted).await,
+            }
+        }
+    }
+
+    /// Lets go of everything and closes the channel, so that what was acknowledged before is.
+    pub async fn end(&self) {
+        self.want(false);
+        // Whoever takes at the moment lets go by itself.
+        if let Ok(mut subscribed) = timeout(YIELDS_WITHIN * 2, self.subscribed.lock()).await {
+            self.close(&mut subscribed).await;
+        }
+    }
+
+    /// Whether the subscription can still bring something.
+    fn is_sound(&self, inner: &Inner, subscription: &Subscription) -> bool {
+        let is_current = inner.link.consume().live().is_some_and(|live| live.generation == subscription.generation);
+        is_current && subscription.channel.status().connected() && !self.holds_too_long(inner)
+    }
+
+    fn holds_too_long(&self, inner: &Inner) -> bool {
+        let oldest = self.window.lock().oldest();
+        oldest.is_some_and(|oldest| inner.clock.monotonic().saturating_sub(oldest) > inner.held_for())
+    }
+
+    /// Waits until there is something to look at.
+    async fn wait(
+        self: &Arc<Self>,
+        inner: &Arc<Inner>,
+        subscription: &mut Subscription,
+        wanted: &mut watch::Receiver<bool>,
+    ) {
+        let now = inner.clock.monotonic();
+        let (due, oldest) = {
+            let window = self.window.lock();
+            (window.next_due(), window.oldest())
+        };
+        let too_old = oldest.map(|oldest| oldest + inner.held_for() + Duration::from_millis(1));
+        let wake = due.into_iter().chain(too_old).min().map_or(TRY_AGAIN, |at| at.saturating_sub(now).min(TRY_AGAIN));
+        tokio::select! {
+            next = subscription.consumer.next() => match next {
+                Some(Ok(message)) => self.arrived(inner, subscription, message).await,
+                Some(Err(error)) => {
+                    inner.learn(&error);
+                    tracing::warn!(queue = self.queue, %error, "a subscription has failed");
+                    subscription.epoch.end();
+                }
+                // The queue was deleted, or its server has gone.
+                None => subscription.epoch.end(),
+            },
+            () = self.bell.notified() => {}
+            _ = wanted.changed() => wanted.mark_changed(),
+            () = sleep(wake) => {}
+        }
+    }
+
+    /// Takes what came, and all that has come with it.
+    async fn arrived(self: &Arc<Self>, inner: &Arc<Inner>, subscription: &mut Subscription, first: Message) {
+        let mut rounds = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            self.put(inner, message, &mut rounds).await;
+            next = subscription.consumer.next().now_or_never().flatten().and_then(Result::ok);
+        }
+        if !rounds.is_empty() {
+            self.send_round(inner, rounds).await;
+        }
+    }
+
+    async fn put(self: &Arc<Self>, inner: &Arc<Inner>, message: Message, rounds: &mut Vec<(Envelope, Message)>) {
+        let Some(envelope) = Envelope::read(&message.properties, &message.data, self.lane) else {
+            return inner.park_foreign(&self.queue, message).await;
+        };
+        let now = inner.clock.monotonic();
+        let mut window = self.window.lock();
+        if window.is_copy(&envelope, &message.acker) {
+            return;
+        }
+        let job = &envelope.job;
+        let has_room = window.of_conversation(&job.conversation) < self.share;
+        if self.lane == Some(Lane::Chat) && !self.overflow.lock().admits(&job.conversation, &job.id, has_room, now) {
+            drop(window);
+            return rounds.push((envelope, message));
+        }
+        let early_by = envelope.early_by(inner.clock.now());
+        window.put(envelope, message.redelivered, message.acker, now, early_by);
+    }
+
+    /// Sends messages round through delay tiers, in order; what cannot be sent is held beyond the share.
+    async fn send_round(self: &Arc<Self>, inner: &Arc<Inner>, rounds: Vec<(Envelope, Message)>) {
+        let mut outgoing = Vec::with_capacity(rounds.len());
+        for (envelope, _) in &rounds {
+            let job = &envelope.job;
+            let mut overflow = self.overflow.lock();
+            // One share's worth is worked off in about the shortest time, so who is far behind comes back later.
+            let before = overflow.before(&job.conversation, &job.id) / self.share;
+            let pause = Duration::from_secs(u64::try_from(before).unwrap_or(0).max(1)).min(Duration::from_secs(30));
+            let tier = inner.topology.tier_for(pause).unwrap_or(inner.topology.tiers()[0]);
+            overflow.sent(&job.conversation, &job.id, inner.clock.monotonic() + tier.pause);
+            outgoing.push(inner.to_tier(&envelope.delayed(None), tier));
+        }
+        let confirms = inner.publisher.send(outgoing).await;
+        for (confirm, (envelope, message)) in confirms.into_iter().zip(rounds) {
+            if confirm.await.is_ok_and(|outcome| outcome.is_ok()) {
+                // One that cannot be acknowledged any more comes again, as a copy.
+                let _ = message.acker.ack(lapin::options::BasicAckOptions::default()).await;
+            } else {
+                let now = inner.clock.monotonic();
+                self.window.lock().put(envelope, message.redelivered, message.acker, now, Duration::ZERO);
+            }
+        }
+    }
+
+    async fn subscribe(&self, inner: &Arc<Inner>, wanted: &mut watch::Receiver<bool>) -> Option<Subscription> {
+        let mut lines = inner.link.consume().watch();
+        let Some(live) = inner.link.consume().live() else {
+            tokio::select! {
+                // Both live as long as this does.
+                _ = lines.changed() => {}
+                _ = wanted.changed() => wanted.mark_changed(),
+                () = sleep(TRY_AGAIN) => {}
+            }
+            return None;
+        };
+        match timeout(ANSWERS_WITHIN, self.open(&live)).await {
+            Ok(Ok((channel, consumer))) => {
+                let epoch = self.window.lock().begin();
+                Some(Subscription { generation: live.generation, channel, consumer, epoch })
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(queue = self.queue, %error, "a queue cannot be consumed from; it is tried again");
+                sleep(TRY_AGAIN).await;
+                None
+            }
+            Err(_) => {
+                inner.link.consume().give_up(live.generation);
+                None
+            }
+        }
+    }
+
+    async fn open(&self, live: &Live) -> lapin::Result<(Channel, Consumer)> {
+        let channel = live.connection.create_channel().await?;
+        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(self.queue.as_str().into(), "".into(), options, FieldTable::default());
+        let consumer = consumer.await?;
+        Ok((channel, consumer))
+    }
+
+    /// Leaves the queue to another node: nothing more is begun, what is in hand has a while to be settled.
+    async fn leave(&self, subscribed: &mut Option<Subscription>) {
+        if subscribed.is_none() {
+            return;
+        }
+        self.window.lock().withdraw();
+        let settled = async {
+            while self.window.lock().out() > 0 {
+                self.bell.notified().await;
+            }
+        };
+        // What is not settled by then is another node's.
+        let _ = timeout(YIELDS_WITHIN, settled).await;
+        self.close(subscribed).await;
+    }
+
+    async fn close(&self, subscribed: &mut Option<Subscription>) {
+        let Some(subscription) = subscribed.take() else { return };
+        if subscription.channel.status().connected() {
+            // With its answer all acknowledgements have arrived. One that does not come: the connection is on its way out.
+            let _ = timeout(ANSWERS_WITHIN, subscription.channel.close(200, "bye".into())).await;
+        }
+        self.window.lock().end();
+    }
+}
