@@ -1,5 +1,9 @@
 //! What every broker owes its callers (`the trait Broker`), as functions over a [`Factory`]: each implementation runs
-//! all of them through [`contract!`]. What is not said here, callers may not assume.
+//! all of them through [`contract!`]. What is not said there, callers may not assume.
+//!
+//! [`contract_on_disk!`] adds what a broker owes that keeps everything on the node's own disk: it knows each message by
+//! its ids, counts to the message and to the byte, and goes by the node's clock. RabbitMQ keeps no index of ids and tells
+//! how much lies there only when asked, and the pauses run by the server's clock: it owes none of that.
 
 mod bounds;
 mod dedupe;
@@ -13,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::Broker;
+use super::{Broker, WINDOW};
 
 /// How a broker is set up for a test.
 #[derive(Debug, Clone, Copy)]
@@ -24,11 +28,14 @@ pub(super) struct Setup {
     pub max_bytes: u64,
     /// How long parked messages are kept.
     pub parked_for: Duration,
+    /// Messages its window holds, where that can be chosen.
+    pub window: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { max_messages: 1_000_000, max_bytes: 4 << 30, parked_for: Duration::from_secs(30 * 24 * 3600) }
+        let parked_for = Duration::from_secs(30 * 24 * 3600);
+        Self { max_messages: 1_000_000, max_bytes: 4 << 30, parked_for, window: WINDOW }
     }
 }
 
@@ -38,6 +45,14 @@ pub(super) trait Factory: Send + Sync {
     /// Opens a broker on what the one before has left. That one ends first; what it had in hand is ready again.
     async fn open(&self, setup: Setup) -> Arc<dyn Broker>;
 
+    /// The smallest window that can be chosen.
+    fn window_min(&self) -> usize {
+        WINDOW
+    }
+}
+
+/// A place on the node's own disk.
+pub(super) trait DiskFactory: Factory {
     /// Lets the wall clock jump.
     fn pass(&self, span: Duration);
 }
@@ -49,17 +64,13 @@ pub(super) use removing::*;
 pub(super) use settling::*;
 pub(super) use taking::*;
 
-/// Runs the whole contract against what `$factory` makes; one fresh factory for each test.
+/// Runs what every broker owes against what `$factory` makes; one fresh factory for each test.
 macro_rules! contract {
     ($factory:expr) => {
-        contract!($factory =>
-            publications_are_answered_in_order
-            a_duplicate_is_known_across_batches_lanes_and_restarts
-            event_ids_and_message_ids_are_told_apart
-            what_is_known_is_never_stored_again_and_what_is_new_always
-            a_batch_is_stored_whole_although_its_publisher_gives_up
-            an_unusable_event_goes_straight_to_the_parked_letters
+        $crate::broker::contract::each!($factory =>
             a_conversation_comes_in_the_order_of_publication
+            event_ids_and_message_ids_are_told_apart
+            an_unusable_event_goes_straight_to_the_parked_letters
             take_gives_no_more_than_there_is_room_for
             lanes_are_taken_from_apart
             a_hot_conversation_leaves_room_for_its_neighbours
@@ -72,12 +83,30 @@ macro_rules! contract {
             what_is_to_be_retried_comes_at_its_time_and_not_before
             what_is_buried_comes_as_a_dead_letter_with_one_more_try
             a_dead_letter_that_is_retried_keeps_its_tries_and_its_reason
-            what_is_parked_is_found_and_never_delivered
+            what_is_parked_is_never_delivered
             what_is_dropped_comes_back_first_and_unspent
             what_was_settled_stays_settled_over_a_restart
-            what_was_delayed_is_delivered_once_after_a_restart
             what_was_in_hand_is_ready_after_a_restart
             a_long_reason_is_cut_between_characters
+            the_counts_become_true_in_each_standing
+        );
+    };
+}
+pub(super) use contract;
+
+/// Runs what a broker on the node's own disk owes beyond that.
+macro_rules! contract_on_disk {
+    ($factory:expr) => {
+        $crate::broker::contract::each!($factory =>
+            publications_are_answered_in_order
+            a_duplicate_is_known_across_batches_lanes_and_restarts
+            what_is_known_is_never_stored_again_and_what_is_new_always
+            a_batch_is_stored_whole_although_its_publisher_gives_up
+            an_unusable_event_is_found_with_its_reason
+            what_is_parked_is_found
+            what_was_delayed_is_delivered_once_after_a_restart
+            what_was_delayed_for_an_hour_comes_behind_what_was_ready
+            what_is_found_has_its_reason_as_it_was_cut
             what_lies_of_a_conversation_is_removed_in_each_standing
             what_a_customer_wrote_is_removed_from_conversations_not_known_as_theirs
             what_was_to_be_removed_and_is_given_back_stands_where_it_stood
@@ -91,6 +120,10 @@ macro_rules! contract {
             ids_are_remembered_longer_than_zendesk_repeats_itself
         );
     };
+}
+pub(super) use contract_on_disk;
+
+macro_rules! each {
     ($factory:expr => $($name:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,4 +133,4 @@ macro_rules! contract {
         )*
     };
 }
-pub(super) use contract;
+pub(super) use each;

@@ -8,6 +8,8 @@
 //! A crash between the two leaves both; whoever meets the second finds the first settled in the ledger, or holds both and
 //! settles them as one (`window.rs`).
 
+#[cfg(test)]
+mod contract_tests;
 mod envelope;
 mod lease;
 mod link;
@@ -20,6 +22,7 @@ mod overflow;
 pub(crate) mod private;
 mod publisher;
 mod source;
+mod tally;
 mod topology;
 mod window;
 
@@ -39,6 +42,7 @@ use self::{
     link::Link,
     publisher::{Outgoing, Publisher, Unconfirmed},
     source::Source,
+    tally::Tally,
     topology::{Tier, Topology},
 };
 use super::{
@@ -66,6 +70,7 @@ struct Inner {
     chat: Vec<Arc<Source>>,
     events: Arc<Source>,
     dead: Arc<Source>,
+    tally: Tally,
     /// The server's time limit for an acknowledgement, as configured, or as it said itself when it was over.
     consumer_timeout: Mutex<Duration>,
     /// What the server gave back although its confirm said that all is well.
@@ -86,6 +91,7 @@ impl Rabbitmq {
             chat: (0..config.partitions).map(partition).collect(),
             events: Source::new(topology.name("events"), Some(Lane::Events), PREFETCH_OTHERS, true),
             dead: Source::new(topology.name("dead"), None, PREFETCH_OTHERS, true),
+            tally: Tally::default(),
             topology,
             link,
             publisher,
@@ -238,16 +244,7 @@ impl Broker for Rabbitmq {
     }
 
     fn counts(&self) -> Vec<Count> {
-        let mut counts = Vec::new();
-        for lane in [Lane::Chat, Lane::Events] {
-            let sources = || self.inner.sources().filter(move |source| source.lane == Some(lane));
-            let ready: usize = sources().map(|source| source.window().waiting()).sum();
-            let in_hand: usize = sources().map(|source| source.window().out()).sum();
-            for (standing, messages) in [(Standing::Ready, ready), (Standing::InHand, in_hand)] {
-                counts.push(Count { lane, standing, messages: messages as u64, oldest: None });
-            }
-        }
-        counts
+        self.inner.tally.counts(&self.inner)
     }
 
     async fn tidy(&self) -> Result<(), Error> {
@@ -291,7 +288,17 @@ impl Upkeep for Rabbitmq {
                 })
             }),
         };
-        lines.into_iter().chain([reroute]).collect()
+        let inner = self.inner.clone();
+        let tally = Round {
+            name: "tally",
+            every: Some(tally::EVERY),
+            within: tally::WITHIN,
+            go: Arc::new(move || {
+                let inner = inner.clone();
+                Box::pin(async move { inner.tally.ask(&inner).await })
+            }),
+        };
+        lines.into_iter().chain([reroute, tally]).collect()
     }
 
     fn trouble(&self) -> Option<Trouble> {

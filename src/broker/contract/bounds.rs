@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Factory, Setup, tools::*};
+use super::{DiskFactory, Factory, Setup, tools::*};
 use crate::broker::{Broker, Error, Lane, Publication, Published, Queue, Standing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-pub(in crate::broker) async fn a_message_is_found_in_each_standing(factory: &dyn Factory) {
+pub(in crate::broker) async fn a_message_is_found_in_each_standing(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     publish(&*broker, ["hand", "delayed", "dead", "parked", "acked", "ready"].map(|name| (name, "c"))).await;
     let mut taken = take_many(&*broker, CHAT, 5).await.into_iter();
@@ -39,7 +39,7 @@ pub(in crate::broker) async fn a_message_is_found_in_each_standing(factory: &dyn
     drop(letter);
 }
 
-pub(in crate::broker) async fn the_counts_are_true_in_each_standing(factory: &dyn Factory) {
+pub(in crate::broker) async fn the_counts_are_true_in_each_standing(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     assert_eq!(tally(&*broker), [0; 5]);
     publish(&*broker, (0..10).map(|n| (n, ["a", "b"][n % 2]))).await;
@@ -81,13 +81,52 @@ pub(in crate::broker) async fn the_counts_are_true_in_each_standing(factory: &dy
     assert_eq!(oldest, Some(job(0, "a").first_seen));
 }
 
+pub(in crate::broker) async fn the_counts_become_true_in_each_standing(factory: &dyn Factory) {
+    let broker = factory.open(Setup::default()).await;
+    assert_tally(&*broker, [0; 5]).await;
+    publish(&*broker, (0..10).map(|n| (n, ["a", "b"][n % 2]))).await;
+    publish_all(&*broker, vec![event("x"), event("y")]).await;
+    assert_tally(&*broker, [10, 0, 0, 0, 0]).await;
+    let mut taken = take_many(&*broker, CHAT, 8).await.into_iter();
+    let mut next = || taken.next().unwrap();
+    assert_tally(&*broker, [2, 8, 0, 0, 0]).await;
+    next().ack().await.unwrap();
+    next().retry(HOUR).await.unwrap();
+    next().bury("why").await.unwrap();
+    next().bury("why").await.unwrap();
+    next().park("why").await.unwrap();
+    drop(next());
+    assert_tally(&*broker, [3, 2, 1, 2, 1]).await;
+    let mut dead = take_many(&*broker, Queue::Dead, 2).await;
+    assert_tally(&*broker, [3, 2, 1, 2, 1]).await;
+    dead.pop().unwrap().retry(HOUR).await.unwrap();
+    assert_tally(&*broker, [3, 2, 2, 1, 1]).await;
+    drop(dead);
+    take_one(&*broker, Queue::Dead).await.park("why").await.unwrap();
+    assert_tally(&*broker, [3, 2, 2, 0, 2]).await;
+    for lane in [Lane::Chat, Lane::Events] {
+        for standing in [Standing::Ready, Standing::InHand, Standing::Delayed, Standing::Dead, Standing::Parked] {
+            let of = broker.counts().iter().filter(|it| (it.lane, it.standing) == (lane, standing)).count();
+            assert_eq!(of, 1, "{lane:?} {standing:?}");
+        }
+    }
+    drop((taken, broker));
+    let broker = factory.open(Setup::default()).await;
+    assert_tally(&*broker, [5, 0, 2, 0, 2]).await;
+    let of_events = || {
+        let counts = broker.counts();
+        counts.iter().find(|it| (it.lane, it.standing) == (Lane::Events, Standing::Ready)).unwrap().messages
+    };
+    assert_eq!(of_events(), 2, "counted in the same round");
+}
+
 async fn refuses(broker: &dyn Broker, name: &str) {
     let outcome = broker.publish(vec![chat(name, "c")]).await;
     assert!(is_full(&outcome), "{outcome:?}");
     assert_eq!(broker.publish(Vec::new()).await.unwrap(), [], "nothing always fits");
 }
 
-pub(in crate::broker) async fn a_full_queue_refuses_messages_and_recovers(factory: &dyn Factory) {
+pub(in crate::broker) async fn a_full_queue_refuses_messages_and_recovers(factory: &dyn DiskFactory) {
     let setup = Setup { max_messages: 5, parked_for: DAY, ..Setup::default() };
     let broker = factory.open(setup).await;
     publish(&*broker, (0..3).map(|n| (n, "c"))).await;
@@ -112,7 +151,7 @@ pub(in crate::broker) async fn a_full_queue_refuses_messages_and_recovers(factor
     refuses(&*broker, "7").await;
 }
 
-pub(in crate::broker) async fn a_queue_full_of_bytes_refuses_and_recovers(factory: &dyn Factory) {
+pub(in crate::broker) async fn a_queue_full_of_bytes_refuses_and_recovers(factory: &dyn DiskFactory) {
     let large = |n: usize| {
         let mut job = job(n, "c");
         job.kind = crate::domain::job::Kind::Unusable { raw: "x".repeat(10_000) };
@@ -139,7 +178,7 @@ pub(in crate::broker) async fn a_queue_full_of_bytes_refuses_and_recovers(factor
     assert_eq!(left.len(), 3, "as many as fit, after twenty more have gone through");
 }
 
-pub(in crate::broker) async fn tidy_forgets_parked_messages_by_their_age(factory: &dyn Factory) {
+pub(in crate::broker) async fn tidy_forgets_parked_messages_by_their_age(factory: &dyn DiskFactory) {
     let setup = Setup { parked_for: 2 * DAY, ..Setup::default() };
     let broker = factory.open(setup).await;
     publish(&*broker, ["old", "young", "delayed", "dead", "ready"].map(|name| (name, "c"))).await;
@@ -161,7 +200,7 @@ pub(in crate::broker) async fn tidy_forgets_parked_messages_by_their_age(factory
     assert_eq!(tally(&*broker), [1, 0, 1, 1, 0], "nothing but what is parked is ever thrown away");
 }
 
-pub(in crate::broker) async fn what_is_kept_is_found_however_old_it_is(factory: &dyn Factory) {
+pub(in crate::broker) async fn what_is_kept_is_found_however_old_it_is(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup { parked_for: 30 * DAY, ..Setup::default() }).await;
     publish(&*broker, ["parked", "delayed", "ready"].map(|name| (name, "c"))).await;
     let mut taken = take_many(&*broker, CHAT, 2).await.into_iter();
@@ -179,7 +218,7 @@ pub(in crate::broker) async fn what_is_kept_is_found_however_old_it_is(factory: 
 }
 
 /// Zendesk repeats a delivery for 15 minutes; operators replay for up to three days.
-pub(in crate::broker) async fn ids_are_remembered_longer_than_zendesk_repeats_itself(factory: &dyn Factory) {
+pub(in crate::broker) async fn ids_are_remembered_longer_than_zendesk_repeats_itself(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     broker.tidy().await.unwrap();
     for hour in 0..80 {

@@ -12,7 +12,7 @@ use std::{
 use proptest::{prelude::*, test_runner::TestRunner};
 use tokio::runtime::Handle;
 
-use super::{Factory, Setup, tools::*};
+use super::{DiskFactory, Setup, tools::*};
 use crate::{
     broker::{Broker, Lane, Publication, Published, Standing},
     domain::ids::{EventId, MessageId},
@@ -121,7 +121,7 @@ async fn work(model: &mut Model, broker: &dyn Broker, ack: bool) {
     }
 }
 
-async fn follow(factory: &dyn Factory, script: usize, steps: Vec<Step>) {
+async fn follow(factory: &dyn DiskFactory, script: usize, steps: Vec<Step>) {
     // Parked messages are kept longer than any script lasts: what lies there stays known.
     let setup = Setup { parked_for: 10_000 * HOUR, ..Setup::default() };
     let mut model = Model::default();
@@ -146,7 +146,7 @@ async fn follow(factory: &dyn Factory, script: usize, steps: Vec<Step>) {
 }
 
 /// G2 begins here: whatever is known is known in each of its forms, and what is new is never taken for known.
-pub(in crate::broker) async fn what_is_known_is_never_stored_again_and_what_is_new_always(factory: &dyn Factory) {
+pub(in crate::broker) async fn what_is_known_is_never_stored_again_and_what_is_new_always(factory: &dyn DiskFactory) {
     let numbers = (0_u8..8, 0_u8..8, any::<bool>());
     let step = prop_oneof![
         6 => prop::collection::vec(numbers, 1..6).prop_map(Step::Publish),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Factory, Setup, tools::*};
+use super::{DiskFactory, Setup, tools::*};
 use crate::{
     broker::{Broker, Delivery, Lane, Publication, Published, Queue, Standing, Whose},
     domain::{
@@ -46,7 +46,7 @@ async fn in_each_standing(broker: &dyn Broker, prefix: &str, conversation: &str)
     next()
 }
 
-pub(in crate::broker) async fn what_lies_of_a_conversation_is_removed_in_each_standing(factory: &dyn Factory) {
+pub(in crate::broker) async fn what_lies_of_a_conversation_is_removed_in_each_standing(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     // Of the neighbour everything but one is still to be taken when the other is removed.
     let in_hand = in_each_standing(&*broker, "gone", "c").await;
@@ -84,7 +84,7 @@ pub(in crate::broker) async fn what_lies_of_a_conversation_is_removed_in_each_st
 }
 
 pub(in crate::broker) async fn what_a_customer_wrote_is_removed_from_conversations_not_known_as_theirs(
-    factory: &dyn Factory,
+    factory: &dyn DiskFactory,
 ) {
     let broker = factory.open(Setup::default()).await;
     let raw = |user: &str| format!("{{\"user\":{{\"id\":\"{user}\"}}, \"text\":\"unheard of\"}}");
@@ -112,7 +112,9 @@ pub(in crate::broker) async fn what_a_customer_wrote_is_removed_from_conversatio
     assert_eq!(standing(&*broker, "e6").await, Some(Standing::Parked));
 }
 
-pub(in crate::broker) async fn what_was_to_be_removed_and_is_given_back_stands_where_it_stood(factory: &dyn Factory) {
+pub(in crate::broker) async fn what_was_to_be_removed_and_is_given_back_stands_where_it_stood(
+    factory: &dyn DiskFactory,
+) {
     let broker = factory.open(Setup::default()).await;
     let in_hand = in_each_standing(&*broker, "m", "c").await;
     let before = tally(&*broker);
@@ -149,7 +151,7 @@ pub(in crate::broker) async fn what_was_to_be_removed_and_is_given_back_stands_w
 
 /// Rows that are not in memory, while others come and go.
 pub(in crate::broker) async fn a_customer_is_removed_from_a_long_backlog_that_is_worked_off_meanwhile(
-    factory: &dyn Factory,
+    factory: &dyn DiskFactory,
 ) {
     const MANY: usize = 5_000;
     let broker = factory.open(Setup::default()).await;

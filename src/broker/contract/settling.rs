@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Factory, Setup, tools::*};
+use super::{DiskFactory, Factory, Setup, tools::*};
 use crate::broker::{Lane, Queue, Standing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -15,10 +15,10 @@ pub(in crate::broker) async fn what_is_acknowledged_is_gone_for_good(factory: &d
     for delivery in take_many(&*broker, CHAT, 3).await {
         delivery.ack().await.unwrap();
     }
-    assert_eq!(tally(&*broker), [0; 5]);
+    assert_tally(&*broker, [0; 5]).await;
     drop(broker);
     let broker = factory.open(Setup::default()).await;
-    assert_eq!(tally(&*broker), [0; 5]);
+    assert_tally(&*broker, [0; 5]).await;
     assert!(broker.find("e1").await.unwrap().is_none());
     is_empty(&*broker, Lane::Chat, "sentinel").await;
 }
@@ -39,7 +39,7 @@ pub(in crate::broker) async fn what_is_to_be_retried_comes_at_its_time_and_not_b
         assert_eq!((delivery.tries, delivery.redelivered, delivery.reason.as_deref()), (0, true, None));
         delivery.ack().await.unwrap();
     }
-    assert_eq!(tally(&*broker), [0, 0, 1, 0, 0]);
+    assert_tally(&*broker, [0, 0, 1, 0, 0]).await;
 }
 
 pub(in crate::broker) async fn what_is_buried_comes_as_a_dead_letter_with_one_more_try(factory: &dyn Factory) {
@@ -47,7 +47,7 @@ pub(in crate::broker) async fn what_is_buried_comes_as_a_dead_letter_with_one_mo
     publish(&*broker, [(1, "c")]).await;
     for (tries, why) in [(1, "panic: first"), (2, "panic: second")] {
         take_one(&*broker, CHAT).await.bury(why).await.unwrap();
-        assert_eq!(tally(&*broker), [0, 0, 0, 1, 0]);
+        assert_tally(&*broker, [0, 0, 0, 1, 0]).await;
         let letter = take_one(&*broker, Queue::Dead).await;
         assert_eq!((letter.tries, letter.reason.as_deref(), letter.redelivered), (tries, Some(why), true));
         letter.retry(Duration::ZERO).await.unwrap();
@@ -69,14 +69,29 @@ pub(in crate::broker) async fn a_dead_letter_that_is_retried_keeps_its_tries_and
     assert_eq!((again.tries, again.reason.as_deref()), (1, Some("time limit")));
 }
 
-pub(in crate::broker) async fn what_is_parked_is_found_and_never_delivered(factory: &dyn Factory) {
+/// One parked from hand, one from the dead letters.
+async fn parked(factory: &dyn Factory) {
     let broker = factory.open(Setup::default()).await;
     publish(&*broker, [("from hand", "c"), ("from dead", "c")]).await;
     let mut taken = take_many(&*broker, CHAT, 2).await;
     taken.pop().unwrap().bury("why").await.unwrap();
     taken.pop().unwrap().park("content refused").await.unwrap();
     take_one(&*broker, Queue::Dead).await.park("no tries left").await.unwrap();
-    drop(broker);
+}
+
+pub(in crate::broker) async fn what_is_parked_is_never_delivered(factory: &dyn Factory) {
+    parked(factory).await;
+    for _ in 0..2 {
+        let broker = factory.open(Setup::default()).await;
+        assert_tally(&*broker, [0, 0, 0, 0, 2]).await;
+    }
+    let broker = factory.open(Setup::default()).await;
+    is_empty(&*broker, Lane::Chat, "sentinel").await;
+    no_letter_is_dead(&*broker).await;
+}
+
+pub(in crate::broker) async fn what_is_parked_is_found(factory: &dyn DiskFactory) {
+    parked(factory).await;
     for _ in 0..2 {
         let broker = factory.open(Setup::default()).await;
         for (id, tries, reason) in [("from hand", 0, "content refused"), ("from dead", 1, "no tries left")] {
@@ -84,11 +99,7 @@ pub(in crate::broker) async fn what_is_parked_is_found_and_never_delivered(facto
             assert_eq!((found.standing, found.tries, found.reason.as_deref()), (Standing::Parked, tries, Some(reason)));
             assert_eq!(*found.job, job(id, "c"));
         }
-        assert_eq!(tally(&*broker), [0, 0, 0, 0, 2]);
     }
-    let broker = factory.open(Setup::default()).await;
-    is_empty(&*broker, Lane::Chat, "sentinel").await;
-    no_letter_is_dead(&*broker).await;
 }
 
 pub(in crate::broker) async fn what_is_dropped_comes_back_first_and_unspent(factory: &dyn Factory) {
@@ -123,15 +134,13 @@ pub(in crate::broker) async fn what_was_settled_stays_settled_over_a_restart(fac
     next().park("why parked").await.unwrap();
     drop(broker);
     let broker = factory.open(Setup::default()).await;
-    assert_eq!(tally(&*broker), [1, 0, 1, 1, 1]);
+    assert_tally(&*broker, [1, 0, 1, 1, 1]).await;
     let letter = take_one(&*broker, Queue::Dead).await;
     assert_eq!((name(&letter).as_str(), letter.tries, letter.reason.as_deref()), ("dead", 1, Some("why dead")));
     assert_eq!(names(&take(&*broker, CHAT, 16).await), ["ready"]);
-    factory.pass(HOUR);
-    assert_eq!(names(&take_many(&*broker, CHAT, 2).await), ["ready", "delayed"].map(str::to_owned));
 }
 
-pub(in crate::broker) async fn what_was_delayed_is_delivered_once_after_a_restart(factory: &dyn Factory) {
+pub(in crate::broker) async fn what_was_delayed_is_delivered_once_after_a_restart(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     publish(&*broker, (0..10).map(|n| (n, "c"))).await;
     let mut taken = take_many(&*broker, CHAT, 3).await.into_iter();
@@ -149,6 +158,17 @@ pub(in crate::broker) async fn what_was_delayed_is_delivered_once_after_a_restar
     assert_eq!(tally(&*broker), [0, 11, 0, 0, 0]);
 }
 
+pub(in crate::broker) async fn what_was_delayed_for_an_hour_comes_behind_what_was_ready(factory: &dyn DiskFactory) {
+    let broker = factory.open(Setup::default()).await;
+    publish(&*broker, ["delayed", "ready"].map(|name| (name, "c"))).await;
+    take_one(&*broker, CHAT).await.retry(HOUR).await.unwrap();
+    drop(broker);
+    let broker = factory.open(Setup::default()).await;
+    assert_eq!(names(&take(&*broker, CHAT, 16).await), ["ready"]);
+    factory.pass(HOUR);
+    assert_eq!(names(&take_many(&*broker, CHAT, 2).await), ["ready", "delayed"].map(str::to_owned));
+}
+
 pub(in crate::broker) async fn what_was_in_hand_is_ready_after_a_restart(factory: &dyn Factory) {
     let broker = factory.open(Setup::default()).await;
     publish(&*broker, (0..4).map(|n| (n, "c"))).await;
@@ -157,7 +177,7 @@ pub(in crate::broker) async fn what_was_in_hand_is_ready_after_a_restart(factory
     let letter = take_one(&*broker, Queue::Dead).await;
     drop(broker);
     let broker = factory.open(Setup::default()).await;
-    assert_eq!(tally(&*broker), [3, 0, 0, 1, 0]);
+    assert_tally(&*broker, [3, 0, 0, 1, 0]).await;
     let again = take_many(&*broker, CHAT, 3).await;
     assert_eq!(numbers(&again), [0, 1, 3]);
     assert!(again[..2].iter().all(|delivery| delivery.redelivered), "somebody may have worked on them");
@@ -171,5 +191,12 @@ pub(in crate::broker) async fn a_long_reason_is_cut_between_characters(factory: 
     take_one(&*broker, CHAT).await.bury(&format!("x{}", "é".repeat(10_000))).await.unwrap();
     let reason = take_one(&*broker, Queue::Dead).await.reason.clone().unwrap();
     assert!(reason.starts_with("xé") && (100..=1_024).contains(&reason.len()), "{} bytes", reason.len());
-    assert_eq!(broker.find("e1").await.unwrap().unwrap().reason, Some(reason));
+}
+
+pub(in crate::broker) async fn what_is_found_has_its_reason_as_it_was_cut(factory: &dyn DiskFactory) {
+    let broker = factory.open(Setup::default()).await;
+    publish(&*broker, [(1, "c")]).await;
+    take_one(&*broker, CHAT).await.bury(&format!("x{}", "é".repeat(10_000))).await.unwrap();
+    let reason = take_one(&*broker, Queue::Dead).await.reason.clone();
+    assert_eq!(broker.find("e1").await.unwrap().unwrap().reason, reason);
 }

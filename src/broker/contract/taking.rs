@@ -13,9 +13,6 @@ use std::{
 use super::{Factory, Setup, tools::*};
 use crate::broker::{Broker, Delivery, Error, Lane, Queue};
 
-/// More than a queue keeps in memory.
-const MANY: usize = 5_000;
-
 pub(in crate::broker) async fn a_conversation_comes_in_the_order_of_publication(factory: &dyn Factory) {
     let broker = factory.open(Setup::default()).await;
     for n in 0..20 {
@@ -39,7 +36,8 @@ pub(in crate::broker) async fn take_gives_no_more_than_there_is_room_for(factory
     }
     drop(held);
     let broker = factory.open(Setup::default()).await;
-    assert_eq!(take(&*broker, CHAT, 7).await.len(), 7, "also of what is read from the disk");
+    let more = take(&*broker, CHAT, 7).await.len();
+    assert!((1..=7).contains(&more), "{more}, also of what was stored before");
 }
 
 pub(in crate::broker) async fn lanes_are_taken_from_apart(factory: &dyn Factory) {
@@ -60,37 +58,46 @@ pub(in crate::broker) async fn lanes_are_taken_from_apart(factory: &dyn Factory)
     assert_eq!(names(&take_many(&*broker, Queue::Events, 2).await), ["2", "4"], "back to the lane they came from");
 }
 
-pub(in crate::broker) async fn a_hot_conversation_leaves_room_for_its_neighbours(factory: &dyn Factory) {
-    let broker = factory.open(Setup::default()).await;
-    for batch in 0..MANY / 1_000 {
-        publish(&*broker, (0..1_000).map(|n| (batch * 1_000 + n, "hot"))).await;
+/// More than a queue keeps in memory.
+fn more_than(window: usize) -> usize {
+    window * 5 / 2
+}
+
+async fn publish_hot(broker: &dyn Broker, first: usize, many: usize) {
+    for batch in (first..first + many).collect::<Vec<_>>().chunks(1_000) {
+        publish(broker, batch.iter().map(|n| (n, "hot"))).await;
     }
+}
+
+pub(in crate::broker) async fn a_hot_conversation_leaves_room_for_its_neighbours(factory: &dyn Factory) {
+    let window = factory.window_min();
+    let broker = factory.open(Setup { window, ..Setup::default() }).await;
+    publish_hot(&*broker, 0, more_than(window)).await;
     publish(&*broker, [("cool", "cool")]).await;
     let mut held = Vec::new();
     // Nothing is settled meanwhile: the window is all there is.
     while !names(&held).contains(&"cool".to_owned()) {
-        assert!(held.len() < crate::broker::WINDOW, "the hot conversation has filled the window");
-        let room = crate::broker::WINDOW - held.len();
-        held.extend(take(&*broker, CHAT, room).await);
+        assert!(held.len() < window, "the hot conversation has filled the window");
+        held.extend(take(&*broker, CHAT, window - held.len()).await);
     }
     publish(&*broker, [("late", "cool")]).await;
     assert_eq!(name(&take_one(&*broker, CHAT).await), "late", "and nobody waits who comes later");
 }
 
 pub(in crate::broker) async fn a_hot_conversation_is_delivered_completely_and_in_order(factory: &dyn Factory) {
+    let window = factory.window_min();
+    let (setup, many) = (Setup { window, ..Setup::default() }, more_than(window));
     for (seed, restart) in [(1_usize, false), (2, true)] {
-        let mut broker = factory.open(Setup::default()).await;
+        let mut broker = factory.open(setup).await;
         let name = |n: usize| seed * 1_000_000 + n;
-        for batch in 0..MANY / 1_000 {
-            publish(&*broker, (0..1_000).map(|n| (name(batch * 1_000 + n), "hot"))).await;
-        }
+        publish_hot(&*broker, name(0), many).await;
         if restart {
-            broker = factory.open(Setup::default()).await;
+            broker = factory.open(setup).await;
         }
         let mut held: Vec<Delivery> = Vec::new();
         let mut got = Vec::new();
-        while got.len() < MANY {
-            let more = take(&*broker, CHAT, 2_048 - held.len()).await;
+        while got.len() < many {
+            let more = take(&*broker, CHAT, window - held.len()).await;
             got.extend(numbers(&more));
             held.extend(more);
             // Some more come while others are worked off, and not all of those in hand are settled at once.
@@ -98,7 +105,7 @@ pub(in crate::broker) async fn a_hot_conversation_is_delivered_completely_and_in
                 delivery.ack().await.unwrap();
             }
         }
-        assert_eq!(got, (0..MANY).map(name).collect::<Vec<_>>());
+        assert_eq!(got, (0..many).map(name).collect::<Vec<_>>());
         for delivery in held {
             delivery.ack().await.unwrap();
         }
@@ -169,11 +176,10 @@ pub(in crate::broker) async fn a_take_that_is_given_up_while_delayed_ones_wake_l
             delivery.retry(Duration::from_millis(3)).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let mut got = numbers(&take_and_give_up(&*broker, CHAT, 1 + round % 2).await);
-        let rest = take_many(&*broker, CHAT, 3 - got.len()).await;
-        got.extend(numbers(&rest));
-        assert_each_once(got.iter().map(|n| n - round * 3).collect(), 3);
-        for delivery in rest {
+        let mut taken = take_and_give_up(&*broker, CHAT, 1 + round % 2).await;
+        taken.extend(take_many(&*broker, CHAT, 3 - taken.len()).await);
+        assert_each_once(numbers(&taken).iter().map(|n| n - round * 3).collect(), 3);
+        for delivery in taken {
             delivery.ack().await.unwrap();
         }
     }
@@ -219,6 +225,6 @@ pub(in crate::broker) async fn nothing_is_lost_or_doubled_between_many_publisher
     }
     assert!(!failed.load(Ordering::Relaxed));
     assert_each_once(got, PUBLISHERS * EACH);
-    assert_eq!(tally(&*broker), [0; 5]);
+    assert_tally(&*broker, [0; 5]).await;
     is_empty(&*broker, Lane::Chat, "sentinel").await;
 }

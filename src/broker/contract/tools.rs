@@ -127,6 +127,18 @@ pub(in crate::broker) fn tally(broker: &dyn Broker) -> [u64; 5] {
         .map(|standing| count(broker, standing))
 }
 
+/// Says that the chat lane's counts become these.
+pub(in crate::broker) async fn assert_tally(broker: &dyn Broker, expected: [u64; 5]) {
+    let becomes = async {
+        while tally(broker) != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(PATIENCE, becomes).await.is_err() {
+        assert_eq!(tally(broker), expected);
+    }
+}
+
 pub(in crate::broker) async fn standing(broker: &dyn Broker, id: &str) -> Option<Standing> {
     broker.find(id).await.unwrap().map(|found| found.standing)
 }

@@ -7,6 +7,7 @@ mod place;
 mod plans;
 
 use self::place::Place;
-use crate::broker::contract::contract;
+use crate::broker::contract::{contract, contract_on_disk};
 
 contract!(Place::new());
+contract_on_disk!(Place::new());

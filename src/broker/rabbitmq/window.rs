@@ -177,9 +177,14 @@ impl Window {
         self.out
     }
 
-    /// How many have come and are not out.
-    pub fn waiting(&self) -> usize {
-        self.ready.len() + self.waiting.len()
+    /// How many have come, are not out, and could be had `now` (monotonic).
+    pub fn ready(&self, now: Duration) -> usize {
+        self.ready.len() + self.waiting.len() - self.delayed(now)
+    }
+
+    /// How many nobody is to have yet.
+    pub fn delayed(&self, now: Duration) -> usize {
+        self.waiting.range((now, u64::MAX)..).count()
     }
 
     /// When the oldest came (monotonic).

@@ -16,7 +16,7 @@ use super::super::Embedded;
 use crate::{
     broker::{
         Broker, Config, EmbeddedConfig,
-        contract::{Factory, Setup},
+        contract::{DiskFactory, Factory, Setup},
     },
     domain::time::Timestamp,
     telemetry::Clock,
@@ -67,7 +67,9 @@ impl Factory for Place {
     async fn open(&self, setup: Setup) -> Arc<dyn Broker> {
         self.embedded(setup)
     }
+}
 
+impl DiskFactory for Place {
     fn pass(&self, span: Duration) {
         self.ahead_ms.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
