@@ -1,12 +1,8 @@
 //! What becomes of messages while RabbitMQ is away, hung or back.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{Rabbitmq, private::Rabbit};
 use crate::{
