@@ -21,7 +21,12 @@ mod overflow;
 #[path = "../../tests/it/support/rabbitmq.rs"]
 pub(crate) mod private;
 mod publisher;
+mod publishing;
+mod seen;
 mod source;
+mod spool;
+#[cfg(test)]
+mod spool_tests;
 mod tally;
 mod topology;
 mod window;
@@ -41,6 +46,7 @@ use self::{
     envelope::Envelope,
     link::Link,
     publisher::{Outgoing, Publisher, Unconfirmed},
+    publishing::Publishing,
     source::Source,
     tally::Tally,
     topology::{Tier, Topology},
@@ -57,6 +63,9 @@ const PREFETCH_OTHERS: u16 = 64;
 /// A round of a connection's keeper: a look, or a pause, an attempt to connect and everything declared.
 const ATTEND_WITHIN: Duration = Duration::from_secs(60);
 
+/// A round of the spool's forwarder: some thousand messages, or a server that does not confirm.
+const FORWARD_WITHIN: Duration = Duration::from_secs(300);
+
 /// The queue in RabbitMQ.
 pub struct Rabbitmq {
     inner: Arc<Inner>,
@@ -67,6 +76,7 @@ struct Inner {
     topology: Arc<Topology>,
     link: Link,
     publisher: Publisher,
+    publishing: Publishing,
     chat: Vec<Arc<Source>>,
     events: Arc<Source>,
     dead: Arc<Source>,
@@ -80,6 +90,7 @@ struct Inner {
 impl Rabbitmq {
     /// Reads the configuration; nothing is connected before the rounds are gone.
     pub fn open(config: &Config, clock: Clock) -> Result<Self, Error> {
+        let publishing = Publishing::open(config)?;
         let config = &config.rabbitmq;
         let topology = Arc::new(Topology::new(config));
         let link = Link::new(config, &topology)?;
@@ -95,6 +106,7 @@ impl Rabbitmq {
             topology,
             link,
             publisher,
+            publishing,
             consumer_timeout: Mutex::new(config.consumer_timeout),
             returned: tokio::sync::Mutex::new(returned),
         };
@@ -194,19 +206,8 @@ impl Inner {
 #[async_trait]
 impl Broker for Rabbitmq {
     async fn publish(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error> {
-        let now = self.inner.clock.now();
-        let outgoing = messages.iter().map(|message| {
-            let envelope = Envelope::new(message.job.clone(), message.lane);
-            match message.unusable {
-                Some(why) => self.inner.to_letters("parked", &envelope.parked(format!("unusable: {why}"), now)),
-                None => self.inner.to_work(&envelope),
-            }
-        });
-        let confirms = self.inner.publisher.send(outgoing.collect()).await;
-        for confirm in confirms {
-            confirm.await.unwrap_or(Err(Unconfirmed::Lost))?;
-        }
-        Ok(vec![Published::Stored; messages.len()])
+        let inner = self.inner.clone();
+        self.inner.publishing.whole(async move { inner.take_in(messages).await }).await
     }
 
     async fn take(&self, queue: Queue, room: usize) -> Result<Vec<Delivery>, Error> {
@@ -229,13 +230,22 @@ impl Broker for Rabbitmq {
                 }));
             }
         }
-        Ok(None)
+        let Some(spool) = self.inner.publishing.spool() else { return Ok(None) };
+        let found = spool.find(id).await?;
+        Ok(found.map(|item| Found {
+            job: item.job,
+            lane: item.lane,
+            standing: Standing::Ready,
+            tries: 0,
+            reason: None,
+        }))
     }
 
     async fn can_store(&self) -> Result<(), Error> {
-        match self.trouble() {
-            Some(trouble) => Err(Error::Store(trouble.reason)),
-            None => Ok(()),
+        match (self.trouble(), self.inner.publishing.open_spool()) {
+            (None, _) => Ok(()),
+            (Some(_), Some(spool)) => spool.can_store().await,
+            (Some(trouble), None) => Err(Error::Store(trouble.reason)),
         }
     }
 
@@ -298,12 +308,26 @@ impl Upkeep for Rabbitmq {
                 Box::pin(async move { inner.tally.ask(&inner).await })
             }),
         };
-        lines.into_iter().chain([reroute, tally]).collect()
+        let inner = self.inner.clone();
+        let spool = Round {
+            name: "spool",
+            every: None,
+            within: FORWARD_WITHIN,
+            go: Arc::new(move || {
+                let inner = inner.clone();
+                Box::pin(async move { inner.forward().await })
+            }),
+        };
+        lines.into_iter().chain([reroute, tally, spool]).collect()
     }
 
     fn trouble(&self) -> Option<Trouble> {
         let trouble = self.inner.link.trouble()?;
         Some(Trouble { reason: trouble.to_string(), lasting: trouble.is_lasting() })
+    }
+
+    fn spooled(&self) -> Option<u64> {
+        self.inner.publishing.spool().map(|spool| spool.messages())
     }
 
     fn spread(&self, me: &str, nodes: &[String]) {
@@ -317,5 +341,8 @@ impl Upkeep for Rabbitmq {
     async fn close(&self) {
         futures_util::future::join_all(self.inner.sources().map(|source| source.end())).await;
         self.inner.link.close().await;
+        if let Some(spool) = self.inner.publishing.spool() {
+            spool.close();
+        }
     }
 }

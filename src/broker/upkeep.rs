@@ -51,6 +51,11 @@ pub trait Upkeep: Send + Sync {
     /// Why it is away, if it is. Messages are taken meanwhile, as long as they can be kept on this node.
     fn trouble(&self) -> Option<Trouble>;
 
+    /// Messages that lie on this node's disk until the broker has taken them; `None`: it has no spool.
+    fn spooled(&self) -> Option<u64> {
+        None
+    }
+
     /// Tells which nodes answer conversations, `me` among them if this one does: the partitions are spread over them.
     fn spread(&self, me: &str, nodes: &[String]);
 

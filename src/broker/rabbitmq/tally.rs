@@ -51,7 +51,8 @@ impl Tally {
         let at_server = self.at_server.lock().clone();
         let mut counts = Vec::new();
         for lane in [Lane::Chat, Lane::Events] {
-            let (held, oldest) = held(inner, lane);
+            let (mut held, oldest) = held(inner, lane);
+            held[0] += inner.publishing.spool().map_or(0, |spool| spool.of_lane(lane)) as usize;
             for (standing, held) in STANDINGS.into_iter().zip(held) {
                 let there = at_server.get(&(lane, standing)).copied().unwrap_or(0);
                 let oldest = oldest.filter(|_| standing == Standing::Ready);

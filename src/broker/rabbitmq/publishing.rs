@@ -1,0 +1,230 @@
+//! A message is taken when RabbitMQ has confirmed it or when it is in the spool, whichever comes first; the spool is
+//! forwarded whenever RabbitMQ takes messages.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Inner,
+    envelope::Envelope,
+    publisher::{Confirm, Outgoing, Unconfirmed},
+    seen::Seen,
+    spool::{Item, Place, Spool, Spooled},
+};
+use crate::broker::{Config, Error, Lane, Publication, Published};
+
+/// Messages forwarded at once.
+const BATCH: usize = 256;
+
+/// Batches of one round.
+const BATCHES_MAX: usize = 64;
+
+/// An empty spool is looked at this often, so that who goes the rounds shows signs of life.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+
+/// Pause after something could not be forwarded.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// How this node's messages reach the queue.
+pub struct Publishing {
+    spool: Option<Arc<Spool>>,
+    /// Off: an earlier time's spool is forwarded, nothing is added.
+    enabled: bool,
+    confirm_within: Duration,
+    /// The server did not confirm in time; until it has taken something from the spool nobody waits for it.
+    stalled: AtomicBool,
+    seen: Seen,
+    tasks: TaskTracker,
+}
+
+/// What is not known to be safe, and the confirm it may still get.
+struct Unsafe {
+    item: Item,
+    why: Unconfirmed,
+    late: Option<Confirm>,
+}
+
+impl Publishing {
+    /// Opens the spool if there is to be one.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let config = &config.spool;
+        let wanted = config.enabled || Spool::exists(config);
+        let spool = if wanted { Some(Arc::new(Spool::open(config)?)) } else { None };
+        Ok(Self {
+            spool,
+            enabled: config.enabled,
+            confirm_within: config.confirm_within,
+            stalled: AtomicBool::new(false),
+            seen: Seen::default(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// The spool, also one that takes nothing more.
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref()
+    }
+
+    /// The spool, if messages may be added to it.
+    pub fn open_spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref().filter(|_| self.enabled)
+    }
+
+    /// Runs to its end although whoever asked may be gone.
+    pub async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(Error::Store("publishing broke off".into())))
+    }
+}
+
+impl Inner {
+    /// Makes messages durable, those that are new.
+    pub(super) async fn take_in(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error> {
+        let (claim, outcomes) = self.publishing.seen.claim(&messages).await;
+        let new = messages.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Published::Stored);
+        self.store(new.map(|(message, _)| self.item(message)).collect()).await?;
+        claim.keep();
+        Ok(outcomes)
+    }
+
+    async fn store(&self, items: Vec<Item>) -> Result<(), Error> {
+        let Some(spool) = self.publishing.open_spool() else {
+            let failed = self.send_within(items).await.into_iter().next();
+            return failed.map_or(Ok(()), |failed| Err(failed.why.into()));
+        };
+        let takes = self.takes_messages() && !self.publishing.stalled.load(Ordering::Relaxed);
+        let (direct, aside): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| takes && !spool.holds(item.place));
+        let (spooled, failed) = tokio::join!(spool.append(aside), self.send_within(direct));
+        spooled?;
+        let (items, late): (Vec<_>, Vec<_>) = failed.into_iter().map(|failed| (failed.item, failed.late)).unzip();
+        let seqs = spool.append(items).await?;
+        for (seq, late) in seqs.into_iter().zip(late) {
+            let Some(late) = late else { continue };
+            let spool = spool.clone();
+            self.publishing.tasks.spawn(async move {
+                if late.await == Ok(Ok(()))
+                    && let Err(error) = spool.remove(vec![seq]).await
+                {
+                    tracing::warn!(%error, "a message confirmed late stays in the spool and is sent twice");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends all and waits for their confirms for a while; returns what is not confirmed by then.
+    async fn send_within(&self, items: Vec<Item>) -> Vec<Unsafe> {
+        let until = Instant::now() + self.publishing.confirm_within;
+        let outgoing = items.iter().map(|item| self.outgoing(item)).collect();
+        let Ok(confirms) = timeout_at(until, self.publisher.send(outgoing)).await else {
+            self.publishing.stalled.store(true, Ordering::Relaxed);
+            return items.into_iter().map(|item| Unsafe { item, why: Unconfirmed::Lost, late: None }).collect();
+        };
+        let mut failed = Vec::new();
+        for (item, mut confirm) in items.into_iter().zip(confirms) {
+            match timeout_at(until, &mut confirm).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(outcome) => {
+                    let why = outcome.unwrap_or(Err(Unconfirmed::Lost)).err().unwrap_or(Unconfirmed::Lost);
+                    failed.push(Unsafe { item, why, late: None });
+                }
+                Err(_) => {
+                    self.publishing.stalled.store(true, Ordering::Relaxed);
+                    failed.push(Unsafe { item, why: Unconfirmed::Lost, late: Some(confirm) });
+                }
+            }
+        }
+        failed
+    }
+
+    /// A round of the forwarder: what is spooled is sent in order, and deleted when it is confirmed. Of a place nothing
+    /// is deleted behind what was not confirmed, so that it is sent again in its order.
+    pub(super) async fn forward(&self) -> Result<(), Error> {
+        let Some(spool) = self.publishing.spool() else {
+            sleep(LOOK_FOR).await;
+            return Ok(());
+        };
+        if timeout(LOOK_FOR, spool.filled()).await.is_err() {
+            return Ok(());
+        }
+        let mut held_up = HashSet::new();
+        let mut after = 0;
+        for _ in 0..BATCHES_MAX {
+            if !self.takes_messages() {
+                sleep(PAUSE).await;
+                return Ok(());
+            }
+            let batch = spool.next(after, BATCH).await?;
+            let Some(last) = batch.last() else { break };
+            after = last.seq;
+            let sendable = batch.into_iter().filter(|spooled| !held_up.contains(&spooled.item.place)).collect();
+            let broken = self.forward_batch(spool, sendable, &mut held_up).await?;
+            if broken {
+                break;
+            }
+        }
+        if !held_up.is_empty() {
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the connection is of no use any more.
+    async fn forward_batch(
+        &self,
+        spool: &Spool,
+        batch: Vec<Spooled>,
+        held_up: &mut HashSet<Place>,
+    ) -> Result<bool, Error> {
+        let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing(&spooled.item)).collect()).await;
+        let (mut safe, mut broken) = (Vec::new(), false);
+        for (spooled, confirm) in batch.iter().zip(confirms) {
+            match confirm.await.unwrap_or(Err(Unconfirmed::Lost)) {
+                Ok(()) if !held_up.contains(&spooled.item.place) => safe.push(spooled.seq),
+                Ok(()) => {}
+                Err(why) => {
+                    broken |= matches!(why, Unconfirmed::Away | Unconfirmed::Lost);
+                    held_up.insert(spooled.item.place);
+                }
+            }
+        }
+        let forwarded = !safe.is_empty();
+        spool.remove(safe).await?;
+        if forwarded {
+            self.publishing.stalled.store(false, Ordering::Relaxed);
+        }
+        Ok(broken)
+    }
+
+    fn takes_messages(&self) -> bool {
+        self.link.publish().live().is_some_and(|live| !live.is_blocked())
+    }
+
+    fn item(&self, message: &Publication) -> Item {
+        let place = match message.lane {
+            Lane::Chat => Place(self.topology.partition_of(&message.job.conversation).into()),
+            Lane::Events => Place::EVENTS,
+        };
+        let unusable = message.unusable.map(str::to_owned);
+        Item { place, lane: message.lane, job: message.job.clone(), unusable }
+    }
+
+    fn outgoing(&self, item: &Item) -> Outgoing {
+        let envelope = Envelope::new(item.job.clone(), item.lane);
+        match &item.unusable {
+            Some(why) => self.to_letters("parked", &envelope.parked(format!("unusable: {why}"), self.clock.now())),
+            None => self.to_work(&envelope),
+        }
+    }
+}
