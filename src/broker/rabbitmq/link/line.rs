@@ -194,7 +194,7 @@ impl Line {
                 keeping.turn += 1;
                 let before = self.trouble.lock().replace(trouble.clone());
                 if before.as_ref() != Some(&trouble) {
-                    tracing::warn!(connection = self.name, %trouble, "no connection to RabbitMQ");
+                    tracing::warn!(connection = self.name, %trouble, remedy = trouble.remedy(), "no connection to RabbitMQ");
                 }
             }
         }

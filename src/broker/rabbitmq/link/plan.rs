@@ -64,7 +64,7 @@ impl Plan {
         let node = format!("{host}:{port}");
         match timeout(CONNECT_WITHIN, self.open(host, *port, name)).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(Trouble::of_connecting(node, &error, &self.vhost)),
+            Ok(Err(error)) => Err(Trouble::of_connecting(node, &error, &self.vhost, self.tls.is_some())),
             Err(_) => Err(Trouble::Silent { node }),
         }
     }
