@@ -68,6 +68,7 @@ impl Directory {
         let mut inner = cell.lock();
         // The entry is held until the item is inside, so that the cell is not taken for idle meanwhile.
         drop(entry);
+        let item = inner.renew_in_hand(item)?;
         let known = inner.inbox.iter().position(|waiting| waiting.delivery.job.id == item.delivery.job.id);
         match known {
             // Delivered again: the newer tag is the one that can be settled.
@@ -95,6 +96,11 @@ impl Directory {
     /// The cell of a conversation, if it is alive.
     pub fn find(&self, id: &ConversationId) -> Option<Arc<Cell>> {
         self.cells.get(id).map(|entry| entry.value().clone())
+    }
+
+    /// Lets go of what waits and has become another node's.
+    pub fn let_go(&self) {
+        self.all().iter().for_each(|cell| cell.lock().let_go());
     }
 
     /// Tells a conversation that it was removed; also one that is not alive, so that what is given to it from now on

@@ -211,6 +211,27 @@ impl Inner {
         }
     }
 
+    /// A message in hand whose tag is void has been delivered again: the newer tag takes its place, and the work goes on.
+    /// Returns what is not such a one.
+    pub fn renew_in_hand(&mut self, item: Item) -> Option<Item> {
+        let (id, replay) = (&item.delivery.job.id, item.delivery.replay);
+        let is_same = |held: &&mut Item| {
+            held.delivery.job.id == *id && held.delivery.replay == replay && held.delivery.is_withdrawn()
+        };
+        match self.hand.as_mut().and_then(|hand| hand.items.iter_mut().find(is_same)) {
+            Some(held) => {
+                held.delivery = item.delivery;
+                None
+            }
+            None => Some(item),
+        }
+    }
+
+    /// Lets go of what waits and has become somebody else's.
+    pub fn let_go(&mut self) {
+        self.inbox.retain(|item| !item.delivery.is_withdrawn());
+    }
+
     /// Counts what has been handled.
     pub fn count(&mut self, handled: usize, failure: Option<LastFailure>) {
         self.handled += handled as u64;

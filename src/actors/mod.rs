@@ -17,6 +17,7 @@
 //! ├─ conversations              chat.rs         conversation/<id> on demand (conversation.rs, turn.rs)
 //! ├─ chat                       supervisor.rs
 //! │  └─ chat/<partition>        consumer.rs
+//! ├─ partitions                 link.rs         tells the queue over which nodes to spread
 //! ├─ events                     events.rs
 //! ├─ retry                      retry.rs
 //! ├─ watchdog                   watchdog.rs     on a runtime of its own

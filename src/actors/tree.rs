@@ -28,7 +28,10 @@ use crate::{
         restart::{Restart, Strategy},
     },
     guard,
-    state::{self, nodes::BEAT_EVERY},
+    state::{
+        self,
+        nodes::{BEAT_EVERY, EXPIRES_AFTER, Node},
+    },
 };
 
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -37,6 +40,7 @@ const STATE_EVERY: Duration = Duration::from_secs(30);
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 const DEPUTY_EVERY: Duration = Duration::from_secs(5);
+const SPREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// A blocked runtime of the watchdog's must not block the supervisor that starts it.
 const START_WITHIN: Duration = Duration::from_secs(5);
@@ -95,7 +99,7 @@ pub async fn grow(
         children.push(grower.ingress(desks));
     }
     if branches.chat {
-        children.extend([grower.conversations(), grower.consumers(), grower.handoffs()]);
+        children.extend([grower.conversations(), grower.consumers(), grower.partitions(), grower.handoffs()]);
     }
     if branches.events {
         children.push(grower.events());
@@ -296,6 +300,23 @@ impl Grower<'_> {
             child(card.clone(), move || Consumer { parts: parts.clone(), card: card.clone(), partition })
         });
         self.supervisor("node/chat", children.collect())
+    }
+
+    /// Tells the queue which nodes answer conversations, and lets go of what has become another's.
+    fn partitions(&self) -> Child {
+        let parts = self.parts.clone();
+        let began = parts.clock.monotonic();
+        let round: Round = Arc::new(move || {
+            let is_known = parts.nodes.live() > 0 || parts.clock.monotonic() - began > EXPIRES_AFTER;
+            if is_known {
+                let answers = |node: &Node| node.roles.iter().any(|role| role == "chat");
+                let nodes: Vec<String> = parts.nodes.all().into_iter().filter(answers).map(|node| node.id).collect();
+                parts.upkeep.spread(parts.nodes.id(), &nodes);
+                parts.directory.let_go();
+            }
+            Box::pin(std::future::ready(Ok(())))
+        });
+        self.rounds("node/partitions", Some(SPREAD_EVERY), ROUND_WITHIN, round)
     }
 
     fn events(&self) -> Child {

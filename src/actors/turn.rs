@@ -159,6 +159,7 @@ async fn gather_burst(parts: &Parts, state: &State) -> bool {
             if !inner.is_current(state.generation) || parts.draining.is_cancelled() {
                 return false;
             }
+            inner.let_go();
             let waiting = look_into(parts, &inner);
             if let Waiting::Ready = waiting {
                 let count = ready_count(parts, &inner);

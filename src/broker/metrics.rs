@@ -8,12 +8,14 @@ use prometheus_client::{
 };
 use std::sync::Arc;
 
-use super::{Broker, Standing};
+use super::{Broker, Standing, Upkeep};
 use crate::telemetry::{Clock, series::Labels};
 
-/// `tidegate_queue_messages{lane,state}` and `tidegate_queue_oldest_age_seconds{lane}`, read when scraped.
+/// `tidegate_queue_messages{lane,state}`, `tidegate_queue_oldest_age_seconds{lane}` and `tidegate_spool_messages`, read when
+/// scraped.
 pub struct Metrics {
     broker: Arc<dyn Broker>,
+    upkeep: Arc<dyn Upkeep>,
     clock: Clock,
 }
 
@@ -25,8 +27,8 @@ impl std::fmt::Debug for Metrics {
 
 impl Metrics {
     /// Registers the queue's metrics.
-    pub fn register(registry: &mut Registry, broker: Arc<dyn Broker>, clock: Clock) {
-        registry.register_collector(Box::new(Self { broker, clock }));
+    pub fn register(registry: &mut Registry, broker: Arc<dyn Broker>, upkeep: Arc<dyn Upkeep>, clock: Clock) {
+        registry.register_collector(Box::new(Self { broker, upkeep, clock }));
     }
 }
 
@@ -50,6 +52,8 @@ impl Collector for Metrics {
             let labels: Labels<1> = [("lane", count.lane.as_str())];
             ConstGauge::new(age).encode(ages.encode_family(&labels)?)?;
         }
-        Ok(())
+        let spool = "Messages on this node that RabbitMQ has not confirmed";
+        let spool = encoder.encode_descriptor("tidegate_spool_messages", spool, None, MetricType::Gauge)?;
+        ConstGauge::new(self.upkeep.spooled().unwrap_or(0)).encode(spool)
     }
 }

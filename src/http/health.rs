@@ -97,6 +97,11 @@ impl Health {
             self.probe(async { self.parts.state.record("readyz").await.is_ok() }),
             self.can_store(),
         );
+        let trouble = self.parts.upkeep.trouble();
+        let broker = match &trouble {
+            Some(trouble) => Dependency { state: "down", reason: Some(trouble.reason.clone()), ..broker },
+            None => broker,
+        };
         self.broker_up.store(can_store && broker.state == "up", Ordering::Relaxed);
         let state = self.with_redis(state);
         self.state_up.store(state.state == "up", Ordering::Relaxed);
@@ -109,6 +114,7 @@ impl Health {
         let reason = match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Starting as u8 => Some("starting"),
             stage if stage == Stage::Draining as u8 => Some("draining"),
+            _ if trouble.is_some_and(|trouble| trouble.lasting) => Some("the broker cannot be used as it is"),
             _ if !can_store => Some("nothing can be stored"),
             _ => None,
         };
@@ -183,7 +189,7 @@ fn without_addresses(text: &str) -> String {
         let word = word.trim_matches(|char: char| !char.is_ascii_alphanumeric());
         word.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
     };
-    let words = text.split(' ').map(|word| if is_address(word) { "redis" } else { word });
+    let words = text.split(' ').map(|word| if is_address(word) { "a server" } else { word });
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -239,7 +245,7 @@ mod tests {
     #[test]
     fn a_reason_for_strangers_names_no_address() {
         let table = [
-            ("10.0.0.7:6379 does not accept this user or password", "redis does not accept this user or password"),
+            ("10.0.0.7:6379 does not accept this user or password", "a server does not accept this user or password"),
             ("no connection to redis-1.internal:6379: refused", "no connection to redis refused"),
             (
                 "state.redis.mode is single, but [::1]:6379 is a Cluster",

@@ -55,7 +55,7 @@ pub(super) fn build(
     let in_hand = InHand::open(&folder.join("in-hand"))?;
     let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
     let calls = Arc::new(calls);
-    let guards = register(config, clock, registry, &broker);
+    let guards = register(config, clock, registry, (&broker, &upkeep));
     let limits = fleet.limits.clone();
     let permits = |name, of| Permits::among(name, of, clock.clone(), calls.clone(), &past, limits.clone());
     let cache = Cache::new(&config.cache, fleet.answers);
@@ -112,8 +112,13 @@ fn open_broker(config: &Config, clock: &Clock) -> anyhow::Result<(Arc<dyn Broker
 }
 
 /// Registers what belongs to no actor; returns the guards' metrics, which others write as well.
-fn register(config: &Config, clock: &Clock, registry: &mut Registry, broker: &Arc<dyn Broker>) -> guard::Metrics {
-    broker::Metrics::register(registry, broker.clone(), clock.clone());
+fn register(
+    config: &Config,
+    clock: &Clock,
+    registry: &mut Registry,
+    (broker, upkeep): (&Arc<dyn Broker>, &Arc<dyn Upkeep>),
+) -> guard::Metrics {
+    broker::Metrics::register(registry, broker.clone(), upkeep.clone(), clock.clone());
     build_info(registry);
     crate::telemetry::process::register(registry);
     let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();

@@ -32,6 +32,7 @@ mod oddities;
 mod official_client;
 mod problems;
 mod quarantine;
+mod rabbitmq;
 mod recorder;
 mod redis_link;
 mod removal;

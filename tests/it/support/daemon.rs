@@ -91,11 +91,13 @@ impl Daemon {
         let [public, admin] = free_ports();
         let mut table: toml::Table = BASE.parse().expect("the base is TOML");
         let of = zendesk.options();
+        let data = folder.path().join("data");
+        let data = data.display();
         let places = format!(
-            "[http]\nlisten = '{public}'\n[admin]\nlisten = '{admin}'\n[broker.embedded]\npath = '{}'\n[zendesk]\napp_id = '{}'\n\
+            "[http]\nlisten = '{public}'\n[admin]\nlisten = '{admin}'\n[broker.embedded]\npath = '{data}'\n\
+             [broker.spool]\npath = '{data}/spool'\n[zendesk]\napp_id = '{}'\n\
              webhook_secrets = ['{}']\napi_url = '{}/sc'\nkey_id = '{}'\nkey_secret = '{}'\nintegration = '{}'\n\
              [[ai.services]]\nbase_url = '{}/v1'\n",
-            folder.path().join("data").display(),
             of.app_id,
             of.webhook_secret,
             zendesk.url(),
