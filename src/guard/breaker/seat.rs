@@ -328,7 +328,8 @@ impl Seat {
         let lent = work.want.and_then(|who| self.lend(&mut next, now, who, random));
         let digest_counts = !work.digest.is_empty() && work.digest.generation == self.generation();
         let is_news = next.is_news_after(&self.known);
-        let has_something_to_tell = digest_counts || is_news || self.is_behind;
+        // An order that changes nothing here may change what is on the board.
+        let has_something_to_tell = digest_counts || is_news || self.is_behind || work.order.is_some();
         let is_news = is_news || self.is_behind;
         has_something_to_tell.then_some(Turn { expected: self.version, is_news, next, work, lent })
     }

@@ -83,3 +83,17 @@ fn an_order_and_a_probes_outcome_survive_a_turn_that_ends_without_a_word() {
     tell(&mut seat, at(105));
     assert_eq!(seat.mode(), Mode::Auto, "the later order counts");
 }
+
+#[test]
+fn an_order_that_changes_nothing_here_changes_what_others_ordered_meanwhile() {
+    let mut other = Seat::new(7, Config::default(), TIMEOUT);
+    other.order(Mode::Open);
+    tell(&mut other, at(0));
+    let mut seat = Seat::new(8, Config::default(), TIMEOUT);
+    seat.order(Mode::Auto);
+    let turn = begin(&mut seat, at(1)).expect("it is to be told");
+    let again = seat.redo(turn, 1, Some(other.known.clone()), at(1), &mut || 0.5);
+    seat.commit(again.expect("the board says otherwise"), 2);
+    assert_eq!((other.mode(), seat.mode()), (Mode::Open, Mode::Auto));
+    assert!(begin(&mut seat, at(2)).is_none(), "told once");
+}
