@@ -246,12 +246,12 @@ mod tests {
     fn a_reason_for_strangers_names_no_address() {
         let table = [
             ("10.0.0.7:6379 does not accept this user or password", "a server does not accept this user or password"),
-            ("no connection to redis-1.internal:6379: refused", "no connection to redis refused"),
+            ("no connection to redis-1.internal:6379: refused", "no connection to a server refused"),
             (
                 "state.redis.mode is single, but [::1]:6379 is a Cluster",
-                "state.redis.mode is single, but redis is a Cluster",
+                "state.redis.mode is single, but a server is a Cluster",
             ),
-            ("the TLS certificate of redis:6379, for another name", "the TLS certificate of redis for another name"),
+            ("the TLS certificate of redis:6379, for another name", "the TLS certificate of a server for another name"),
         ];
         for (reason, told) in table {
             assert_eq!(without_addresses(reason), told);

@@ -119,6 +119,15 @@ impl Source {
         }
     }
 
+    /// Looks whether something came while nobody takes; until then it is counted nowhere.
+    pub(super) async fn gather(self: &Arc<Self>, inner: &Arc<Inner>) {
+        let Ok(mut subscribed) = self.subscribed.try_lock() else { return };
+        let Some(subscription) = &mut *subscribed else { return };
+        if let Some(Some(Ok(first))) = subscription.consumer.next().now_or_never() {
+            self.arrived(inner, subscription, first).await;
+        }
+    }
+
     /// Lets go of everything and closes the channel, so that what was acknowledged before is.
     pub async fn end(&self) {
         self.want(false);

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Rabbitmq, private::Rabbit};
+use super::{Rabbitmq, contract_tests::go, private::Rabbit};
 use crate::{
     broker::{Broker, Config, Error, Published, RabbitmqConfig, SpoolConfig, Upkeep, contract::tools},
     domain::secret::Secret,
@@ -30,11 +30,7 @@ impl Kept {
         let broker = Arc::new(Rabbitmq::open(config, Clock::system()).unwrap());
         let mut rounds = JoinSet::new();
         for round in broker.rounds() {
-            rounds.spawn(async move {
-                loop {
-                    let _ = (round.go)().await;
-                }
-            });
+            rounds.spawn(go(round));
         }
         broker.spread("me", &["me".to_owned()]);
         Self { broker, _rounds: rounds }

@@ -1,6 +1,6 @@
 //! How much lies where: what the server says of its queues every few seconds, and what this node holds of them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Asks for all queues; declared passively, for that takes no message out of them.
-    pub async fn ask(&self, inner: &Inner) -> Result<(), Error> {
+    pub async fn ask(&self, inner: &Arc<Inner>) -> Result<(), Error> {
         // Nobody to ask: the numbers stay as they were.
         let Some(live) = inner.link.consume().live() else { return Ok(()) };
         let mut current = self.channel.lock().await;
@@ -40,6 +40,9 @@ impl Tally {
         let mut sums = HashMap::new();
         for (lane, standing, queue) in queues(&inner.topology) {
             *sums.entry((lane, standing)).or_default() += ready_in(&channel, &queue).await.map_err(unknown)?;
+        }
+        for source in inner.sources() {
+            source.gather(inner).await;
         }
         *self.at_server.lock() = sums;
         *current = Some((live.generation, channel));
