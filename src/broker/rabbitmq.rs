@@ -35,9 +35,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{
+    BasicProperties,
     message::{BasicReturnMessage, Delivery as Message},
     options::BasicAckOptions,
-    types::AMQPValue,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -162,19 +162,22 @@ impl Inner {
         Outgoing { exchange, key: key.to_owned(), properties: envelope.properties(), body: envelope.body() }
     }
 
-    /// A message that is none of ours is not eaten: it goes to the parked letters as it is.
-    async fn park_foreign(&self, queue: &str, message: Message) {
+    /// A message that is none of ours is not eaten: it goes to the parked letters as it is. `false`: it could not go there.
+    async fn park_foreign(&self, queue: &str, message: Message) -> bool {
         tracing::error!(queue, "a message that is none of Tidegate's; it is moved to the parked letters");
-        let mut headers = message.properties.headers().clone().unwrap_or_default();
-        headers.insert("x-parked-reason".into(), AMQPValue::LongString("not a message of Tidegate's".into()));
-        headers.insert("x-parked-at".into(), AMQPValue::LongLongInt(self.clock.now().0));
-        let properties = message.properties.with_headers(headers);
-        let (exchange, key) = (self.topology.name("dlx"), "parked".to_owned());
-        let parked = self.publisher.publish(Outgoing { exchange, key, properties, body: message.data }).await;
+        let foreign = self.as_it_is(message.properties, message.data, "not a message of Tidegate's");
+        let parked = self.publisher.publish(foreign).await;
         if parked.is_ok() {
             // One that cannot be acknowledged any more comes again.
             let _ = message.acker.ack(BasicAckOptions::default()).await;
         }
+        parked.is_ok()
+    }
+
+    /// To the parked letters, whatever it is.
+    fn as_it_is(&self, properties: BasicProperties, body: Vec<u8>, reason: &str) -> Outgoing {
+        let properties = envelope::parked_as_it_is(properties, reason, self.clock.now());
+        Outgoing { exchange: self.topology.name("dlx"), key: "parked".to_owned(), properties, body }
     }
 
     /// Publishes again what came back although its confirm said that all is well.
@@ -242,10 +245,10 @@ impl Broker for Rabbitmq {
     }
 
     async fn can_store(&self) -> Result<(), Error> {
-        match (self.trouble(), self.inner.publishing.open_spool()) {
+        match (self.inner.link.publish().trouble(), self.inner.publishing.open_spool()) {
             (None, _) => Ok(()),
             (Some(_), Some(spool)) => spool.can_store().await,
-            (Some(trouble), None) => Err(Error::Store(trouble.reason)),
+            (Some(trouble), None) => Err(Error::Store(trouble.to_string())),
         }
     }
 
@@ -340,6 +343,7 @@ impl Upkeep for Rabbitmq {
 
     async fn close(&self) {
         futures_util::future::join_all(self.inner.sources().map(|source| source.end())).await;
+        self.inner.publishing.end().await;
         self.inner.link.close().await;
         if let Some(spool) = self.inner.publishing.spool() {
             spool.close();

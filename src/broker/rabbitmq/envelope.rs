@@ -141,6 +141,14 @@ impl Envelope {
     }
 }
 
+/// The properties of a message that is parked although it is none of ours.
+pub fn parked_as_it_is(properties: BasicProperties, reason: &str, at: Timestamp) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(PARKED_FOR.into(), AMQPValue::LongString(reason.into()));
+    headers.insert(PARKED_AT.into(), AMQPValue::LongLongInt(at.0));
+    properties.with_delivery_mode(PERSISTENT).with_headers(headers)
+}
+
 fn words(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),

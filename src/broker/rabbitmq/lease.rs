@@ -40,18 +40,16 @@ impl Lease {
         delivery
     }
 
+    /// Runs to its end although whoever settles may be gone: what is half acknowledged would be held by nobody.
     async fn ack(mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else { return Err(Error::Lost) };
-        let tags = self.source.window().settle(&held);
-        self.source.ring();
-        let tags = tags.ok_or(Error::Lost)?;
-        for tag in tags {
-            // A channel that was closed meanwhile says `false`, not an error.
-            if !matches!(tag.ack(BasicAckOptions::default()).await, Ok(true)) {
-                return Err(Error::Lost);
-            }
-        }
-        Ok(())
+        let source = self.source.clone();
+        let acknowledged = self.source.steps().spawn(async move {
+            let acknowledged = acknowledge(&source, &held).await;
+            source.ring();
+            acknowledged
+        });
+        acknowledged.await.unwrap_or(Err(Error::Lost))
     }
 
     fn give_back_in(&mut self, after: Duration) {
@@ -95,6 +93,22 @@ impl Lease {
             Err(error) => {
                 self.give_back_in(COMES_AGAIN);
                 Err(error.into())
+            }
+        }
+    }
+}
+
+/// Counts as in hand until the server was told.
+async fn acknowledge(source: &Source, held: &Held) -> Result<(), Error> {
+    loop {
+        let tags = source.window().settle(held).ok_or(Error::Lost)?;
+        if tags.is_empty() {
+            return Ok(());
+        }
+        for tag in tags {
+            // A channel that was closed meanwhile says `false`, not an error.
+            if !matches!(tag.ack(BasicAckOptions::default()).await, Ok(true)) {
+                return Err(Error::Lost);
             }
         }
     }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +18,7 @@ use super::{
     Inner,
     envelope::Envelope,
     publisher::{Confirm, Outgoing, Unconfirmed},
-    seen::Seen,
+    seen::{self, Seen},
     spool::{Item, Place, Spool, Spooled},
 };
 use crate::broker::{Config, Error, Lane, Publication, Published};
@@ -30,6 +31,9 @@ const BATCHES_MAX: usize = 64;
 
 /// An empty spool is looked at this often, so that who goes the rounds shows signs of life.
 const LOOK_FOR: Duration = Duration::from_secs(2);
+
+/// How long what is under way may take beyond its confirm when all ends: it may have to be spooled.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Pause after something could not be forwarded.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -59,12 +63,16 @@ impl Publishing {
         let config = &config.spool;
         let wanted = config.enabled || Spool::exists(config);
         let spool = if wanted { Some(Arc::new(Spool::open(config)?)) } else { None };
+        let seen = Seen::default();
+        if let Some(spool) = &spool {
+            seen.remember(&spool.last_ids(seen::IDS_MAX / 2)?);
+        }
         Ok(Self {
             spool,
             enabled: config.enabled,
             confirm_within: config.confirm_within,
             stalled: AtomicBool::new(false),
-            seen: Seen::default(),
+            seen,
             tasks: TaskTracker::new(),
         })
     }
@@ -77,6 +85,14 @@ impl Publishing {
     /// The spool, if messages may be added to it.
     pub fn open_spool(&self) -> Option<&Arc<Spool>> {
         self.spool.as_ref().filter(|_| self.enabled)
+    }
+
+    /// Waits for what is under way, but not longer than the slowest confirm may take.
+    pub async fn end(&self) {
+        self.tasks.close();
+        if timeout(self.confirm_within + ENDS_WITHIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("publications are still under way; what RabbitMQ does not confirm stays in the spool");
+        }
     }
 
     /// Runs to its end although whoever asked may be gone.
@@ -100,6 +116,9 @@ impl Inner {
 
     async fn store(&self, items: Vec<Item>) -> Result<(), Error> {
         let Some(spool) = self.publishing.open_spool() else {
+            if self.publishing.spool().is_some_and(|spool| items.iter().any(|item| spool.holds(item.place))) {
+                return Err(Error::Store("what an earlier time has spooled goes first".into()));
+            }
             let failed = self.send_within(items).await.into_iter().next();
             return failed.map_or(Ok(()), |failed| Err(failed.why.into()));
         };
@@ -168,7 +187,7 @@ impl Inner {
             let batch = spool.next(after, BATCH).await?;
             let Some(last) = batch.last() else { break };
             after = last.seq;
-            let sendable = batch.into_iter().filter(|spooled| !held_up.contains(&spooled.item.place)).collect();
+            let sendable = batch.into_iter().filter(|spooled| !held_up.contains(&spooled.place)).collect();
             let broken = self.forward_batch(spool, sendable, &mut held_up).await?;
             if broken {
                 break;
@@ -187,15 +206,15 @@ impl Inner {
         batch: Vec<Spooled>,
         held_up: &mut HashSet<Place>,
     ) -> Result<bool, Error> {
-        let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing(&spooled.item)).collect()).await;
+        let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
         let (mut safe, mut broken) = (Vec::new(), false);
         for (spooled, confirm) in batch.iter().zip(confirms) {
             match confirm.await.unwrap_or(Err(Unconfirmed::Lost)) {
-                Ok(()) if !held_up.contains(&spooled.item.place) => safe.push(spooled.seq),
+                Ok(()) if !held_up.contains(&spooled.place) => safe.push(spooled.seq),
                 Ok(()) => {}
                 Err(why) => {
                     broken |= matches!(why, Unconfirmed::Away | Unconfirmed::Lost);
-                    held_up.insert(spooled.item.place);
+                    held_up.insert(spooled.place);
                 }
             }
         }
@@ -218,6 +237,20 @@ impl Inner {
         };
         let unusable = message.unusable.map(str::to_owned);
         Item { place, lane: message.lane, job: message.job.clone(), unusable }
+    }
+
+    fn outgoing_again(&self, spooled: &Spooled) -> Outgoing {
+        match &spooled.item {
+            Ok(item) => self.outgoing(item),
+            Err(body) => {
+                tracing::error!(
+                    row = spooled.seq,
+                    "a message in the spool cannot be read; it is moved to the parked letters"
+                );
+                let properties = BasicProperties::default().with_message_id(format!("spooled-{}", spooled.seq).into());
+                self.as_it_is(properties, body.clone(), "it could not be read from the spool")
+            }
+        }
     }
 
     fn outgoing(&self, item: &Item) -> Outgoing {

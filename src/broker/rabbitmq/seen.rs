@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::broker::{Publication, Published};
 
 /// Ids remembered, of events and of messages together.
-const IDS_MAX: usize = 200_000;
+pub const IDS_MAX: usize = 200_000;
 
 /// The ids.
 #[derive(Default)]
@@ -37,6 +37,14 @@ pub struct Claim {
 }
 
 impl Seen {
+    /// Remembers messages of an earlier time, the last one first.
+    pub fn remember(&self, earlier: &[[String; 2]]) {
+        let mut memory = self.memory.lock();
+        for [event, message] in earlier.iter().rev() {
+            memory.remember(named(event, message));
+        }
+    }
+
     /// Tells what is new, and claims it. Waits for whoever has one of the same messages under way; all are claimed at
     /// once, so that two cannot wait for each other.
     pub async fn claim(&self, messages: &[Publication]) -> (Claim, Vec<Published>) {
@@ -79,14 +87,20 @@ impl Seen {
 impl Claim {
     /// They are safe: remembers them.
     pub fn keep(self) {
-        let mut memory = self.memory.lock();
-        for id in &self.ids {
-            memory.known.insert(id.clone());
-            memory.order.push_back(id.clone());
+        self.memory.lock().remember(self.ids.iter().cloned());
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, ids: impl IntoIterator<Item = Arc<str>>) {
+        for id in ids {
+            if self.known.insert(id.clone()) {
+                self.order.push_back(id);
+            }
         }
-        while memory.order.len() > IDS_MAX {
-            if let Some(oldest) = memory.order.pop_front() {
-                memory.known.remove(&oldest);
+        while self.order.len() > IDS_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
             }
         }
     }
@@ -103,7 +117,11 @@ impl Drop for Claim {
     }
 }
 
-/// The two kinds of id may be equal.
 fn ids(message: &Publication) -> [Arc<str>; 2] {
-    [format!("e:{}", message.job.id).into(), format!("m:{}", message.job.message).into()]
+    named(message.job.id.as_str(), message.job.message.as_str())
+}
+
+/// The two kinds of id may be equal.
+fn named(event: &str, message: &str) -> [Arc<str>; 2] {
+    [format!("e:{event}").into(), format!("m:{message}").into()]
 }

@@ -1,7 +1,9 @@
 //! One queue that this node consumes from, and what it holds of it.
 //!
-//! Whoever takes from it keeps the subscription: there is no task beside. When the connection breaks, or something was
-//! held too long (design rule 8), the channel is closed and opened anew; all that was held comes again, in order.
+//! Whoever takes from it keeps the subscription. Whoever takes may give up at any moment; what must not be left half done
+//! (a subscription, messages on their way round) is a step that runs to its end, and whoever takes next waits for it.
+//! When the connection breaks, or something was held too long (design rule 8), the channel is closed and opened anew; all
+//! that was held comes again, in order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,9 +16,10 @@ use lapin::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     Inner,
@@ -52,8 +55,12 @@ pub struct Source {
     bell: Notify,
     /// Whether this node is to consume from it.
     wanted: watch::Sender<bool>,
-    subscribed: tokio::sync::Mutex<Option<Subscription>>,
+    subscribed: Arc<tokio::sync::Mutex<Option<Subscription>>>,
+    steps: TaskTracker,
 }
+
+/// The subscription, if there is one, in the hands of whoever takes.
+type Subscribed = OwnedMutexGuard<Option<Subscription>>;
 
 struct Subscription {
     generation: u64,
@@ -75,7 +82,8 @@ impl Source {
             overflow: Mutex::default(),
             bell: Notify::new(),
             wanted: watch::Sender::new(wanted),
-            subscribed: tokio::sync::Mutex::default(),
+            subscribed: Arc::default(),
+            steps: TaskTracker::new(),
         })
     }
 
@@ -89,6 +97,11 @@ impl Source {
         self.window.lock()
     }
 
+    /// What runs to its end although whoever began it may be gone.
+    pub fn steps(&self) -> &TaskTracker {
+        &self.steps
+    }
+
     /// Something may be ready.
     pub fn ring(&self) {
         self.bell.notify_one();
@@ -96,11 +109,11 @@ impl Source {
 
     /// Waits for messages and takes at most `room`.
     pub(super) async fn take(self: &Arc<Self>, inner: &Arc<Inner>, room: usize) -> Result<Vec<Delivery>, Error> {
-        let mut subscribed = self.subscribed.lock().await;
+        let mut subscribed = self.subscribed.clone().lock_owned().await;
         let mut wanted = self.wanted.subscribe();
         loop {
             if !*wanted.borrow_and_update() {
-                self.leave(&mut subscribed).await;
+                subscribed = self.whole(inner, |source, _| source.leave(subscribed)).await;
                 // The sender lives as long as this does.
                 let _ = wanted.changed().await;
                 continue;
@@ -109,38 +122,68 @@ impl Source {
             if !given.is_empty() {
                 return Ok(given.into_iter().map(|held| Lease::deliver(inner, self, held)).collect());
             }
-            match &mut *subscribed {
+            subscribed = match &mut *subscribed {
                 Some(subscription) if self.is_sound(inner, subscription) => {
-                    self.wait(inner, subscription, &mut wanted).await;
+                    match self.wait(inner, subscription, &mut wanted).await {
+                        Some(first) => {
+                            self.whole(inner, |source, inner| source.arrived(inner, subscribed, first)).await
+                        }
+                        None => subscribed,
+                    }
                 }
-                Some(_) => self.close(&mut subscribed).await,
-                None => *subscribed = self.subscribe(inner, &mut wanted).await,
+                Some(_) => self.whole(inner, |source, _| source.close(subscribed)).await,
+                None => match inner.link.consume().live() {
+                    Some(live) => self.whole(inner, |source, inner| source.subscribe(inner, subscribed, live)).await,
+                    None => {
+                        self.connected(inner, &mut wanted).await;
+                        subscribed
+                    }
+                },
             }
         }
     }
 
     /// Looks whether something came while nobody takes; until then it is counted nowhere.
     pub(super) async fn gather(self: &Arc<Self>, inner: &Arc<Inner>) {
-        let Ok(mut subscribed) = self.subscribed.try_lock() else { return };
+        let Ok(mut subscribed) = self.subscribed.clone().try_lock_owned() else { return };
         let Some(subscription) = &mut *subscribed else { return };
         if let Some(Some(Ok(first))) = subscription.consumer.next().now_or_never() {
-            self.arrived(inner, subscription, first).await;
+            drop(self.whole(inner, |source, inner| source.arrived(inner, subscribed, first)).await);
         }
     }
 
     /// Lets go of everything and closes the channel, so that what was acknowledged before is.
-    pub async fn end(&self) {
+    pub async fn end(self: &Arc<Self>) {
         self.want(false);
         // Whoever takes at the moment lets go by itself.
-        if let Ok(mut subscribed) = timeout(YIELDS_WITHIN * 2, self.subscribed.lock()).await {
-            self.close(&mut subscribed).await;
+        if let Ok(subscribed) = timeout(YIELDS_WITHIN * 2, self.subscribed.clone().lock_owned()).await {
+            drop(self.clone().close(subscribed).await);
+        }
+    }
+
+    /// Runs a step to its end although whoever takes may be gone.
+    async fn whole<F: Future<Output = Subscribed> + Send + 'static>(
+        self: &Arc<Self>,
+        inner: &Arc<Inner>,
+        step: impl FnOnce(Arc<Self>, Arc<Inner>) -> F,
+    ) -> Subscribed {
+        match self.steps.spawn(step(self.clone(), inner.clone())).await {
+            Ok(subscribed) => subscribed,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and whoever takes with it.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 
     /// Whether the subscription can still bring something.
     fn is_sound(&self, inner: &Inner, subscription: &Subscription) -> bool {
         let is_current = inner.link.consume().live().is_some_and(|live| live.generation == subscription.generation);
-        is_current && subscription.channel.status().connected() && !self.holds_too_long(inner)
+        is_current
+            && !subscription.epoch.is_over()
+            && subscription.channel.status().connected()
+            && !self.holds_too_long(inner)
     }
 
     fn holds_too_long(&self, inner: &Inner) -> bool {
@@ -148,13 +191,13 @@ impl Source {
         oldest.is_some_and(|oldest| inner.clock.monotonic().saturating_sub(oldest) > inner.held_for())
     }
 
-    /// Waits until there is something to look at.
+    /// Waits until there is something to look at; a message, if that is what came.
     async fn wait(
-        self: &Arc<Self>,
-        inner: &Arc<Inner>,
+        &self,
+        inner: &Inner,
         subscription: &mut Subscription,
         wanted: &mut watch::Receiver<bool>,
-    ) {
+    ) -> Option<Message> {
         let now = inner.clock.monotonic();
         let (due, oldest) = {
             let window = self.window.lock();
@@ -164,7 +207,7 @@ impl Source {
         let wake = due.into_iter().chain(too_old).min().map_or(TRY_AGAIN, |at| at.saturating_sub(now).min(TRY_AGAIN));
         tokio::select! {
             next = subscription.consumer.next() => match next {
-                Some(Ok(message)) => self.arrived(inner, subscription, message).await,
+                Some(Ok(message)) => return Some(message),
                 Some(Err(error)) => {
                     inner.learn(&error);
                     tracing::warn!(queue = self.queue, %error, "a subscription has failed");
@@ -177,42 +220,67 @@ impl Source {
             _ = wanted.changed() => wanted.mark_changed(),
             () = sleep(wake) => {}
         }
+        None
+    }
+
+    /// Waits a while for a connection.
+    async fn connected(&self, inner: &Inner, wanted: &mut watch::Receiver<bool>) {
+        let mut lines = inner.link.consume().watch();
+        if inner.link.consume().live().is_some() {
+            return;
+        }
+        tokio::select! {
+            // Both live as long as this does.
+            _ = lines.changed() => {}
+            _ = wanted.changed() => wanted.mark_changed(),
+            () = sleep(TRY_AGAIN) => {}
+        }
     }
 
     /// Takes what came, and all that has come with it.
-    async fn arrived(self: &Arc<Self>, inner: &Arc<Inner>, subscription: &mut Subscription, first: Message) {
+    async fn arrived(self: Arc<Self>, inner: Arc<Inner>, mut subscribed: Subscribed, first: Message) -> Subscribed {
         let mut rounds = Vec::new();
         let mut next = Some(first);
         while let Some(message) = next {
-            self.put(inner, message, &mut rounds).await;
-            next = subscription.consumer.next().now_or_never().flatten().and_then(Result::ok);
+            if !self.put(&inner, message, &mut rounds).await {
+                // It is held by nobody: all comes again.
+                self.window.lock().end();
+                sleep(TRY_AGAIN).await;
+                break;
+            }
+            next =
+                subscribed.as_mut().and_then(|one| one.consumer.next().now_or_never()).flatten().and_then(Result::ok);
         }
         if !rounds.is_empty() {
-            self.send_round(inner, rounds).await;
+            self.send_round(&inner, rounds).await;
         }
+        subscribed
     }
 
-    async fn put(self: &Arc<Self>, inner: &Arc<Inner>, message: Message, rounds: &mut Vec<(Envelope, Message)>) {
+    /// Takes one; `false`: that was not possible.
+    async fn put(&self, inner: &Inner, message: Message, rounds: &mut Vec<(Envelope, Message)>) -> bool {
         let Some(envelope) = Envelope::read(&message.properties, &message.data, self.lane) else {
             return inner.park_foreign(&self.queue, message).await;
         };
         let now = inner.clock.monotonic();
         let mut window = self.window.lock();
         if window.is_copy(&envelope, &message.acker) {
-            return;
+            return true;
         }
         let job = &envelope.job;
         let has_room = window.of_conversation(&job.conversation) < self.share;
         if self.lane == Some(Lane::Chat) && !self.overflow.lock().admits(&job.conversation, &job.id, has_room, now) {
             drop(window);
-            return rounds.push((envelope, message));
+            rounds.push((envelope, message));
+            return true;
         }
         let early_by = envelope.early_by(inner.clock.now());
         window.put(envelope, message.redelivered, message.acker, now, early_by);
+        true
     }
 
     /// Sends messages round through delay tiers, in order; what cannot be sent is held beyond the share.
-    async fn send_round(self: &Arc<Self>, inner: &Arc<Inner>, rounds: Vec<(Envelope, Message)>) {
+    async fn send_round(&self, inner: &Inner, rounds: Vec<(Envelope, Message)>) {
         let mut outgoing = Vec::with_capacity(rounds.len());
         for (envelope, _) in &rounds {
             let job = &envelope.job;
@@ -236,32 +304,19 @@ impl Source {
         }
     }
 
-    async fn subscribe(&self, inner: &Arc<Inner>, wanted: &mut watch::Receiver<bool>) -> Option<Subscription> {
-        let mut lines = inner.link.consume().watch();
-        let Some(live) = inner.link.consume().live() else {
-            tokio::select! {
-                // Both live as long as this does.
-                _ = lines.changed() => {}
-                _ = wanted.changed() => wanted.mark_changed(),
-                () = sleep(TRY_AGAIN) => {}
-            }
-            return None;
-        };
+    async fn subscribe(self: Arc<Self>, inner: Arc<Inner>, mut subscribed: Subscribed, live: Live) -> Subscribed {
         match timeout(ANSWERS_WITHIN, self.open(&live)).await {
             Ok(Ok((channel, consumer))) => {
                 let epoch = self.window.lock().begin();
-                Some(Subscription { generation: live.generation, channel, consumer, epoch })
+                *subscribed = Some(Subscription { generation: live.generation, channel, consumer, epoch });
             }
             Ok(Err(error)) => {
                 tracing::warn!(queue = self.queue, %error, "a queue cannot be consumed from; it is tried again");
                 sleep(TRY_AGAIN).await;
-                None
             }
-            Err(_) => {
-                inner.link.consume().give_up(live.generation);
-                None
-            }
+            Err(_) => inner.link.consume().give_up(live.generation),
         }
+        subscribed
     }
 
     async fn open(&self, live: &Live) -> lapin::Result<(Channel, Consumer)> {
@@ -274,27 +329,27 @@ impl Source {
     }
 
     /// Leaves the queue to another node: nothing more is begun, what is in hand has a while to be settled.
-    async fn leave(&self, subscribed: &mut Option<Subscription>) {
-        if subscribed.is_none() {
-            return;
-        }
+    async fn leave(self: Arc<Self>, subscribed: Subscribed) -> Subscribed {
+        let Some(subscription) = &*subscribed else { return subscribed };
         self.window.lock().withdraw();
+        let channel = subscription.channel.clone();
         let settled = async {
-            while self.window.lock().out() > 0 {
+            while self.window.lock().out() > 0 && channel.status().connected() {
                 self.bell.notified().await;
             }
         };
         // What is not settled by then is another node's.
         let _ = timeout(YIELDS_WITHIN, settled).await;
-        self.close(subscribed).await;
+        self.close(subscribed).await
     }
 
-    async fn close(&self, subscribed: &mut Option<Subscription>) {
-        let Some(subscription) = subscribed.take() else { return };
+    async fn close(self: Arc<Self>, mut subscribed: Subscribed) -> Subscribed {
+        let Some(subscription) = subscribed.take() else { return subscribed };
         if subscription.channel.status().connected() {
             // With its answer all acknowledgements have arrived. One that does not come: the connection is on its way out.
             let _ = timeout(ANSWERS_WITHIN, subscription.channel.close(200, "bye".into())).await;
         }
         self.window.lock().end();
+        subscribed
     }
 }

@@ -42,6 +42,7 @@ const SCHEMA: Schema = Schema {
 const INSERT: &str = "INSERT INTO spooled (place, lane, event, message, unusable, bytes, body)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const NEXT: &str = "SELECT seq, place, lane, unusable, body FROM spooled WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+const LAST_IDS: &str = "SELECT event, message FROM spooled ORDER BY seq DESC LIMIT ?1";
 const DELETE: &str = "DELETE FROM spooled WHERE seq = ?1 RETURNING place, lane, bytes";
 const FIND: &str = "SELECT seq, place, lane, unusable, body FROM spooled WHERE event = ?1 OR message = ?1 LIMIT 1";
 const CENSUS: &str = "SELECT place, lane, count(*), sum(bytes) FROM spooled GROUP BY place, lane";
@@ -73,8 +74,10 @@ pub struct Item {
 pub struct Spooled {
     /// Its number, in the order of arrival.
     pub seq: i64,
-    /// The message.
-    pub item: Item,
+    /// Where it belongs.
+    pub place: Place,
+    /// The message; of one that cannot be read (a damaged disk, a newer version) what is there.
+    pub item: Result<Item, Vec<u8>>,
 }
 
 /// How much of one place and lane.
@@ -226,6 +229,16 @@ impl Spool {
         Ok(())
     }
 
+    /// The event ids and message ids of the last ones that lie here.
+    pub fn last_ids(&self, many: usize) -> Result<Vec<[String; 2]>, Error> {
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare(LAST_IDS)?;
+            let rows = statement.query_map([many as i64], |row| Ok([row.get(0)?, row.get(1)?]))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        };
+        Ok(self.database.read_now(read)?)
+    }
+
     /// A message by its event id or message id.
     pub async fn find(&self, id: &str) -> Result<Option<Item>, Error> {
         if self.messages() == 0 {
@@ -233,7 +246,8 @@ impl Spool {
         }
         let id = id.to_owned();
         let read = move |connection: &Connection| {
-            Ok(connection.prepare_cached(FIND)?.query_row([id], spooled).optional()?.map(|spooled| spooled.item))
+            let found = connection.prepare_cached(FIND)?.query_row([id], spooled).optional()?;
+            Ok(found.and_then(|spooled| spooled.item.ok()))
         };
         Ok(self.database.read(read).await?)
     }
@@ -286,10 +300,12 @@ fn insert(connection: &Connection, (item, body): &(Item, Vec<u8>)) -> Result<i64
 
 fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let body: Vec<u8> = row.get(4)?;
-    // Says where, not what: the text may quote the message.
-    let job = serde_json::from_slice(&body).map_err(|_| rusqlite::Error::InvalidQuery)?;
-    let item = Item { place: Place(row.get(1)?), lane: lane(row.get(2)?), job: Arc::new(job), unusable: row.get(3)? };
-    Ok(Spooled { seq: row.get(0)?, item })
+    let (seq, place, unusable) = (row.get(0)?, Place(row.get(1)?), row.get(3)?);
+    let item = match serde_json::from_slice(&body) {
+        Ok(job) => Ok(Item { place, lane: lane(row.get(2)?), job: Arc::new(job), unusable }),
+        Err(_) => Err(body),
+    };
+    Ok(Spooled { seq, place, item })
 }
 
 fn census(connection: &Connection) -> Result<Vec<Portion>, store::Error> {

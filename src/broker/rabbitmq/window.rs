@@ -157,14 +157,18 @@ impl Window {
         self.keep(Held { redelivered: true, ..held }, now + after, after.is_zero());
     }
 
-    /// One that was out is settled; what there is to acknowledge. `None`: it belongs to somebody else by now.
+    /// What there is (still) to acknowledge of one that is out; nothing: it is settled. `None`: it belongs to somebody
+    /// else by now. One asks until there is nothing, for a copy can come meanwhile.
     pub fn settle(&mut self, held: &Held) -> Option<Vec<Acker>> {
         if !self.is_ours(held) {
             return None;
         }
-        self.out -= 1;
-        self.forget(held);
-        Some(std::mem::take(&mut held.tags.0.lock()))
+        let tags = std::mem::take(&mut *held.tags.0.lock());
+        if tags.is_empty() {
+            self.out -= 1;
+            self.forget(held);
+        }
+        Some(tags)
     }
 
     /// How many messages of a conversation are held.

@@ -177,7 +177,7 @@ impl Line {
     async fn connect(&self, keeping: &mut Keeping) {
         let connected = self.plan.connect(keeping.turn, self.name).await;
         let prepared = match connected {
-            Ok(connection) => self.prepare(connection).await,
+            Ok(connection) => self.prepare(connection, self.plan.node(keeping.turn)).await,
             Err(trouble) => Err(trouble),
         };
         match prepared {
@@ -200,15 +200,14 @@ impl Line {
         }
     }
 
-    async fn prepare(&self, connection: Connection) -> Result<Connection, Trouble> {
-        match timeout(DECLARE_WITHIN, self.topology.declare(&connection)).await {
-            Ok(Ok(())) => Ok(connection),
-            Ok(Err(error)) => {
-                goodbye(&connection).await;
-                Err(Trouble::of_declaring(&error))
-            }
-            Err(_) => Err(Trouble::Silent { node: "RabbitMQ".into() }),
-        }
+    async fn prepare(&self, connection: Connection, node: String) -> Result<Connection, Trouble> {
+        let trouble = match timeout(DECLARE_WITHIN, self.topology.declare(&connection)).await {
+            Ok(Ok(())) => return Ok(connection),
+            Ok(Err(error)) => Trouble::of_declaring(node, &error),
+            Err(_) => Trouble::Silent { node },
+        };
+        goodbye(&connection).await;
+        Err(trouble)
     }
 }
 

@@ -58,10 +58,16 @@ impl Plan {
         self.nodes.len()
     }
 
+    /// The host with this number, counted round and round.
+    pub fn node(&self, turn: usize) -> String {
+        let (host, port) = &self.nodes[turn % self.nodes.len()];
+        format!("{host}:{port}")
+    }
+
     /// Connects to the host with this number, counted round and round.
     pub async fn connect(&self, turn: usize, name: &str) -> Result<Connection, Trouble> {
         let (host, port) = &self.nodes[turn % self.nodes.len()];
-        let node = format!("{host}:{port}");
+        let node = self.node(turn);
         match timeout(CONNECT_WITHIN, self.open(host, *port, name)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(Trouble::of_connecting(node, &error, &self.vhost, self.tls.is_some())),

@@ -66,8 +66,10 @@ pub enum Trouble {
         vhost: String,
     },
     /// The user may not declare what is needed.
-    #[error("RabbitMQ does not let this user declare what is needed: {said}")]
+    #[error("{node} does not let this user declare what is needed: {said}")]
     NoRights {
+        /// Who.
+        node: String,
         /// What it says.
         said: String,
     },
@@ -188,18 +190,18 @@ impl Trouble {
     }
 
     /// Only what the server compares and refuses lasts; anything else may be over with the next attempt.
-    pub(super) fn of_declaring(error: &lapin::Error) -> Self {
-        let node = || "RabbitMQ".to_owned();
+    pub(super) fn of_declaring(node: String, error: &lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
                 let said = error.get_message().to_string();
                 match error.get_id() {
-                    PRECONDITION_FAILED if said.contains("inequivalent arg") => mismatch(&said),
-                    ACCESS_REFUSED => Self::NoRights { said },
-                    _ => Self::Refused { node: node(), said },
+                    // Whatever it does not like about what is there (`inequivalent arg`, and others since 4.0).
+                    PRECONDITION_FAILED => mismatch(&said),
+                    ACCESS_REFUSED => Self::NoRights { node, said },
+                    _ => Self::Refused { node, said },
                 }
             }
-            _ => Self::Unreachable { node: node(), why: error.to_string() },
+            _ => Self::Unreachable { node, why: error.to_string() },
         }
     }
 }

@@ -42,9 +42,14 @@ fn what_differs_is_named_with_both_values() {
             "x-overflow is none, we need reject-publish",
             "broker.rabbitmq.prefix",
         ),
+        (
+            "PRECONDITION_FAILED - invalid arg 'x-queue-type' for queue 'p.dead'",
+            "invalid arg 'x-queue-type'",
+            "broker.rabbitmq.prefix",
+        ),
     ];
     for (text, told, remedy) in table {
-        let trouble = Trouble::of_declaring(&said(406, text));
+        let trouble = Trouble::of_declaring("h:1".into(), &said(406, text));
         assert!(trouble.is_lasting() && trouble.to_string().contains(told), "{trouble}");
         assert!(trouble.remedy().contains(remedy), "{}", trouble.remedy());
     }
@@ -52,18 +57,20 @@ fn what_differs_is_named_with_both_values() {
 
 #[test]
 fn only_what_the_server_compares_lasts() {
-    assert!(Trouble::of_declaring(&said(403, "ACCESS_REFUSED - access to queue 'p.dead' refused")).is_lasting());
+    assert!(
+        Trouble::of_declaring("h:1".into(), &said(403, "ACCESS_REFUSED - access to queue 'p.dead' refused"))
+            .is_lasting()
+    );
     let passing = [
         said(404, "NOT_FOUND - no exchange 'p.dlx'"),
         said(405, "RESOURCE_LOCKED - cannot obtain exclusive access"),
-        said(406, "PRECONDITION_FAILED - delivery acknowledgement timed out"),
         said(320, "CONNECTION_FORCED - broker forced connection closure"),
         said(541, "INTERNAL_ERROR"),
         ErrorKind::MissingHeartbeatError.into(),
         ErrorKind::IOError(Arc::new(io::ErrorKind::ConnectionReset.into())).into(),
     ];
     for error in passing {
-        assert!(!Trouble::of_declaring(&error).is_lasting(), "{error}");
+        assert!(!Trouble::of_declaring("h:1".into(), &error).is_lasting(), "{error}");
     }
 }
 
