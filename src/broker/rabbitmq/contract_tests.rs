@@ -13,7 +13,7 @@ use tokio::{
 use super::{Rabbitmq, envelope::Envelope, private};
 use crate::{
     broker::{
-        Broker, Config, Lane, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
+        Broker, Config, Lane, Peer, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
         contract::{Factory, Setup, contract, tools::*},
     },
     domain::{ids::ConversationId, secret::Secret},
@@ -59,7 +59,7 @@ impl Place {
         for round in broker.rounds() {
             rounds.spawn(go(round));
         }
-        broker.spread("me", &["me".to_owned()]);
+        broker.spread("me", &[Peer { id: "me".to_owned(), consumes: true }]);
         let connected = async {
             while broker.trouble().is_some() {
                 sleep(Duration::from_millis(5)).await;
