@@ -69,7 +69,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{Broker, Upkeep},
+    broker::{Broker, Letters, Upkeep},
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
@@ -101,6 +101,8 @@ pub struct Parts {
     pub broker: Arc<dyn Broker>,
     /// What keeps the queue going.
     pub upkeep: Arc<dyn Upkeep>,
+    /// The queue's dead and parked letters.
+    pub letters: Arc<dyn Letters>,
     /// What nodes share.
     pub state: Shared,
     /// The nodes that live.

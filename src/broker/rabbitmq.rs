@@ -15,7 +15,9 @@ mod lease;
 mod link;
 #[cfg(test)]
 mod link_tests;
+mod operators;
 mod overflow;
+mod pass;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "the integration tests use what these do not")]
 #[path = "../../tests/it/support/rabbitmq.rs"]
@@ -45,6 +47,7 @@ use tokio::sync::mpsc;
 use self::{
     envelope::Envelope,
     link::Link,
+    pass::Passes,
     publisher::{Outgoing, Publisher, Unconfirmed},
     publishing::Publishing,
     source::Source,
@@ -53,7 +56,7 @@ use self::{
 };
 use super::{
     Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Round, Shape,
-    Standing, Trouble, Upkeep, Whose,
+    Standing, Trouble, Upkeep, Whose, letters,
 };
 use crate::telemetry::Clock;
 
@@ -80,6 +83,7 @@ struct Inner {
     chat: Vec<Arc<Source>>,
     events: Arc<Source>,
     dead: Arc<Source>,
+    passes: Passes,
     tally: Tally,
     /// The server's time limit for an acknowledgement, as configured, or as it said itself when it was over.
     consumer_timeout: Mutex<Duration>,
@@ -102,6 +106,7 @@ impl Rabbitmq {
             chat: (0..config.partitions).map(partition).collect(),
             events: Source::new(topology.name("events"), Some(Lane::Events), PREFETCH_OTHERS, true),
             dead: Source::new(topology.name("dead"), None, PREFETCH_OTHERS, true),
+            passes: Passes::default(),
             tally: Tally::default(),
             topology,
             link,
@@ -165,7 +170,7 @@ impl Inner {
     /// A message that is none of ours is not eaten: it goes to the parked letters as it is. `false`: it could not go there.
     async fn park_foreign(&self, queue: &str, message: Message) -> bool {
         tracing::error!(queue, "a message that is none of Tidegate's; it is moved to the parked letters");
-        let foreign = self.as_it_is(message.properties, message.data, "not a message of Tidegate's");
+        let foreign = self.as_it_is(message.properties, message.data, letters::FOREIGN);
         let parked = self.publisher.publish(foreign).await;
         if parked.is_ok() {
             // One that cannot be acknowledged any more comes again.
@@ -344,6 +349,7 @@ impl Upkeep for Rabbitmq {
     async fn close(&self) {
         futures_util::future::join_all(self.inner.sources().map(|source| source.end())).await;
         self.inner.publishing.end().await;
+        self.inner.passes.end().await;
         self.inner.link.close().await;
         if let Some(spool) = self.inner.publishing.spool() {
             spool.close();

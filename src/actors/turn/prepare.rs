@@ -266,9 +266,11 @@ pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration
 
 /// Whether the customer has waited so long that an answer would be stale (design rule 16).
 pub(in crate::actors) fn is_too_old(parts: &Parts, job: &Job) -> bool {
-    parts.clock.agrees() && parts.clock.now().since(job.received) >= parts.chat.deadline
+    let (now, deadline) = (parts.clock.now(), parts.chat.deadline);
+    parts.clock.agrees()
+        && now.since(job.replayed.unwrap_or(job.received)) >= deadline
         // A clock of the sender's that lies far back must not expire what has only just come.
-        && parts.clock.now().since(job.first_seen) >= parts.chat.deadline.min(Duration::from_secs(60))
+        && now.since(job.first_seen) >= deadline.min(Duration::from_secs(60))
 }
 
 fn asks_for_human<'a>(parts: &'a Parts, jobs: &[(Arc<Job>, u32, bool)]) -> Option<&'a str> {

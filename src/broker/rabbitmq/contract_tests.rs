@@ -13,7 +13,7 @@ use tokio::{
 use super::{Rabbitmq, envelope::Envelope, private};
 use crate::{
     broker::{
-        Broker, Config, Lane, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
+        Broker, Config, Lane, Letters, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
         contract::{Factory, Setup, contract, tools::*},
     },
     domain::{ids::ConversationId, secret::Secret},
@@ -85,6 +85,10 @@ pub(super) async fn go(round: Round) {
 impl Factory for Place {
     async fn open(&self, setup: Setup) -> Arc<dyn Broker> {
         self.rabbitmq(setup).await
+    }
+
+    fn letters(&self) -> Arc<dyn Letters> {
+        self.open.lock().as_ref().expect("one is open").0.clone()
     }
 
     fn window_min(&self) -> usize {

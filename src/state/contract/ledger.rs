@@ -98,6 +98,7 @@ pub(in crate::state) async fn who_was_told_is_known_as_told_also_after_a_failed_
                 received: BEGIN,
                 position: 0,
                 first_seen: BEGIN,
+                replayed: None,
             };
             state.note_story(&job, &Timeline::default()).await.unwrap();
         }
