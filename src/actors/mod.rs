@@ -43,6 +43,7 @@ mod inbox;
 mod ingress;
 mod inspector;
 mod lease;
+pub mod letters;
 mod limiter;
 mod link;
 mod metrics;

@@ -170,7 +170,7 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
         // The letter comes back.
         None => return tokio::time::sleep(STORE_PAUSE).await,
     }
-    let cause = farewell(parts, &job, alias, &cause).await;
+    let cause = farewell(parts, (&job, letter.replay), alias, &cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.
         return;

@@ -11,7 +11,10 @@
 #[cfg(test)]
 mod contract_tests;
 mod envelope;
+mod keeping;
 mod lease;
+#[cfg(test)]
+mod letters_tests;
 mod link;
 #[cfg(test)]
 mod link_tests;
@@ -24,6 +27,7 @@ mod pass;
 pub(crate) mod private;
 mod publisher;
 mod publishing;
+mod removal;
 mod seen;
 mod source;
 mod spool;
@@ -36,6 +40,7 @@ mod window;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use lapin::{
     BasicProperties,
     message::{BasicReturnMessage, Delivery as Message},
@@ -46,7 +51,7 @@ use tokio::sync::mpsc;
 
 use self::{
     envelope::Envelope,
-    link::Link,
+    link::{Line, Link},
     pass::Passes,
     publisher::{Outgoing, Publisher, Unconfirmed},
     publishing::Publishing,
@@ -76,6 +81,7 @@ pub struct Rabbitmq {
 
 struct Inner {
     clock: Clock,
+    parked_for: Duration,
     topology: Arc<Topology>,
     link: Link,
     publisher: Publisher,
@@ -92,8 +98,9 @@ struct Inner {
 }
 
 impl Rabbitmq {
-    /// Reads the configuration; nothing is connected before the rounds are gone.
-    pub fn open(config: &Config, clock: Clock) -> Result<Self, Error> {
+    /// Reads the configuration; nothing is connected before the rounds are gone. `parked_for`: how long parked messages
+    /// are kept.
+    pub fn open(config: &Config, parked_for: Duration, clock: Clock) -> Result<Self, Error> {
         let publishing = Publishing::open(config)?;
         let config = &config.rabbitmq;
         let topology = Arc::new(Topology::new(config));
@@ -103,6 +110,7 @@ impl Rabbitmq {
         let partition = |n| Source::new(topology.partition(n), Some(Lane::Chat), config.prefetch, false);
         let inner = Inner {
             clock,
+            parked_for,
             chat: (0..config.partitions).map(partition).collect(),
             events: Source::new(topology.name("events"), Some(Lane::Events), PREFETCH_OTHERS, true),
             dead: Source::new(topology.name("dead"), None, PREFETCH_OTHERS, true),
@@ -257,8 +265,8 @@ impl Broker for Rabbitmq {
         }
     }
 
-    async fn forget(&self, _: &Whose) -> Result<Forgotten, Error> {
-        Ok(Forgotten { deliveries: Vec::new(), in_hand: 0 })
+    async fn forget(&self, whose: &Whose) -> Result<Forgotten, Error> {
+        removal::take(&self.inner, whose).await
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -266,8 +274,18 @@ impl Broker for Rabbitmq {
     }
 
     async fn tidy(&self) -> Result<(), Error> {
-        Ok(())
+        self.inner.tidy().await
     }
+}
+
+/// Goes one round.
+type Going = fn(Arc<Inner>) -> BoxFuture<'static, Result<(), Error>>;
+
+fn attend(line: Arc<Line>) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        line.attend().await;
+        Ok(())
+    })
 }
 
 #[async_trait]
@@ -278,55 +296,27 @@ impl Upkeep for Rabbitmq {
     }
 
     fn rounds(&self) -> Vec<Round> {
-        let lines = [self.inner.link.publish(), self.inner.link.consume()].map(|line| {
-            let line = line.clone();
-            Round {
-                name: line.name(),
-                every: None,
-                within: ATTEND_WITHIN,
-                go: Arc::new(move || {
-                    let line = line.clone();
-                    Box::pin(async move {
-                        line.attend().await;
-                        Ok(())
-                    })
-                }),
-            }
-        });
-        let inner = self.inner.clone();
-        let reroute = Round {
-            name: "returned",
-            every: None,
-            within: Duration::MAX,
-            go: Arc::new(move || {
-                let inner = inner.clone();
+        let round = |name, every, within, go: Going| {
+            let inner = self.inner.clone();
+            Round { name, every, within, go: Arc::new(move || go(inner.clone())) }
+        };
+        vec![
+            round("publish", None, ATTEND_WITHIN, |inner| attend(inner.link.publish().clone())),
+            round("consume", None, ATTEND_WITHIN, |inner| attend(inner.link.consume().clone())),
+            round("returned", None, Duration::MAX, |inner| {
                 Box::pin(async move {
                     inner.reroute().await;
                     Ok(())
                 })
             }),
-        };
-        let inner = self.inner.clone();
-        let tally = Round {
-            name: "tally",
-            every: Some(tally::EVERY),
-            within: tally::WITHIN,
-            go: Arc::new(move || {
-                let inner = inner.clone();
+            round("tally", Some(tally::EVERY), tally::WITHIN, |inner| {
                 Box::pin(async move { inner.tally.ask(&inner).await })
             }),
-        };
-        let inner = self.inner.clone();
-        let spool = Round {
-            name: "spool",
-            every: None,
-            within: FORWARD_WITHIN,
-            go: Arc::new(move || {
-                let inner = inner.clone();
-                Box::pin(async move { inner.forward().await })
+            round("spool", None, FORWARD_WITHIN, |inner| Box::pin(async move { inner.forward().await })),
+            round("unrouted", Some(keeping::EVERY), keeping::WITHIN, |inner| {
+                Box::pin(async move { inner.bring_home().await })
             }),
-        };
-        lines.into_iter().chain([reroute, tally, spool]).collect()
+        ]
     }
 
     fn trouble(&self) -> Option<Trouble> {
@@ -336,6 +326,10 @@ impl Upkeep for Rabbitmq {
 
     fn spooled(&self) -> Option<u64> {
         self.inner.publishing.spool().map(|spool| spool.messages())
+    }
+
+    fn spooled_of(&self, lane: Lane) -> Option<u64> {
+        self.inner.publishing.spool().map(|spool| spool.of_lane(lane))
     }
 
     fn spread(&self, me: &str, nodes: &[String]) {

@@ -109,7 +109,7 @@ fn open_broker(config: &Config, clock: &Clock) -> anyhow::Result<Parted> {
             (embedded.clone(), embedded.clone(), embedded)
         }
         broker::Kind::Rabbitmq => {
-            let rabbitmq = Arc::new(Rabbitmq::open(&config.broker, clock.clone())?);
+            let rabbitmq = Arc::new(Rabbitmq::open(&config.broker, parked_for, clock.clone())?);
             (rabbitmq.clone(), rabbitmq.clone(), rabbitmq)
         }
     })

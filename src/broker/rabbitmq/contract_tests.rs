@@ -27,14 +27,14 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
 const ROUND_AT_MOST: Duration = Duration::from_millis(200);
 
 /// A prefix of its own on the server all tests share, and a folder for the spool.
-struct Place {
+pub(super) struct Place {
     config: RabbitmqConfig,
     folder: TempDir,
     open: Mutex<Option<(Arc<Rabbitmq>, JoinSet<()>)>>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with_partitions(1)
     }
 
@@ -45,7 +45,7 @@ impl Place {
         Self { config, folder: tempfile::tempdir().unwrap(), open: Mutex::new(None) }
     }
 
-    async fn rabbitmq(&self, setup: Setup) -> Arc<Rabbitmq> {
+    pub async fn rabbitmq(&self, setup: Setup) -> Arc<Rabbitmq> {
         let before = self.open.lock().take();
         if let Some((before, mut rounds)) = before {
             before.close().await;
@@ -54,7 +54,7 @@ impl Place {
         let rabbitmq = RabbitmqConfig { prefetch: u16::try_from(setup.window).unwrap(), ..self.config.clone() };
         let path = self.folder.path().join("spool").display().to_string();
         let config = Config { rabbitmq, spool: SpoolConfig { path, ..Default::default() }, ..Config::default() };
-        let broker = Arc::new(Rabbitmq::open(&config, Clock::system()).unwrap());
+        let broker = Arc::new(Rabbitmq::open(&config, setup.parked_for, Clock::system()).unwrap());
         let mut rounds = JoinSet::new();
         for round in broker.rounds() {
             rounds.spawn(go(round));

@@ -35,8 +35,8 @@ const SILENT_MAX: Duration = Duration::from_secs(10);
 /// How long a server may take to open or to close a channel.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a server may take to put back what a closed channel held.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
+/// How long a server may take to put back what a closed channel held; some of it may go elsewhere at once.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Whose turn it is, and the ends of passes.
 #[derive(Default)]
@@ -59,8 +59,10 @@ pub struct Pass {
     channel: Channel,
     /// Full ones, each of which holds a wave.
     consumers: Vec<Consumer>,
-    /// The queue looked into last, and how much of it is held.
-    held: (String, usize),
+    /// The queues that were looked into.
+    queues: Vec<String>,
+    /// What lay in them then, without what has been acknowledged: so much is to come back.
+    there: usize,
     turn: Option<OwnedMutexGuard<()>>,
     endings: TaskTracker,
 }
@@ -72,8 +74,8 @@ impl Pass {
         let live = inner.link.consume().live().ok_or_else(|| Error::Store("RabbitMQ is away".into()))?;
         let opened = timeout(ANSWERS_WITHIN, live.connection.create_channel()).await;
         let channel = opened.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
-        let (consumers, held, endings) = (Vec::new(), (String::new(), 0), inner.passes.endings.clone());
-        Ok(Self { live, channel, consumers, held, turn: Some(turn), endings })
+        let (consumers, queues, endings) = (Vec::new(), Vec::new(), inner.passes.endings.clone());
+        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings })
     }
 
     /// The connection it goes through.
@@ -93,11 +95,18 @@ impl Pass {
         most: usize,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        self.held = (queue.to_owned(), 0);
-        while self.held.1 < most && self.ready(queue).await? > 0 {
-            if self.wave(queue, most, &mut each).await?.is_break() {
+        let mut left = self.ready(queue).await?;
+        self.queues.push(queue.to_owned());
+        self.there += left;
+        let mut seen = 0;
+        while seen < most && left > 0 {
+            let wave = u16::try_from(most - seen).unwrap_or(WAVE).min(WAVE);
+            let (came, flow) = self.wave(queue, wave, left, &mut each).await?;
+            if flow.is_break() {
                 break;
             }
+            seen += came;
+            left = self.ready(queue).await?;
         }
         Ok(())
     }
@@ -105,11 +114,11 @@ impl Pass {
     async fn wave(
         &mut self,
         queue: &str,
-        most: usize,
+        wave: u16,
+        left: usize,
         each: &mut impl FnMut(Message) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let wave = u16::try_from(most - self.held.1).unwrap_or(WAVE).min(WAVE);
-        let left = self.ready(queue).await?.min(wave.into());
+    ) -> Result<(usize, ControlFlow<()>), Error> {
+        let left = left.min(wave.into());
         let mut consumer = self.consume(queue, wave).await?;
         let (mut came, mut heard) = (0, Instant::now());
         let flow = loop {
@@ -119,7 +128,6 @@ impl Pass {
             match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => {
                     (came, heard) = (came + 1, Instant::now());
-                    self.held.1 += 1;
                     if each(message).is_break() {
                         break ControlFlow::Break(());
                     }
@@ -133,7 +141,7 @@ impl Pass {
             }
         };
         self.consumers.push(consumer);
-        Ok(flow)
+        Ok((came, flow))
     }
 
     async fn consume(&self, queue: &str, many: u16) -> Result<Consumer, Error> {
@@ -147,7 +155,7 @@ impl Pass {
 
     /// Acknowledges a message of this pass: it is gone.
     pub async fn acknowledge(&mut self, acker: &Acker) -> Result<(), Error> {
-        self.held.1 = self.held.1.saturating_sub(1);
+        self.there = self.there.saturating_sub(1);
         // A channel that was closed meanwhile says `false`, not an error.
         let told = timeout(ANSWERS_WITHIN, acker.ack(BasicAckOptions::default())).await;
         if matches!(told, Ok(Ok(true))) { Ok(()) } else { Err(Error::Lost) }
@@ -156,21 +164,22 @@ impl Pass {
     /// Ends it; returns when everything has come back, and what was acknowledged is gone.
     pub async fn end(mut self) {
         if let Some(ending) = self.ending() {
-            ending.await;
+            // To its end, although whoever waits may be gone.
+            let _ = self.endings.spawn(ending).await;
         }
     }
 
     fn ending(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
         let turn = self.turn.take()?;
         let (channel, consumers, live) = (self.channel.clone(), std::mem::take(&mut self.consumers), self.live.clone());
-        let (queue, held) = std::mem::take(&mut self.held);
+        let (queues, there) = (std::mem::take(&mut self.queues), self.there);
         Some(async move {
             if channel.status().connected() {
                 // One that is not answered: the connection is on its way out.
                 let _ = timeout(ANSWERS_WITHIN, channel.close(200, "seen".into())).await;
             }
             drop(consumers);
-            let _ = timeout(BACK_WITHIN, back(&live, &queue, held)).await;
+            let _ = timeout(BACK_WITHIN, back(&live, &queues, there)).await;
             drop(turn);
         })
     }
@@ -186,12 +195,20 @@ impl Drop for Pass {
 }
 
 /// A closed channel is answered before all that it held is back; the next pass would not see it.
-async fn back(live: &Live, queue: &str, held: usize) {
-    if held == 0 {
+async fn back(live: &Live, queues: &[String], there: usize) {
+    if there == 0 {
         return;
     }
     let Ok(channel) = live.connection.create_channel().await else { return };
-    while ready(&channel, queue).await.is_ok_and(|ready| ready < held) {
+    loop {
+        let mut are_back = 0;
+        for queue in queues {
+            let Ok(ready) = ready(&channel, queue).await else { return };
+            are_back += ready;
+        }
+        if are_back >= there {
+            break;
+        }
         sleep(Duration::from_millis(5)).await;
     }
     let _ = channel.close(200, "back".into()).await;
