@@ -127,6 +127,7 @@ impl Events {
             id: job.id.clone(),
             message: job.message.clone(),
             conversation: job.conversation.clone(),
+            replay: delivery.replay,
             outcome: Outcome::Applied,
             at: now,
             cause,

@@ -80,7 +80,12 @@ pub(super) enum Passed {
 
 /// Tells the customer and hands the conversation over, as far as that can be done in time. Returns the cause, with what
 /// Zendesk said if it refused the hand-off.
-pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<ConversationId>, cause: &str) -> String {
+pub(super) async fn farewell(
+    parts: &Arc<Parts>,
+    (job, replay): (&Arc<Job>, u32),
+    alias: Option<ConversationId>,
+    cause: &str,
+) -> String {
     if job.kind.text().is_none() || parts.directory.is_removed(&job.conversation) {
         return cause.to_owned();
     }
@@ -92,7 +97,7 @@ pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<C
         return cause.to_owned();
     }
     let telling = async {
-        tell(parts, job, alias.clone(), Purpose::Failure, &parts.chat.failure_message).await;
+        tell(parts, (job, replay), alias.clone(), Purpose::Failure, &parts.chat.failure_message).await;
         pass_control(parts, job, alias.clone(), cause).await
     };
     let told = tokio::select! {
@@ -109,10 +114,10 @@ pub(super) async fn farewell(parts: &Arc<Parts>, job: &Arc<Job>, alias: Option<C
     }
 }
 
-/// Posts a sentence about a message, once.
+/// Posts a sentence about a message in one of its lives, once.
 pub(super) async fn tell(
     parts: &Arc<Parts>,
-    job: &Arc<Job>,
+    (job, replay): (&Arc<Job>, u32),
     alias: Option<ConversationId>,
     purpose: Purpose,
     text: &str,
@@ -126,7 +131,7 @@ pub(super) async fn tell(
         covers: vec![job.message.clone()],
         purpose,
         parts: texts,
-        replay: 0,
+        replay,
         at: parts.clock.now(),
     };
     if let Err(error) = Poster::detached(parts, job, alias).post_once(&reply, job.received).await {

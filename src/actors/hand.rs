@@ -45,7 +45,7 @@ impl Item {
         let mut timeline = Timeline::default();
         timeline.note(delivery.job.first_seen, Stage::Accepted);
         let waited = now.since(delivery.job.first_seen);
-        let is_first_try = delivery.tries == 0;
+        let is_first_try = delivery.tries == 0 && delivery.replay == 0;
         if is_first_try && !delivery.redelivered && waited >= QUEUE_PACE {
             timeline.note(now, Stage::Waited { on: Wait::Queue, ms: millis(waited) });
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::Lane,
     client::Error as ZendeskError,
-    domain::timeline::Outcome,
+    domain::{reason, timeline::Outcome},
     telemetry::series::{Counters, Histograms, Labels, lifetimes, zero},
 };
 
@@ -54,28 +54,6 @@ pub struct Metrics {
     posts: Counters<1>,
     handoffs: Counters<1>,
     deliveries: Counters<1>,
-}
-
-/// The cause of a failure as label value: one of a fixed set, whatever the text says.
-pub(super) fn cause_label(cause: &str) -> &'static str {
-    let contains = |text: &str| cause.contains(text);
-    if contains("panic: ") {
-        "panic"
-    } else if contains("time limit") {
-        "time_limit"
-    } else if contains("process died") {
-        "crash"
-    } else if contains("content refused") {
-        "content_refused"
-    } else if contains("while it answered others") {
-        "service_failed_on_it"
-    } else if contains("zendesk") {
-        "zendesk_refused"
-    } else if contains("rejected") || contains("unusable") {
-        "rejected"
-    } else {
-        "error"
-    }
 }
 
 impl Metrics {
@@ -148,7 +126,7 @@ impl Metrics {
     }
 
     pub(super) fn buried(&self, lane: Lane, cause: &str) {
-        self.dead_letters.get_or_create(&[("lane", lane.as_str()), ("cause", cause_label(cause))]).inc();
+        self.dead_letters.get_or_create(&[("lane", lane.as_str()), ("cause", reason::cause(cause))]).inc();
     }
 
     pub(super) fn restarted(&self, kind: &'static str, reason: &'static str) {

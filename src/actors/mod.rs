@@ -43,6 +43,7 @@ mod inbox;
 mod ingress;
 mod inspector;
 mod lease;
+pub mod letters;
 mod limiter;
 mod link;
 mod metrics;
@@ -69,7 +70,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{Broker, Upkeep},
+    broker::{Broker, Letters, Upkeep},
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
     guard::{Permits, Stack, bulkhead::Bulkhead},
@@ -101,6 +102,8 @@ pub struct Parts {
     pub broker: Arc<dyn Broker>,
     /// What keeps the queue going.
     pub upkeep: Arc<dyn Upkeep>,
+    /// The queue's dead and parked letters.
+    pub letters: Arc<dyn Letters>,
     /// What nodes share.
     pub state: Shared,
     /// The nodes that live.

@@ -95,7 +95,8 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
     let broker = Arc::new(Embedded::open(path, &broker::Config::default(), keep, clock.clone()).unwrap());
     Parts {
         broker: broker.clone(),
-        upkeep: broker,
+        upkeep: broker.clone(),
+        letters: broker,
         state: Arc::new(Local::open(path, crate::state::RetentionConfig::default(), clock.now()).unwrap()),
         nodes: Arc::new(crate::state::nodes::Nodes::new(1, None, clock.clone())),
         redis: None,
@@ -152,6 +153,7 @@ impl Scene {
             received: now,
             position: 0,
             first_seen: now,
+            replayed: None,
         };
         let control = Control { holder: Holder::Us, at: now };
         parts.state.note_control(&job.conversation, control).await.unwrap();

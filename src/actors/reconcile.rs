@@ -245,6 +245,7 @@ impl Around<'_> {
             received: message.received?,
             position: 0,
             first_seen: self.now,
+            replayed: None,
         })
     }
 }

@@ -64,7 +64,7 @@ async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProce
         if !matches!(known, Recall::Ended(_)) {
             counted.insert(delivery.job.id.clone());
         }
-        records.push(discarded(&delivery.job, now));
+        records.push(discarded(&delivery.job, delivery.replay, CAUSE, now));
     }
     // Of one conversation at a time.
     records.sort_by(|one: &Record, other| one.conversation.cmp(&other.conversation));
@@ -82,7 +82,8 @@ async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProce
     Ok(())
 }
 
-fn discarded(job: &Job, now: Timestamp) -> Record {
+/// How a message ends that somebody has removed.
+pub(super) fn discarded(job: &Job, replay: u32, cause: &str, now: Timestamp) -> Record {
     let mut timeline = Timeline::default();
     timeline.note(job.first_seen, Stage::Accepted);
     timeline.note(now, Stage::Ended { outcome: Outcome::Discarded.as_str().into() });
@@ -90,9 +91,10 @@ fn discarded(job: &Job, now: Timestamp) -> Record {
         id: job.id.clone(),
         message: job.message.clone(),
         conversation: job.conversation.clone(),
+        replay,
         outcome: Outcome::Discarded,
         at: now,
-        cause: Some(CAUSE.into()),
+        cause: Some(cause.into()),
         timeline,
         reply: None,
         text: None,

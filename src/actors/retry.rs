@@ -11,7 +11,6 @@ use super::{
     Parts,
     farewell::farewell,
     hand::Item,
-    metrics::cause_label,
     patience::{STORE_PAUSE, outwait},
     posting::Poster,
     roster::Card,
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     broker::{self, Delivery, Queue},
-    domain::{ids::ConversationId, timeline::Stage},
+    domain::{ids::ConversationId, reason, timeline::Stage},
     state::{Away, Life, Recall},
 };
 
@@ -126,7 +125,7 @@ impl RetryActor {
         let job = letter.job.clone();
         let cause = letter.reason.clone().unwrap_or_default();
         tracing::info!(job.id = %job.id, tries = letter.tries, cause, pause_ms = pause.as_millis() as u64, "a message is tried again");
-        self.parts.metrics.retried(letter.lane, cause_label(&cause));
+        self.parts.metrics.retried(letter.lane, reason::cause(&cause));
         let away = Away { head: job.message.clone(), until: self.parts.clock.now().after(pause) };
         if let Some(cell) = self.parts.directory.find(&job.conversation) {
             cell.lock().away = Some(away);
@@ -171,7 +170,7 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
         // The letter comes back.
         None => return tokio::time::sleep(STORE_PAUSE).await,
     }
-    let cause = farewell(parts, &job, alias, &cause).await;
+    let cause = farewell(parts, (&job, letter.replay), alias, &cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.
         return;

@@ -41,7 +41,7 @@ pub(super) async fn failed(parts: &Parts, item: &mut Item, cause: &str) {
         return;
     }
     let job = &item.delivery.job;
-    if let Err(error) = parts.state.note_story(job, &item.timeline).await {
+    if let Err(error) = parts.state.note_story(job, item.delivery.replay, &item.timeline).await {
         tracing::warn!(%error, job.id = %job.id, "the story of a message could not be kept");
     }
 }

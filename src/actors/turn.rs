@@ -13,7 +13,7 @@ mod finish;
 mod prepare;
 
 pub(super) use changes::UNREADABLE;
-pub(super) use finish::{bury, park};
+pub(super) use finish::{back, bury, park};
 pub(super) use prepare::is_too_old;
 
 use std::{sync::Arc, time::Duration};
@@ -269,7 +269,7 @@ async fn answer(
     parts: &Arc<Parts>,
     state: &mut State,
     superseded: bool,
-    unproven: &[Arc<Job>],
+    unproven: &[(Arc<Job>, u32)],
 ) -> Result<Next, ActorProcessingErr> {
     let answer = match ask::ask(parts, state).await? {
         ask::Asked::Answer(answer) => answer,

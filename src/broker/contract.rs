@@ -7,6 +7,7 @@
 
 mod bounds;
 mod dedupe;
+mod letters;
 mod publishing;
 mod removing;
 mod settling;
@@ -17,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Broker, WINDOW};
+use super::{Broker, Letters, WINDOW};
 
 /// How a broker is set up for a test.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,9 @@ pub(super) trait Factory: Send + Sync {
     /// Opens a broker on what the one before has left. That one ends first; what it had in hand is ready again.
     async fn open(&self, setup: Setup) -> Arc<dyn Broker>;
 
+    /// The letters of the broker that was opened last.
+    fn letters(&self) -> Arc<dyn Letters>;
+
     /// The smallest window that can be chosen.
     fn window_min(&self) -> usize {
         WINDOW
@@ -59,6 +63,7 @@ pub(super) trait DiskFactory: Factory {
 
 pub(super) use bounds::*;
 pub(super) use dedupe::*;
+pub(super) use letters::*;
 pub(super) use publishing::*;
 pub(super) use removing::*;
 pub(super) use settling::*;
@@ -89,6 +94,17 @@ macro_rules! contract {
             what_was_in_hand_is_ready_after_a_restart
             a_long_reason_is_cut_between_characters
             the_counts_become_true_in_each_standing
+            letters_are_listed_by_standing_cause_lane_and_conversation
+            a_list_goes_on_although_its_letters_go
+            a_letter_is_shown_by_either_id_with_all_that_is_known
+            who_looks_leaves_all_where_it_lay
+            what_is_replayed_begins_a_new_life
+            what_is_discarded_is_gone
+            what_could_not_be_understood_is_not_replayed
+            a_replay_that_is_given_up_loses_nothing
+            a_list_that_is_given_up_loses_nothing
+            a_node_that_ends_during_replays_loses_nothing
+            what_lies_here_of_a_customer_is_removed_and_stays_if_it_is_given_back
         );
     };
 }

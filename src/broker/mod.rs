@@ -7,6 +7,7 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod embedded;
+pub mod letters;
 mod metrics;
 mod rabbitmq;
 mod upkeep;
@@ -27,6 +28,7 @@ use crate::{
 
 pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
 pub use embedded::{Embedded, WINDOW};
+pub use letters::{Letter, Letters};
 pub use metrics::Metrics;
 pub use rabbitmq::Rabbitmq;
 pub use upkeep::{Peer, Round, Shape, Trouble, Upkeep};
@@ -86,6 +88,12 @@ pub enum Error {
     /// The delivery is no longer ours; whoever holds it now settles it.
     #[error("the delivery belongs to somebody else now")]
     Lost,
+    /// A letter that no new life can help: it is none of ours, or could not be understood.
+    #[error("the letter cannot be replayed")]
+    Unreplayable,
+    /// The place in a list of letters was not told by one.
+    #[error("the list has no such place")]
+    NoSuchPlace,
     /// Anything else.
     #[error("queue: {0}")]
     Store(String),

@@ -11,17 +11,23 @@
 #[cfg(test)]
 mod contract_tests;
 mod envelope;
+mod keeping;
 mod lease;
+#[cfg(test)]
+mod letters_tests;
 mod link;
 #[cfg(test)]
 mod link_tests;
+mod operators;
 mod overflow;
+mod pass;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "the integration tests use what these do not")]
 #[path = "../../tests/it/support/rabbitmq.rs"]
 pub(crate) mod private;
 mod publisher;
 mod publishing;
+mod removal;
 mod seen;
 mod source;
 mod spool;
@@ -35,6 +41,7 @@ mod window;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use lapin::{
     BasicProperties,
     message::{BasicReturnMessage, Delivery as Message},
@@ -45,7 +52,8 @@ use tokio::sync::mpsc;
 
 use self::{
     envelope::Envelope,
-    link::Link,
+    link::{Line, Link},
+    pass::Passes,
     publisher::{Outgoing, Publisher, Unconfirmed},
     publishing::Publishing,
     source::Source,
@@ -54,7 +62,7 @@ use self::{
 };
 use super::{
     Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Peer, Publication, Published, Queue, Round, Shape,
-    Standing, Trouble, Upkeep, Whose,
+    Standing, Trouble, Upkeep, Whose, letters,
 };
 use crate::telemetry::Clock;
 
@@ -74,6 +82,7 @@ pub struct Rabbitmq {
 
 struct Inner {
     clock: Clock,
+    parked_for: Duration,
     topology: Arc<Topology>,
     link: Link,
     publisher: Publisher,
@@ -81,6 +90,7 @@ struct Inner {
     chat: Vec<Arc<Source>>,
     events: Arc<Source>,
     dead: Arc<Source>,
+    passes: Passes,
     tally: Tally,
     /// The server's time limit for an acknowledgement, as configured, or as it said itself when it was over.
     consumer_timeout: Mutex<Duration>,
@@ -89,8 +99,9 @@ struct Inner {
 }
 
 impl Rabbitmq {
-    /// Reads the configuration; nothing is connected before the rounds are gone.
-    pub fn open(config: &Config, clock: Clock) -> Result<Self, Error> {
+    /// Reads the configuration; nothing is connected before the rounds are gone. `parked_for`: how long parked messages
+    /// are kept.
+    pub fn open(config: &Config, parked_for: Duration, clock: Clock) -> Result<Self, Error> {
         let publishing = Publishing::open(config)?;
         let config = &config.rabbitmq;
         let topology = Arc::new(Topology::new(config));
@@ -100,9 +111,11 @@ impl Rabbitmq {
         let partition = |n| Source::new(topology.partition(n), Some(Lane::Chat), config.prefetch, false);
         let inner = Inner {
             clock,
+            parked_for,
             chat: (0..config.partitions).map(partition).collect(),
             events: Source::new(topology.name("events"), Some(Lane::Events), PREFETCH_OTHERS, true),
             dead: Source::new(topology.name("dead"), None, PREFETCH_OTHERS, true),
+            passes: Passes::default(),
             tally: Tally::default(),
             topology,
             link,
@@ -166,7 +179,7 @@ impl Inner {
     /// A message that is none of ours is not eaten: it goes to the parked letters as it is. `false`: it could not go there.
     async fn park_foreign(&self, queue: &str, message: Message) -> bool {
         tracing::error!(queue, "a message that is none of Tidegate's; it is moved to the parked letters");
-        let foreign = self.as_it_is(message.properties, message.data, "not a message of Tidegate's");
+        let foreign = self.as_it_is(message.properties, message.data, letters::FOREIGN);
         let parked = self.publisher.publish(foreign).await;
         if parked.is_ok() {
             // One that cannot be acknowledged any more comes again.
@@ -253,8 +266,8 @@ impl Broker for Rabbitmq {
         }
     }
 
-    async fn forget(&self, _: &Whose) -> Result<Forgotten, Error> {
-        Ok(Forgotten { deliveries: Vec::new(), in_hand: 0 })
+    async fn forget(&self, whose: &Whose) -> Result<Forgotten, Error> {
+        removal::take(&self.inner, whose).await
     }
 
     fn counts(&self) -> Vec<Count> {
@@ -262,8 +275,18 @@ impl Broker for Rabbitmq {
     }
 
     async fn tidy(&self) -> Result<(), Error> {
-        Ok(())
+        self.inner.tidy().await
     }
+}
+
+/// Goes one round.
+type Going = fn(Arc<Inner>) -> BoxFuture<'static, Result<(), Error>>;
+
+fn attend(line: Arc<Line>) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        line.attend().await;
+        Ok(())
+    })
 }
 
 #[async_trait]
@@ -274,55 +297,27 @@ impl Upkeep for Rabbitmq {
     }
 
     fn rounds(&self) -> Vec<Round> {
-        let lines = [self.inner.link.publish(), self.inner.link.consume()].map(|line| {
-            let line = line.clone();
-            Round {
-                name: line.name(),
-                every: None,
-                within: ATTEND_WITHIN,
-                go: Arc::new(move || {
-                    let line = line.clone();
-                    Box::pin(async move {
-                        line.attend().await;
-                        Ok(())
-                    })
-                }),
-            }
-        });
-        let inner = self.inner.clone();
-        let reroute = Round {
-            name: "returned",
-            every: None,
-            within: Duration::MAX,
-            go: Arc::new(move || {
-                let inner = inner.clone();
+        let round = |name, every, within, go: Going| {
+            let inner = self.inner.clone();
+            Round { name, every, within, go: Arc::new(move || go(inner.clone())) }
+        };
+        vec![
+            round("publish", None, ATTEND_WITHIN, |inner| attend(inner.link.publish().clone())),
+            round("consume", None, ATTEND_WITHIN, |inner| attend(inner.link.consume().clone())),
+            round("returned", None, Duration::MAX, |inner| {
                 Box::pin(async move {
                     inner.reroute().await;
                     Ok(())
                 })
             }),
-        };
-        let inner = self.inner.clone();
-        let tally = Round {
-            name: "tally",
-            every: Some(tally::EVERY),
-            within: tally::WITHIN,
-            go: Arc::new(move || {
-                let inner = inner.clone();
+            round("tally", Some(tally::EVERY), tally::WITHIN, |inner| {
                 Box::pin(async move { inner.tally.ask(&inner).await })
             }),
-        };
-        let inner = self.inner.clone();
-        let spool = Round {
-            name: "spool",
-            every: None,
-            within: FORWARD_WITHIN,
-            go: Arc::new(move || {
-                let inner = inner.clone();
-                Box::pin(async move { inner.forward().await })
+            round("spool", None, FORWARD_WITHIN, |inner| Box::pin(async move { inner.forward().await })),
+            round("unrouted", Some(keeping::EVERY), keeping::WITHIN, |inner| {
+                Box::pin(async move { inner.bring_home().await })
             }),
-        };
-        lines.into_iter().chain([reroute, tally, spool]).collect()
+        ]
     }
 
     fn trouble(&self) -> Option<Trouble> {
@@ -332,6 +327,10 @@ impl Upkeep for Rabbitmq {
 
     fn spooled(&self) -> Option<u64> {
         self.inner.publishing.spool().map(|spool| spool.messages())
+    }
+
+    fn spooled_of(&self, lane: Lane) -> Option<u64> {
+        self.inner.publishing.spool().map(|spool| spool.of_lane(lane))
     }
 
     fn consumes(&self) -> bool {
@@ -349,6 +348,7 @@ impl Upkeep for Rabbitmq {
     async fn close(&self) {
         futures_util::future::join_all(self.inner.sources().map(|source| source.end())).await;
         self.inner.publishing.end().await;
+        self.inner.passes.end().await;
         self.inner.link.close().await;
         if let Some(spool) = self.inner.publishing.spool() {
             spool.close();

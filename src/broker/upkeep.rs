@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
-use super::Error;
+use super::{Error, Lane};
 
 /// How a broker divides the chat lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,11 @@ pub trait Upkeep: Send + Sync {
 
     /// Messages that lie on this node's disk until the broker has taken them; `None`: it has no spool.
     fn spooled(&self) -> Option<u64> {
+        None
+    }
+
+    /// How many of them are of a lane.
+    fn spooled_of(&self, _: Lane) -> Option<u64> {
         None
     }
 

@@ -274,6 +274,7 @@ impl<'a> Event<'a> {
             received,
             position: around.position,
             first_seen: around.now,
+            replayed: None,
         })
     }
 }

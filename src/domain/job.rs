@@ -33,6 +33,9 @@ pub struct Job {
     pub position: u32,
     /// When this node took the event.
     pub first_seen: Timestamp,
+    /// When an operator gave it the life it lives now, if one did: its deadline counts from then (design rule 14).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Timestamp>,
 }
 
 /// What happened.
@@ -123,6 +126,11 @@ impl Kind {
 impl Job {
     /// The version this build writes.
     pub const VERSION: u8 = 1;
+
+    /// The same message at the beginning of a new life.
+    pub fn replayed(&self, now: Timestamp) -> Self {
+        Self { replayed: Some(now), ..self.clone() }
+    }
 
     /// What replies of one conversation are ordered by (G3).
     pub fn order(&self) -> (Timestamp, u32) {

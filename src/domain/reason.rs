@@ -77,3 +77,25 @@ impl Reject {
         }
     }
 }
+
+/// The cause of a failure as label value: one of a fixed set, whatever the text says.
+pub fn cause(reason: &str) -> &'static str {
+    let contains = |text: &str| reason.contains(text);
+    if contains("panic: ") {
+        "panic"
+    } else if contains("time limit") {
+        "time_limit"
+    } else if contains("process died") {
+        "crash"
+    } else if contains("content refused") {
+        "content_refused"
+    } else if contains("while it answered others") {
+        "service_failed_on_it"
+    } else if contains("zendesk") {
+        "zendesk_refused"
+    } else if contains("rejected") || contains("unusable") {
+        "rejected"
+    } else {
+        "error"
+    }
+}

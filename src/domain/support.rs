@@ -33,6 +33,7 @@ pub fn job(body: &[u8], invocation: Option<&str>, digest: &str, now: Timestamp) 
         received,
         position: 0,
         first_seen: now,
+        replayed: None,
     }
 }
 

@@ -97,6 +97,11 @@ pub enum Stage {
         /// The cause, without any text of the customer.
         cause: String,
     },
+    /// An operator gave it a new life.
+    Replayed {
+        /// Which it is: 1, and one more each time.
+        replay: u32,
+    },
     /// Handed to a human.
     HandedOver,
     /// Answered after a later message of its conversation had been answered (G3).
@@ -152,16 +157,18 @@ impl Timeline {
         })
     }
 
-    /// Puts what befell the message in earlier tries before this one; the time between is the wait for the retry.
+    /// Puts what befell the message in earlier tries and lives before this one; the time between is the wait for the
+    /// retry, in a new life that in the queue.
     pub fn go_on(&mut self, earlier: Self) {
-        let Some(last) = earlier.0.last().map(|entry| entry.at) else { return };
+        let Some((last, stage)) = earlier.0.last().map(|entry| (entry.at, entry.stage.clone())) else { return };
+        let on = if matches!(stage, Stage::Replayed { .. }) { Wait::Queue } else { Wait::Retry };
         let this = std::mem::replace(self, earlier);
         for entry in this.0 {
             match entry.stage {
                 Stage::Accepted => {}
                 Stage::Taken => {
                     let ms = millis(entry.at.since(last));
-                    self.note(entry.at, Stage::Waited { on: Wait::Retry, ms });
+                    self.note(entry.at, Stage::Waited { on, ms });
                     self.note(entry.at, Stage::Taken);
                 }
                 stage => self.note(entry.at, stage),

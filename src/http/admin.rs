@@ -89,7 +89,7 @@ pub async fn message(State(admin): State<Admin>, Path(id): Path<String>) -> Resu
     }
 }
 
-/// `GET /admin/queues`
+/// `GET /admin/queues`. What is in the spool counts as ready, too; a queue that needs none says `null`.
 pub async fn queues(State(admin): State<Admin>) -> Json<Value> {
     let now = admin.parts.clock.now();
     let mut lanes = serde_json::Map::new();
@@ -97,6 +97,7 @@ pub async fn queues(State(admin): State<Admin>) -> Json<Value> {
         let lane = lanes.entry(count.lane.as_str()).or_insert_with(|| json!({}));
         lane[count.standing.as_str()] = json!(count.messages);
         if count.standing == Standing::Ready {
+            lane["spool"] = json!(admin.parts.upkeep.spooled_of(count.lane));
             lane["oldest_age_ms"] = json!(count.oldest.map_or(0, |oldest| now.since(oldest).as_millis() as u64));
         }
     }

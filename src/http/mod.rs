@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `GET /metrics` | `metrics` |
 //! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | `admin` |
+//! | `GET /admin/dead-letters`, `GET`, `DELETE /admin/dead-letters/{id}`, `POST /admin/dead-letters/{id}/replay` | `letters` |
 //! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters`, `GET /admin/nodes` | `admin` |
 
 mod admin;
@@ -19,6 +20,7 @@ mod config;
 mod extract;
 mod guard;
 pub mod health;
+mod letters;
 mod linger;
 pub mod listener;
 mod metrics;
@@ -128,6 +130,9 @@ pub fn admin(admin: Admin) -> Router {
         .route("/admin/breakers", get(admin::breakers))
         .route("/admin/limiters", get(admin::limiters))
         .route("/admin/nodes", get(admin::nodes))
+        .route("/admin/dead-letters", get(letters::list))
+        .route("/admin/dead-letters/{id}", get(letters::show).delete(letters::discard))
+        .route("/admin/dead-letters/{id}/replay", post(letters::replay))
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
     health
         .merge(guarded)

@@ -240,6 +240,7 @@ fn unusable_job(raw: &str, now: Timestamp) -> Job {
         received: now,
         position: 0,
         first_seen: now,
+        replayed: None,
     }
 }
 

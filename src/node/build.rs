@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::Fleet;
 use crate::{
     actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
-    broker::{self, Broker, Embedded, Rabbitmq, Upkeep},
+    broker::{self, Broker, Embedded, Letters, Rabbitmq, Upkeep},
     client::{Ai, Sunshine},
     config::Config,
     domain::control::Ours,
@@ -48,7 +48,7 @@ pub(super) fn build(
 ) -> anyhow::Result<(Arc<Parts>, Stores, guard::Metrics)> {
     let folder = Path::new(&config.broker.embedded.path);
     let lock = FolderLock::take(folder)?;
-    let (broker, upkeep) = open_broker(config, clock)?;
+    let (broker, upkeep, letters) = open_broker(config, clock)?;
     let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
     let fleet = Fleet::new(config, clock, &state)?;
     let redis = fleet.redis.clone();
@@ -63,6 +63,7 @@ pub(super) fn build(
     let parts = Parts {
         broker,
         upkeep: upkeep.clone(),
+        letters,
         state: fleet.state,
         nodes: fleet.nodes,
         redis: redis.clone(),
@@ -96,17 +97,20 @@ pub(super) fn build(
     Ok((Arc::new(parts), Stores { upkeep, state, redis, _lock: lock }, guards))
 }
 
-fn open_broker(config: &Config, clock: &Clock) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Upkeep>)> {
+/// One broker in its three parts.
+type Parted = (Arc<dyn Broker>, Arc<dyn Upkeep>, Arc<dyn Letters>);
+
+fn open_broker(config: &Config, clock: &Clock) -> anyhow::Result<Parted> {
     let parked_for = config.retention.parked;
     Ok(match config.broker.kind {
         broker::Kind::Embedded => {
             let folder = Path::new(&config.broker.embedded.path);
             let embedded = Arc::new(Embedded::open(folder, &config.broker, parked_for, clock.clone())?);
-            (embedded.clone(), embedded)
+            (embedded.clone(), embedded.clone(), embedded)
         }
         broker::Kind::Rabbitmq => {
-            let rabbitmq = Arc::new(Rabbitmq::open(&config.broker, clock.clone())?);
-            (rabbitmq.clone(), rabbitmq)
+            let rabbitmq = Arc::new(Rabbitmq::open(&config.broker, parked_for, clock.clone())?);
+            (rabbitmq.clone(), rabbitmq.clone(), rabbitmq)
         }
     })
 }

@@ -273,8 +273,8 @@ impl Keeping for Bridge {
         }
     }
 
-    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error> {
-        self.only_redis(self.redis.note_story(job, story)).await
+    async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
+        self.only_redis(self.redis.note_story(job, replay, story)).await
     }
 
     async fn story(&self, message: &str) -> Result<Option<Timeline>, Error> {

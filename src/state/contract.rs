@@ -85,6 +85,7 @@ pub(super) fn record(id: &str, of: &str, outcome: Outcome, at: Timestamp, reply:
         id: EventId::new(&format!("event of {id}")).unwrap(),
         message: message(id),
         conversation: conversation(of),
+        replay: 0,
         outcome,
         at,
         cause: Some("cause".into()),
@@ -101,6 +102,7 @@ macro_rules! contract {
             an_intent_is_ours_again_with_the_same_words_and_taken_with_others
             an_intent_that_is_revoked_leaves_nothing_behind
             what_is_said_beside_an_answer_is_said_once
+            a_new_life_has_an_end_of_its_own
             who_was_told_is_known_as_told_also_after_a_failed_try
             an_outcome_survives_and_ends_the_claim
             absence_proves_nothing_about_what_is_older_than_the_ledger

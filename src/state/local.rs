@@ -129,8 +129,7 @@ impl Ledger for Local {
         let control = self.controls.get(&conversation).await;
         self.change(move |connection| {
             for record in &records {
-                // A replay's own life is told apart by its reply's key; until then there is one life.
-                schema::conclude(connection, record, 0)?;
+                schema::conclude(connection, record)?;
             }
             if let Some(said) = &said {
                 connection.prepare_cached(sql::SAID)?.execute((
@@ -230,9 +229,9 @@ impl Keeping for Local {
         Ok(self.database.read(query).await?)
     }
 
-    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error> {
-        let row = (job.message.to_string(), job.conversation.to_string(), job.received.0, schema::json(story));
-        self.change(move |connection| schema::note_story(connection, &row)).await
+    async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
+        let (job, story) = (job.clone(), schema::json(story));
+        self.change(move |connection| schema::note_story(connection, &job, replay, &story)).await
     }
 
     async fn story(&self, message: &str) -> Result<Option<Timeline>, Error> {

@@ -160,6 +160,9 @@ pub struct Record {
     pub message: MessageId,
     /// The conversation.
     pub conversation: ConversationId,
+    /// Which of its lives ended so.
+    #[serde(default)]
+    pub replay: u32,
     /// How it ended.
     pub outcome: Outcome,
     /// When.
@@ -247,13 +250,14 @@ pub trait Memory {
 /// What is kept about whom.
 #[async_trait]
 pub trait Keeping {
-    /// How a message ended, by event id or message id. Of one whose customer was forgotten, that alone.
+    /// How a message ended, by event id or message id; nothing while it lives again. Of one whose customer was forgotten,
+    /// that alone.
     async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
 
-    /// Keeps the story so far of a message that is not at its end; replaced by the record of its end.
-    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error>;
+    /// Keeps the story so far of a message that is not at the end of this life; replaced by the record of its end.
+    async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error>;
 
-    /// The story kept so far of a message that is not at its end.
+    /// The story kept so far of a message that is not at its end, in its last life.
     async fn story(&self, message: &str) -> Result<Option<Timeline>, Error>;
 
     /// Notes that a customer wrote in a conversation `at` that time, so that it can be forgotten with them.

@@ -27,6 +27,7 @@ mod handoffs;
 mod ingress;
 mod inspection;
 mod last_moment;
+mod letters;
 mod metrics;
 mod oddities;
 mod official_client;

@@ -184,7 +184,7 @@ fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Optio
 }
 
 fn until_deadline(parts: &Parts, head: &Job) -> Duration {
-    let left = head.received.after(parts.chat.deadline).since(parts.clock.now());
+    let left = head.replayed.unwrap_or(head.received).after(parts.chat.deadline).since(parts.clock.now());
     // Past it, the clocks may disagree; then it is asked for again from time to time.
     if left.is_zero() { Duration::from_secs(5) } else { left }
 }

@@ -158,6 +158,7 @@ fn record(
         id: job.id.clone(),
         message: job.message.clone(),
         conversation: job.conversation.clone(),
+        replay: item.delivery.replay,
         outcome,
         at: now,
         cause: cause.map(str::to_owned),
@@ -212,10 +213,10 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 
 /// The conversation goes to a human; `text` is said before.
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
-    let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
+    let Some((head, replay, _)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     let apology = &parts.chat.failure_message;
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    farewell::tell(parts, &head, state.alias.clone(), Purpose::Handoff, text.unwrap_or(apology)).await;
+    farewell::tell(parts, (&head, replay), state.alias.clone(), Purpose::Handoff, text.unwrap_or(apology)).await;
     match farewell::pass_control(parts, &head, state.alias.clone(), cause).await {
         Passed::Over => {
             super::set_phase(state, parts, Phase::Preparing);
@@ -225,7 +226,7 @@ pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, te
         Passed::Refused(why) => {
             // Nobody will come; whoever was promised more than an apology hears so.
             if text.is_some_and(|text| text != apology) {
-                farewell::tell(parts, &head, state.alias.clone(), Purpose::Failure, apology).await;
+                farewell::tell(parts, (&head, replay), state.alias.clone(), Purpose::Failure, apology).await;
             }
             park_all(parts, state, &format!("{cause}; {why}")).await
         }
@@ -282,9 +283,9 @@ pub(in crate::actors) async fn bury(parts: &Parts, mut item: Item, cause: &str) 
 
 /// The head is given up at once: told, handed over, parked.
 pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> Ended {
-    let Some((head, ..)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
+    let Some((head, replay, _)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
-    let cause = &farewell::farewell(parts, &head, state.alias.clone(), cause).await;
+    let cause = &farewell::farewell(parts, (&head, replay), state.alias.clone(), cause).await;
     if parts.draining.is_cancelled() {
         // Not told, perhaps; the next start goes on from here.
         return Ok(Next::HandBack);
@@ -324,7 +325,7 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
 }
 
 /// A head that was away has been given up: its followers wait no longer.
-async fn back(parts: &Parts, conversation: &ConversationId) {
+pub(in crate::actors) async fn back(parts: &Parts, conversation: &ConversationId) {
     if let Err(error) = parts.state.note_away(conversation, None).await {
         // They wait until it should have been back, and go on then.
         tracing::warn!(%error, "that a head is back could not be noted");

@@ -17,7 +17,7 @@ use crate::{
         ids::MessageId,
         job::Job,
         prompt::{History, Role},
-        reply::{Purpose, Reply, split},
+        reply::{Purpose, Reply, key, split},
         time::Timestamp,
         timeline::{Outcome, Wait},
     },
@@ -35,7 +35,7 @@ pub(super) enum Prepared {
     /// The burst is to be answered.
     Ask {
         /// Those of whom only Zendesk could tell that nobody has answered them yet.
-        unproven: Vec<Arc<Job>>,
+        unproven: Vec<(Arc<Job>, u32)>,
     },
     /// A reply was meant already; it is to be posted as far as it is missing.
     Resume(Reply),
@@ -80,11 +80,11 @@ pub(super) async fn prepare(parts: &Arc<Parts>, state: &mut State) -> Result<Pre
         Begun::Draining => return Ok(Prepared::Over(Next::HandBack)),
     };
     let mut unproven = Vec::new();
-    for ((job, ..), recall) in jobs.iter().zip(recalls) {
+    for ((job, replay, _), recall) in jobs.iter().zip(recalls) {
         if recall == Recall::Unknown {
-            unproven.push(job.clone());
+            unproven.push((job.clone(), *replay));
         }
-        let Some(known) = looked_for(parts, state, job, recall).await? else {
+        let Some(known) = looked_for(parts, state, (job, *replay), recall).await? else {
             return Ok(Prepared::Over(Next::HandBack));
         };
         let is_head = job.message == jobs[0].0.message;
@@ -179,7 +179,7 @@ fn reason(state: &State) -> Option<String> {
 async fn looked_for(
     parts: &Arc<Parts>,
     state: &State,
-    job: &Job,
+    (job, replay): (&Job, u32),
     recall: Recall,
 ) -> Result<Option<Recall>, ActorProcessingErr> {
     if recall != Recall::Unknown || parts.chat.shadow {
@@ -188,18 +188,22 @@ async fn looked_for(
     // The state was lost: absence proves nothing, our mark in the conversation does.
     let poster = posting::Poster::of_conversation(parts, state);
     match poster.find_marks(job.message.as_str(), job.received).await {
-        Ok(marks) => Ok(Some(read(parts, job, &marks))),
+        Ok(marks) => Ok(Some(read(parts, job, replay, &marks))),
         Err(posting::Error::Draining) => Ok(None),
         Err(error) => Err(error.to_string().into()),
     }
 }
 
-/// What the marks in a conversation say of a message that the ledger has lost.
-fn read(parts: &Parts, job: &Job, marks: &[Found]) -> Recall {
+/// What the marks in a conversation say of a message that the ledger has lost. An answer is one for all its lives;
+/// whatever else was said belongs to the life in which it was.
+fn read(parts: &Parts, job: &Job, replay: u32, marks: &[Found]) -> Recall {
     if Found::is_whole_answer(marks) {
         return Recall::Ended(Outcome::Replied);
     }
-    let has = |purpose: Purpose| marks.iter().any(|mark| mark.kind == purpose.as_str());
+    let is_of_this_life =
+        |mark: &Found, purpose| purpose == Purpose::Answer || mark.key == key(&job.message, purpose, replay);
+    let has =
+        |purpose: Purpose| marks.iter().any(|mark| mark.kind == purpose.as_str() && is_of_this_life(mark, purpose));
     // The words of half an answer are lost, and another answer after it would be a second one: a human takes over.
     let told = match (has(Purpose::Failure), has(Purpose::Handoff) || has(Purpose::Answer)) {
         (true, _) => Purpose::Failure,
@@ -211,7 +215,7 @@ fn read(parts: &Parts, job: &Job, marks: &[Found]) -> Recall {
         covers: vec![job.message.clone()],
         purpose: told,
         parts: split(&parts.chat.failure_message),
-        replay: 0,
+        replay,
         at: parts.clock.now(),
     })
 }
@@ -221,10 +225,10 @@ fn read(parts: &Parts, job: &Job, marks: &[Found]) -> Recall {
 pub(super) async fn look_again(
     parts: &Arc<Parts>,
     state: &mut State,
-    unproven: &[Arc<Job>],
+    unproven: &[(Arc<Job>, u32)],
 ) -> Result<Option<Next>, ActorProcessingErr> {
-    for job in unproven {
-        match looked_for(parts, state, job, Recall::Unknown).await? {
+    for (job, replay) in unproven {
+        match looked_for(parts, state, (job, *replay), Recall::Unknown).await? {
             None => return Ok(Some(Next::HandBack)),
             Some(Recall::Ended(outcome)) => {
                 return finish::ended_before(parts, state, &job.message, outcome).await.map(Some);
@@ -266,9 +270,11 @@ pub(super) async fn wait(parts: &Parts, state: &State, on: Wait, pause: Duration
 
 /// Whether the customer has waited so long that an answer would be stale (design rule 16).
 pub(in crate::actors) fn is_too_old(parts: &Parts, job: &Job) -> bool {
-    parts.clock.agrees() && parts.clock.now().since(job.received) >= parts.chat.deadline
+    let (now, deadline) = (parts.clock.now(), parts.chat.deadline);
+    parts.clock.agrees()
+        && now.since(job.replayed.unwrap_or(job.received)) >= deadline
         // A clock of the sender's that lies far back must not expire what has only just come.
-        && parts.clock.now().since(job.first_seen) >= parts.chat.deadline.min(Duration::from_secs(60))
+        && now.since(job.first_seen) >= deadline.min(Duration::from_secs(60))
 }
 
 fn asks_for_human<'a>(parts: &'a Parts, jobs: &[(Arc<Job>, u32, bool)]) -> Option<&'a str> {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{DiskFactory, Setup, tools::*};
+use super::{DiskFactory, Factory, Setup, tools::*};
 use crate::{
     broker::{Broker, Delivery, Lane, Publication, Published, Queue, Standing, Whose},
     domain::{
@@ -43,6 +43,50 @@ async fn in_each_standing(broker: &dyn Broker, prefix: &str, conversation: &str)
     next().retry(HOUR).await.unwrap();
     next().bury("why").await.unwrap();
     next().park("why").await.unwrap();
+    next()
+}
+
+/// As it holds for a broker that finds things only by and by.
+pub(in crate::broker) async fn what_lies_here_of_a_customer_is_removed_and_stays_if_it_is_given_back(
+    factory: &dyn Factory,
+) {
+    let broker = factory.open(Setup::default()).await;
+    let in_hand = in_each_standing(&*broker, "gone", "c").await;
+    let neighbour = in_each_standing_but_ready(&*broker, "stays", "d").await;
+    assert_tally(&*broker, [1, 2, 2, 2, 2]).await;
+    let theirs = ["dead", "delayed", "parked", "ready"].map(|name| format!("gone-{name}"));
+    for _ in 0..2 {
+        let found = broker.forget(&whose(&["c"])).await.unwrap();
+        assert_eq!(
+            (sorted(&found.deliveries), found.in_hand),
+            (theirs.to_vec(), 1),
+            "given back, they are found again"
+        );
+        let reason = |of: &str| found.deliveries.iter().find(|it| name(it) == of).and_then(|it| it.reason.clone());
+        assert_eq!((reason("gone-parked").as_deref(), reason("gone-ready")), (Some("why"), None));
+    }
+    for delivery in broker.forget(&whose(&["c"])).await.unwrap().deliveries {
+        delivery.ack().await.unwrap();
+    }
+    assert_tally(&*broker, [0, 2, 1, 1, 1]).await;
+    drop((in_hand, neighbour));
+    let broker = factory.open(Setup::default()).await;
+    assert_tally(&*broker, [2, 0, 1, 1, 1]).await;
+    assert_eq!(sorted(&take_many(&*broker, CHAT, 2).await), ["gone-hand", "stays-hand"]);
+    assert_eq!(names(&take(&*broker, Queue::Dead, 16).await), ["stays-dead"]);
+}
+
+/// The same without one that waits.
+async fn in_each_standing_but_ready(broker: &dyn Broker, prefix: &str, conversation: &str) -> Delivery {
+    let names = ["delayed", "dead", "parked", "hand"].map(|name| format!("{prefix}-{name}"));
+    publish(broker, names.iter().map(|name| (name.as_str(), conversation))).await;
+    let mut taken = take_many(broker, CHAT, 5).await.into_iter();
+    let ready = taken.next().unwrap();
+    let mut next = || taken.next().unwrap();
+    next().retry(HOUR).await.unwrap();
+    next().bury("why").await.unwrap();
+    next().park("why").await.unwrap();
+    drop(ready);
     next()
 }
 

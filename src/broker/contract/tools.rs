@@ -31,6 +31,7 @@ pub(in crate::broker) fn job(name: impl std::fmt::Display, conversation: &str) -
         received: Timestamp(1_000),
         position: 0,
         first_seen: Timestamp(1_000),
+        replayed: None,
     }
 }
 

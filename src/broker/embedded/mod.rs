@@ -5,6 +5,8 @@
 
 mod lease;
 mod letters;
+mod operators;
+mod place;
 mod removal;
 mod schema;
 mod shelf;

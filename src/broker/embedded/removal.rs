@@ -26,9 +26,9 @@ const SEARCHED_AT_ONCE: usize = 5_000;
 pub(super) type Withheld = HashMap<i64, Standing>;
 
 /// One message withheld. Given back when it is dropped.
-struct Withholding {
-    inner: Arc<Inner>,
-    row: Row,
+pub(super) struct Withholding {
+    pub inner: Arc<Inner>,
+    pub row: Row,
     over: bool,
 }
 
@@ -73,7 +73,7 @@ async fn withhold(inner: &Arc<Inner>, whose: &Whose, naming: Vec<i64>) -> Result
 }
 
 impl Inner {
-    fn withhold(self: &Arc<Self>, found: &[(Row, Standing)]) -> (Vec<Withholding>, usize) {
+    pub(super) fn withhold(self: &Arc<Self>, found: &[(Row, Standing)]) -> (Vec<Withholding>, usize) {
         let mut state = self.state.lock();
         let mut withheld = HashSet::new();
         let (mut free, mut in_hand) = (Vec::new(), 0);
@@ -106,7 +106,7 @@ impl Withholding {
     }
 
     /// Nobody withholds it any more; the standing it had at last.
-    fn release(&mut self, state: &mut State) -> Option<Standing> {
+    pub fn release(&mut self, state: &mut State) -> Option<Standing> {
         self.over = true;
         state.shelf(self.row.lane).let_go(self.row.seq);
         state.dead.released(self.row.seq);
@@ -114,12 +114,12 @@ impl Withholding {
     }
 
     /// It is not there any more.
-    fn end(mut self) {
+    pub fn end(mut self) {
         let inner = self.inner.clone();
         self.release(&mut inner.state.lock());
     }
 
-    fn removed(mut self, bytes: Option<u64>) {
+    pub fn removed(mut self, bytes: Option<u64>) {
         let inner = self.inner.clone();
         let mut state = inner.state.lock();
         let standing = self.release(&mut state);

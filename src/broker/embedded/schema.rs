@@ -100,7 +100,7 @@ pub(super) fn turn(connection: &Connection) -> Result<(i64, Timestamp), Error> {
     Ok(statement.query_row([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?)
 }
 
-fn seen(connection: &Connection, id: &str) -> Result<Option<i64>, Error> {
+pub(super) fn seen(connection: &Connection, id: &str) -> Result<Option<i64>, Error> {
     let mut statement = connection.prepare_cached(sql::SEEN)?;
     Ok(statement.query_row([id], |row| row.get(0)).optional()?)
 }
@@ -133,7 +133,7 @@ pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result
     Ok((Published::Stored, seq))
 }
 
-fn row(stored: &SqlRow<'_>) -> rusqlite::Result<Row> {
+pub(super) fn row(stored: &SqlRow<'_>) -> rusqlite::Result<Row> {
     let seq = stored.get(0)?;
     let job = serde_json::from_slice::<Job>(stored.get_ref(6)?.as_blob()?);
     Ok(Row {
@@ -151,9 +151,12 @@ fn row(stored: &SqlRow<'_>) -> rusqlite::Result<Row> {
     })
 }
 
+/// How a message is named that cannot be read.
+pub(super) const UNREADABLE: &str = "unreadable:";
+
 /// Stands for a message that was damaged, or written by a newer version. Whoever gets it parks it; its bytes stay.
 fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
-    let id = format!("unreadable:{seq}");
+    let id = format!("{UNREADABLE}{seq}");
     let expect = "a number is a sound id";
     Job {
         v: Job::VERSION,
@@ -166,6 +169,7 @@ fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
         received: first_seen,
         position: 0,
         first_seen,
+        replayed: None,
     }
 }
 

@@ -285,6 +285,7 @@ mod tests {
             received: Timestamp(seq),
             position: 0,
             first_seen: Timestamp(seq),
+            replayed: None,
         };
         Row { seq, lane: Lane::Chat, job: job.into(), tries: 0, replay: 0, bytes: 1, redelivered: false, reason: None }
     }

@@ -37,6 +37,20 @@ pub(super) const OF_CONVERSATION: &str = concat!(
 pub(super) const DEAD: &str =
     concat!("SELECT ", columns!(), " FROM job WHERE standing = 2 AND standing > 0 ORDER BY due LIMIT ?1");
 
+/// The dead or the parked ones behind a place in the order of that index.
+pub(super) const LETTERS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", due FROM job WHERE standing = ?1 AND standing > 0 AND (due, lane, seq) > (?2, ?3, ?4)
+      ORDER BY due, lane, seq LIMIT ?5"
+);
+
+pub(super) const LETTER: &str = concat!("SELECT ", columns!(), ", due FROM job WHERE seq = ?1 AND standing > 1");
+
+pub(super) const REPLAY: &str =
+    "UPDATE job SET standing = 0, due = 0, tries = 0, replay = ?2, reason = NULL, body = ?3, bytes = length(?3)
+     WHERE seq = ?1 AND standing > 1";
+
 pub(super) const DUE: &str =
     concat!("SELECT ", columns!(), " FROM job WHERE standing = 1 AND standing > 0 AND due <= ?1 ORDER BY due LIMIT ?2");
 
@@ -78,6 +92,9 @@ pub(super) const HOT: &[&str] = &[
     BACKLOG,
     OF_CONVERSATION,
     DEAD,
+    LETTERS,
+    LETTER,
+    REPLAY,
     DUE,
     NEXT_DUE,
     WAKE,

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Rabbitmq, envelope::Envelope, private};
 use crate::{
     broker::{
-        Broker, Config, Lane, Peer, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
+        Broker, Config, Lane, Letters, Peer, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
         contract::{Factory, Setup, contract, tools::*},
     },
     domain::{ids::ConversationId, secret::Secret},
@@ -28,14 +28,14 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(60);
 const ROUND_AT_MOST: Duration = Duration::from_millis(200);
 
 /// A prefix of its own on the server all tests share, and a folder for the spool.
-struct Place {
+pub(super) struct Place {
     config: RabbitmqConfig,
     folder: TempDir,
     open: Mutex<Option<(Arc<Rabbitmq>, JoinSet<()>)>>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with_partitions(1)
     }
 
@@ -46,7 +46,7 @@ impl Place {
         Self { config, folder: tempfile::tempdir().unwrap(), open: Mutex::new(None) }
     }
 
-    async fn rabbitmq(&self, setup: Setup) -> Arc<Rabbitmq> {
+    pub async fn rabbitmq(&self, setup: Setup) -> Arc<Rabbitmq> {
         let before = self.open.lock().take();
         if let Some((before, mut rounds)) = before {
             before.close().await;
@@ -55,7 +55,7 @@ impl Place {
         let rabbitmq = RabbitmqConfig { prefetch: u16::try_from(setup.window).unwrap(), ..self.config.clone() };
         let path = self.folder.path().join("spool").display().to_string();
         let config = Config { rabbitmq, spool: SpoolConfig { path, ..Default::default() }, ..Config::default() };
-        let broker = Arc::new(Rabbitmq::open(&config, Clock::system()).unwrap());
+        let broker = Arc::new(Rabbitmq::open(&config, setup.parked_for, Clock::system()).unwrap());
         let mut rounds = JoinSet::new();
         for round in broker.rounds() {
             rounds.spawn(go(round));
@@ -86,6 +86,10 @@ pub(super) async fn go(round: Round) {
 impl Factory for Place {
     async fn open(&self, setup: Setup) -> Arc<dyn Broker> {
         self.rabbitmq(setup).await
+    }
+
+    fn letters(&self) -> Arc<dyn Letters> {
+        self.open.lock().as_ref().expect("one is open").0.clone()
     }
 
     fn window_min(&self) -> usize {

@@ -8,10 +8,14 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
+use sha2::{Digest, Sha256};
 
 use crate::{
-    broker::Lane,
-    domain::{job::Job, time::Timestamp},
+    broker::{
+        Lane, Standing,
+        letters::{Content, FOREIGN, Letter},
+    },
+    domain::{hex, job::Job, time::Timestamp},
 };
 
 const PERSISTENT: u8 = 2;
@@ -67,6 +71,12 @@ impl Envelope {
     /// One that failed for good.
     pub fn parked(&self, reason: String, at: Timestamp) -> Self {
         Self { due: None, reason: Some(shortened(reason)), parked_at: Some(at), ..self.clone() }
+    }
+
+    /// The same message in its next life.
+    pub fn reborn(&self, now: Timestamp) -> Self {
+        let job = Arc::new(self.job.replayed(now));
+        Self { replay: self.replay + 1, ..Self::new(job, self.lane) }
     }
 
     /// How much longer nobody is to have it.
@@ -149,6 +159,47 @@ pub fn parked_as_it_is(properties: BasicProperties, reason: &str, at: Timestamp)
     properties.with_delivery_mode(PERSISTENT).with_headers(headers)
 }
 
+/// A message that lies among the letters.
+pub fn letter(properties: &BasicProperties, body: &[u8], standing: Standing) -> Letter {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    let header = |name: &str| headers.and_then(|headers| headers.get(name));
+    let Some(envelope) = Envelope::read(properties, body, None) else {
+        let named = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+        return Letter {
+            id: named.filter(|id| !id.is_empty()).unwrap_or_else(|| named_by(body)),
+            content: Content::Foreign(body.to_vec()),
+            lane: None,
+            standing,
+            tries: 0,
+            replay: 0,
+            reason: header(PARKED_FOR).and_then(words).or_else(|| Some(FOREIGN.to_owned())),
+            parked_at: header(PARKED_AT).and_then(number).map(Timestamp),
+        };
+    };
+    Letter {
+        id: envelope.job.id.to_string(),
+        content: Content::Message(envelope.job),
+        lane: Some(envelope.lane),
+        standing,
+        tries: envelope.tries,
+        replay: envelope.replay,
+        reason: envelope.reason,
+        parked_at: envelope.parked_at.filter(|_| standing == Standing::Parked),
+    }
+}
+
+/// When a message was parked, whatever it is.
+pub fn parked_at(properties: &BasicProperties) -> Option<Timestamp> {
+    let headers = properties.headers().as_ref()?.inner();
+    headers.get(PARKED_AT).and_then(number).map(Timestamp)
+}
+
+/// A name for bytes that have none, the same each time they are seen.
+fn named_by(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    format!("foreign-{}", hex::hex(&digest[..12]))
+}
+
 fn words(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
@@ -189,7 +240,8 @@ mod tests {
             new.delayed(Some(Timestamp(99))),
             buried.clone(),
             buried.parked("no tries left".into(), Timestamp(7)),
-            Envelope { replay: 3, ..buried },
+            Envelope { replay: 3, ..buried.clone() },
+            buried.reborn(Timestamp(8)),
             Envelope { lane: Lane::Events, ..new },
         ];
         for envelope in all {

@@ -30,7 +30,7 @@ pub(super) struct Lease {
 impl Lease {
     pub fn deliver(inner: &Arc<Inner>, source: &Arc<Source>, held: Held) -> Delivery {
         let envelope = held.envelope.clone();
-        let redelivered = held.redelivered || envelope.tries > 0 || envelope.due.is_some();
+        let redelivered = held.redelivered || envelope.tries > 0 || envelope.replay > 0 || envelope.due.is_some();
         let lease = Self { inner: inner.clone(), source: source.clone(), held: Some(held) };
         let mut delivery = Delivery::new(envelope.job, envelope.lane, Box::new(lease));
         delivery.tries = envelope.tries;

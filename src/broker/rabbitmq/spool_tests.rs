@@ -27,7 +27,7 @@ struct Kept {
 
 impl Kept {
     fn open(config: &Config) -> Self {
-        let broker = Arc::new(Rabbitmq::open(config, Clock::system()).unwrap());
+        let broker = Arc::new(Rabbitmq::open(config, Duration::MAX, Clock::system()).unwrap());
         let mut rounds = JoinSet::new();
         for round in broker.rounds() {
             rounds.spawn(go(round));

@@ -111,6 +111,13 @@ impl Topology {
         partitions.chain([(Lane::Events, self.name("events"))]).collect()
     }
 
+    /// The queues that several may look into: letters, what could not be routed, and what waits for its time.
+    pub fn open_queues(&self) -> Vec<String> {
+        let lanes = [Lane::Chat, Lane::Events].into_iter();
+        let tiers = lanes.flat_map(|lane| self.tiers.iter().map(move |tier| self.tier(lane, *tier)));
+        ["parked", "dead", "unrouted"].map(|queue| self.name(queue)).into_iter().chain(tiers).collect()
+    }
+
     /// The exchange and routing key of a lane's work.
     pub fn work(&self, lane: Lane, conversation: &ConversationId) -> (String, String) {
         (self.name(lane.as_str()), self.key(lane, conversation))

@@ -16,7 +16,10 @@ use lapin::Acker;
 use parking_lot::Mutex;
 
 use super::envelope::Envelope;
-use crate::domain::ids::{ConversationId, EventId};
+use crate::domain::{
+    ids::{ConversationId, EventId},
+    job::Job,
+};
 
 /// One life of a message.
 type Key = (EventId, u32);
@@ -81,7 +84,8 @@ pub struct Window {
     of_conversation: HashMap<ConversationId, usize>,
     /// When each came (monotonic), by number.
     since: BTreeMap<u64, Duration>,
-    out: usize,
+    /// Those that are out, by number.
+    out: HashMap<u64, Arc<Job>>,
 }
 
 impl Window {
@@ -141,8 +145,18 @@ impl Window {
         {
             given.push(held);
         }
-        self.out += given.len();
+        self.out.extend(given.iter().map(|held| (held.number, held.envelope.job.clone())));
         given
+    }
+
+    /// Gives out all of those that are meant, whenever their time is; and tells how many of them are out already.
+    pub fn pop_all_of(&mut self, is_meant: impl Fn(&Job) -> bool + Copy) -> (Vec<Held>, usize) {
+        let in_hand = self.out.values().filter(|job| is_meant(job)).count();
+        let is_meant = |held: &Held| is_meant(&held.envelope.job);
+        let mut given = split_off(&mut self.ready, is_meant);
+        given.extend(split_off(&mut self.waiting, is_meant));
+        self.out.extend(given.iter().map(|held| (held.number, held.envelope.job.clone())));
+        (given, in_hand)
     }
 
     /// One that was out comes back, and is given out again in `after`.
@@ -150,7 +164,7 @@ impl Window {
         if !self.is_ours(&held) {
             return;
         }
-        self.out -= 1;
+        self.out.remove(&held.number);
         if held.epoch.is_withdrawn() {
             return self.forget(&held);
         }
@@ -165,7 +179,7 @@ impl Window {
         }
         let tags = std::mem::take(&mut *held.tags.0.lock());
         if tags.is_empty() {
-            self.out -= 1;
+            self.out.remove(&held.number);
             self.forget(held);
         }
         Some(tags)
@@ -178,7 +192,7 @@ impl Window {
 
     /// How many are out.
     pub fn out(&self) -> usize {
-        self.out
+        self.out.len()
     }
 
     /// How many have come, are not out, and could be had `now` (monotonic).
@@ -229,6 +243,12 @@ impl Window {
             }
         }
     }
+}
+
+fn split_off<K: Ord>(from: &mut BTreeMap<K, Held>, is_meant: impl Fn(&Held) -> bool) -> Vec<Held> {
+    let (meant, left): (BTreeMap<K, Held>, _) = std::mem::take(from).into_iter().partition(|(_, held)| is_meant(held));
+    *from = left;
+    meant.into_values().collect()
 }
 
 fn key(envelope: &Envelope) -> Key {

@@ -7,7 +7,7 @@ use crate::{
         ids::EventId,
         job::{Job, Kind},
         reply::{Purpose, Reply},
-        timeline::{Outcome, Timeline},
+        timeline::{Outcome, Stage, Timeline},
     },
     state::{Claim, Claimed, Life, Ours, Recall, Shared, Turn},
 };
@@ -83,23 +83,64 @@ pub(in crate::state) async fn what_is_said_beside_an_answer_is_said_once(factory
     assert_eq!(state.intend(&said, None).await.unwrap(), Claim::Taken(message("m1")), "also after a restart");
 }
 
+fn job(id: &str) -> Job {
+    Job {
+        v: Job::VERSION,
+        id: EventId::new(&format!("event of {id}")).unwrap(),
+        message: message(id),
+        conversation: conversation("c"),
+        app: None,
+        brand: None,
+        kind: Kind::ConversationRemoved,
+        received: BEGIN,
+        position: 0,
+        first_seen: BEGIN,
+        replayed: None,
+    }
+}
+
+pub(in crate::state) async fn a_new_life_has_an_end_of_its_own(factory: &dyn Factory) {
+    let mut state = factory.open(RETENTION, BEGIN).await;
+    let ended = |replay, outcome, reply: Option<&Reply>| crate::state::Record {
+        replay,
+        ..record("m", "c", outcome, later(i64::from(replay)), reply)
+    };
+    let parked = ended(0, Outcome::Parked, None);
+    state.conclude(vec![parked], None, None).await.unwrap();
+    assert_eq!(recall(&state, "c", "m", 1).await, Recall::New, "the first life's end is not the second's");
+    let mut story = Timeline::default();
+    story.note(later(1), Stage::Replayed { replay: 1 });
+    state.note_story(&job("m"), 1, &story).await.unwrap();
+    for id in ["m", "event of m"] {
+        assert_eq!(state.record(id).await.unwrap(), None, "it lives again: {id}");
+    }
+    assert_eq!(state.story("m").await.unwrap(), Some(story));
+    let answer = Reply { replay: 1, ..answer("c", &["m"], "after all", later(2)) };
+    assert_eq!(state.intend(&answer, None).await.unwrap(), Claim::Ours);
+    let replied = ended(1, Outcome::Replied, Some(&answer));
+    state.conclude(vec![replied.clone()], None, None).await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            state = factory.open(RETENTION, later(3)).await;
+        }
+        assert_eq!(recall(&state, "c", "m", 0).await, Recall::Ended(Outcome::Parked));
+        assert_eq!(recall(&state, "c", "m", 1).await, Recall::Ended(Outcome::Replied), "a second copy is none");
+        let told = crate::state::Record { text: Some("after all".into()), ..replied.clone() };
+        for id in ["m", "event of m"] {
+            assert_eq!(state.record(id).await.unwrap(), Some(told.clone()), "{id}");
+        }
+    }
+    state.forget_conversation(&conversation("c")).await.unwrap();
+    let left = state.record("m").await.unwrap().unwrap();
+    assert_eq!((left.replay, left.outcome, left.text), (1, Outcome::Replied, None));
+}
+
 pub(in crate::state) async fn who_was_told_is_known_as_told_also_after_a_failed_try(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     for (id, failed_before) in [("fresh", false), ("tried", true)] {
         if failed_before {
-            let job = Job {
-                v: Job::VERSION,
-                id: EventId::new(&format!("e{id}")).unwrap(),
-                message: message(id),
-                conversation: conversation("c"),
-                app: None,
-                brand: None,
-                kind: Kind::ConversationRemoved,
-                received: BEGIN,
-                position: 0,
-                first_seen: BEGIN,
-            };
-            state.note_story(&job, &Timeline::default()).await.unwrap();
+            let job = job(id);
+            state.note_story(&job, 0, &Timeline::default()).await.unwrap();
         }
         let told = Reply { purpose: Purpose::Handoff, ..answer("c", &[id], "a colleague comes", BEGIN) };
         assert_eq!(recall(&state, "c", id, 0).await, Recall::New);

@@ -6,6 +6,7 @@ use super::sql;
 use crate::{
     domain::{
         ids::{ConversationId, EventId, MessageId},
+        job::Job,
         reply::{self, Purpose, Reply},
         time::Timestamp,
         timeline::{Outcome, Timeline},
@@ -142,11 +143,11 @@ pub(super) fn is_meant_otherwise(connection: &Connection, reply: &Reply, key: &s
     }))
 }
 
-pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) -> Result<(), store::Error> {
+pub(super) fn conclude(connection: &Connection, record: &Record) -> Result<(), store::Error> {
     let mut statement = connection.prepare_cached(sql::CONCLUDE)?;
     statement.execute((
         record.message.as_str(),
-        replay,
+        record.replay,
         record.id.as_str(),
         record.conversation.as_str(),
         json(&record.outcome),
@@ -164,10 +165,11 @@ pub(super) fn conclude(connection: &Connection, record: &Record, replay: u32) ->
 pub(super) fn record(connection: &Connection, statement: &str, id: &str) -> Result<Option<Record>, store::Error> {
     let read = |row: &Row<'_>| {
         let text = |column| row.get::<_, Option<String>>(column);
-        Ok((text(0)?, text(1)?, [text(2)?, text(3)?, text(4)?], text(5)?, Timestamp(row.get(6)?)))
+        let ids = [text(2)?, text(3)?, text(4)?];
+        Ok((text(0)?, text(1)?, ids, text(5)?, Timestamp(row.get(6)?), row.get(7)?))
     };
     let found = connection.prepare_cached(statement)?.query_row([id], read).optional()?;
-    Ok(found.and_then(|(body, said, ids, outcome, at)| {
+    Ok(found.and_then(|(body, said, ids, outcome, at, replay)| {
         if let Some(mut record) = parsed::<Record>(body) {
             // What was meant and not posted was not said.
             record.text = record.reply.as_ref().and_then(|_| parsed::<Reply>(said)).map(|said| said.text());
@@ -179,6 +181,7 @@ pub(super) fn record(connection: &Connection, statement: &str, id: &str) -> Resu
             id: EventId::new(event.as_ref().or(message.as_ref())?).ok()?,
             message: MessageId::new(&message?).ok()?,
             conversation: ConversationId::new(&conversation?).ok()?,
+            replay,
             outcome: parsed(outcome)?,
             at,
             cause: None,
@@ -200,19 +203,20 @@ pub(super) fn revoke(connection: &Connection, reply: &Reply, key: &str) -> Resul
 }
 
 /// Keeps a story in the row that the record of the end will take.
-pub(super) fn note_story(connection: &Connection, row: &(String, String, i64, String)) -> Result<(), store::Error> {
-    connection
-        .prepare_cached(
-            "INSERT INTO record (message, replay, conversation, at, body) VALUES (?1, 0, ?2, ?3, ?4)
-             ON CONFLICT (message, replay) DO UPDATE SET body = excluded.body WHERE outcome IS NULL",
-        )?
-        .execute((&row.0, &row.1, row.2, &row.3))?;
+pub(super) fn note_story(connection: &Connection, job: &Job, replay: u32, story: &str) -> Result<(), store::Error> {
+    connection.prepare_cached(sql::NOTE_STORY)?.execute((
+        job.message.as_str(),
+        replay,
+        job.id.as_str(),
+        job.conversation.as_str(),
+        job.received.0,
+        story,
+    ))?;
     Ok(())
 }
 
 pub(super) fn story(connection: &Connection, message: &str) -> Result<Option<Timeline>, store::Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT body FROM record WHERE message = ?1 AND replay = 0 AND outcome IS NULL")?;
+    let mut statement = connection.prepare_cached(sql::STORY)?;
     Ok(parsed(statement.query_row([message], |row| row.get(0)).optional()?.flatten()))
 }
 

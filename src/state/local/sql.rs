@@ -48,7 +48,7 @@ pub(super) const NOTE_USER: &str = "INSERT INTO conversation (id, user, touched)
 
 macro_rules! record {
     () => {
-        "SELECT record.body, reply.body, message, event, conversation, outcome, record.at
+        "SELECT record.body, reply.body, message, event, conversation, outcome, record.at, replay
          FROM record LEFT JOIN reply ON reply.key = record.reply "
     };
 }
@@ -59,6 +59,13 @@ pub(super) const RECORD: [&str; 2] = [
     concat!(record!(), "WHERE message = ?1 ORDER BY replay DESC LIMIT 1"),
     concat!(record!(), "WHERE event = ?1 AND event IS NOT NULL AND event != message ORDER BY replay DESC LIMIT 1"),
 ];
+
+pub(super) const NOTE_STORY: &str = "INSERT INTO record (message, replay, event, conversation, at, body)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+     ON CONFLICT (message, replay) DO UPDATE SET event = excluded.event, body = excluded.body WHERE outcome IS NULL";
+
+pub(super) const STORY: &str =
+    "SELECT body FROM record WHERE message = ?1 AND outcome IS NULL ORDER BY replay DESC LIMIT 1";
 
 pub(super) const MERGE_INTO: &str = "INSERT INTO conversation (id, user, history, touched)
      SELECT ?2, user, history, touched FROM conversation WHERE id = ?1
@@ -132,6 +139,8 @@ const ALL: &[&str] = &[
     NOTE_USER,
     RECORD[0],
     RECORD[1],
+    NOTE_STORY,
+    STORY,
     MERGE_INTO,
     MERGED,
     FOLLOW,

@@ -66,7 +66,7 @@ impl Keeping for Redis {
     async fn record(&self, id: &str) -> Result<Option<Record>, Error> {
         let Some((conversation, message)) = self.whereabouts(id).await? else { return Ok(None) };
         let answer = self.ask(&KEEPING, &conversation, args!["record", message]).await?;
-        let [outcome, at, event, _, body, said] = answer.as_slice() else { return Ok(None) };
+        let [outcome, at, event, _, body, said, replay] = answer.as_slice() else { return Ok(None) };
         if let Some(mut record) = parsed::<Record>(body) {
             // What was meant and not posted was not said.
             record.text = record.reply.as_ref().and_then(|_| parsed::<Reply>(said)).map(|said| said.text());
@@ -75,13 +75,24 @@ impl Keeping for Redis {
         let (Some(outcome), Ok(at)) = (parsed(outcome), at.parse()) else { return Ok(None) };
         // An event's id is noted at the end; until then the message names it.
         let Ok(id) = EventId::new(given(event).unwrap_or(message.as_str())) else { return Ok(None) };
-        let (timeline, at) = (Timeline::default(), Timestamp(at));
-        Ok(Some(Record { id, message, conversation, outcome, at, cause: None, timeline, reply: None, text: None }))
+        let (timeline, at, replay) = (Timeline::default(), Timestamp(at), replay.parse().unwrap_or_default());
+        Ok(Some(Record {
+            id,
+            message,
+            conversation,
+            replay,
+            outcome,
+            at,
+            cause: None,
+            timeline,
+            reply: None,
+            text: None,
+        }))
     }
 
-    async fn note_story(&self, job: &Job, story: &Timeline) -> Result<(), Error> {
+    async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
         let story = super::shared::json(story);
-        let args = args!["note_story", job.message, job.conversation, job.received.0, story, self.open_for()];
+        let args = args!["note_story", job.message, job.conversation, job.received.0, story, self.open_for(), replay];
         let kept = self.ask(&KEEPING, &job.conversation, args);
         let indexed = self.index(job.message.as_str(), &job.conversation, &job.message, self.open_for());
         tokio::try_join!(kept, indexed).map(drop)

@@ -173,7 +173,8 @@ impl Ledger for Redis {
         let mut args = args![conversation, self.owner, fence_text(fence), history, now.0, self.kept()];
         for record in &records {
             let reply = record.reply.as_deref().unwrap_or_default();
-            args.extend(args![record.message, record.id, json(&record.outcome), record.at.0, reply, json(record)]);
+            args.extend(args![record.message, record.replay, record.id, json(&record.outcome), record.at.0, reply]);
+            args.push(json(record));
         }
         // The index only says where to look, so it may be there without the record.
         let ended = async {

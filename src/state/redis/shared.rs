@@ -5,6 +5,7 @@
 //!              :v:<conversation>   owner, fence, holder, history, head away, alias, customer
 //!              :m:<replay>:<message>   reply that covers it, outcome, record, story
 //!              :r:<reply>          words, what it covers
+//!              :l:<message>        its last life, if it was replayed
 //!              :of:<conversation>  its messages     :texts :ends :touched   by time, for tidying
 //! <prefix>:{i..}:id:<event or message>   where its record is      <prefix>:{u..}:user:<customer>   conversations
 //! ```

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::super::Embedded;
 use crate::{
     broker::{
-        Broker, Config, EmbeddedConfig,
+        Broker, Config, EmbeddedConfig, Letters,
         contract::{DiskFactory, Factory, Setup},
     },
     domain::time::Timestamp,
@@ -66,6 +66,10 @@ pub(super) fn open(folder: &Path, setup: Setup, clock: Clock) -> Embedded {
 impl Factory for Place {
     async fn open(&self, setup: Setup) -> Arc<dyn Broker> {
         self.embedded(setup)
+    }
+
+    fn letters(&self) -> Arc<dyn Letters> {
+        self.open.lock().clone().expect("one is open")
     }
 }
 

@@ -90,11 +90,6 @@ impl Line {
         })
     }
 
-    /// What it is for.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// The connection of the moment.
     pub fn live(&self) -> Option<Live> {
         self.live.borrow().clone().filter(|live| live.connection.status().connected())

@@ -1,5 +1,5 @@
 -- Enters how messages of a conversation ended. ARGV: conversation, owner, fence or '' for none, history or '', now,
--- seconds to keep; then message, event, outcome, at, reply's name or '', and body of each record.
+-- seconds to keep; then message, replay, event, outcome, at, reply's name or '', and body of each record.
 local id, owner, fence, kept = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
 local conversation = key('v', id)
 if fence ~= '' then
@@ -10,19 +10,20 @@ if fence ~= '' then
     end
     redis.call('HDEL', conversation, 'owner')
 end
-for i = 7, #ARGV, 6 do
-    local message, name = ARGV[i], ARGV[i + 4]
-    local ended = life(message, '0')
-    redis.call('HSET', ended, 'event', ARGV[i + 1], 'outcome', ARGV[i + 2], 'at', ARGV[i + 3], 'body', ARGV[i + 5],
+for i = 7, #ARGV, 7 do
+    local message, replay, name = ARGV[i], ARGV[i + 1], ARGV[i + 5]
+    local ended, member = life(message, replay), replay .. ':' .. message
+    redis.call('HSET', ended, 'event', ARGV[i + 2], 'outcome', ARGV[i + 3], 'at', ARGV[i + 4], 'body', ARGV[i + 6],
         'conversation', id)
+    lives(message, replay, kept)
     redis.call('HDEL', ended, 'story')
     if name ~= '' then
         redis.call('HSET', ended, 'reply', name)
         done(name, kept)
     end
     redis.call('EXPIRE', ended, kept)
-    redis.call('ZADD', base .. 'ends', ARGV[i + 3], '0:' .. message)
-    redis.call('SADD', key('of', id), '0:' .. message)
+    redis.call('ZADD', base .. 'ends', ARGV[i + 4], member)
+    redis.call('SADD', key('of', id), member)
     if redis.call('TTL', key('of', id)) < tonumber(kept) then
         redis.call('EXPIRE', key('of', id), kept)
     end

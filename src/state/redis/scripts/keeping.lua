@@ -3,22 +3,24 @@ local steps = {}
 
 -- Message.
 function steps.record()
-    local ended = redis.call('HMGET', life(ARGV[2], '0'), 'outcome', 'at', 'event', 'conversation', 'body', 'reply')
+    local replay = last_life(ARGV[2])
+    local ended = redis.call('HMGET', life(ARGV[2], replay), 'outcome', 'at', 'event', 'conversation', 'body', 'reply')
     if not ended[1] then
         return {}
     end
     local said = ended[6] and redis.call('HGET', key('r', ended[6]), 'body')
-    return {ended[1], ended[2], ended[3] or '', ended[4] or '', ended[5] or '', said or ''}
+    return {ended[1], ended[2], ended[3] or '', ended[4] or '', ended[5] or '', said or '', replay}
 end
 
--- Message, conversation, at, story, seconds to keep.
+-- Message, conversation, at, story, seconds to keep, replay.
 function steps.note_story()
-    local open = life(ARGV[2], '0')
+    local open, member = life(ARGV[2], ARGV[7]), ARGV[7] .. ':' .. ARGV[2]
     if not redis.call('HGET', open, 'outcome') then
         redis.call('HSET', open, 'story', ARGV[5], 'conversation', ARGV[3])
         redis.call('HSETNX', open, 'at', ARGV[4])
         redis.call('EXPIRE', open, ARGV[6])
-        redis.call('SADD', key('of', ARGV[3]), '0:' .. ARGV[2])
+        redis.call('SADD', key('of', ARGV[3]), member)
+        lives(ARGV[2], ARGV[7], ARGV[6])
         redis.call('EXPIRE', key('of', ARGV[3]), ARGV[6])
     end
     return {}
@@ -26,7 +28,7 @@ end
 
 -- Message.
 function steps.story()
-    return {redis.call('HGET', life(ARGV[2], '0'), 'story') or ''}
+    return {redis.call('HGET', life(ARGV[2], last_life(ARGV[2])), 'story') or ''}
 end
 
 -- Reply's name, conversation, replay; then the messages it covers.

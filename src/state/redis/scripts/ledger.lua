@@ -10,6 +10,18 @@ local function life(message, replay)
     return key('m', replay .. ':' .. message)
 end
 
+-- The last of a message's lives that is known.
+local function last_life(message)
+    return redis.call('GET', key('l', message)) or '0'
+end
+
+-- A message lives this life; the first needs no note.
+local function lives(message, replay, seconds)
+    if tonumber(replay) > 0 and tonumber(replay) >= tonumber(last_life(message)) then
+        redis.call('SET', key('l', message), replay, 'EX', seconds)
+    end
+end
+
 -- When the bucket was born. Whoever asks first after its loss begins it anew, and is told so with the same answer.
 local function born(now)
     redis.call('SET', KEYS[1], now, 'NX')

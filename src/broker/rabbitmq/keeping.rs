@@ -1,0 +1,106 @@
+//! Keeps the letters in bounds, and brings home what RabbitMQ had no queue for.
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use lapin::{Acker, message::Delivery as Message};
+
+use super::{
+    Inner,
+    envelope::{self, Envelope},
+    pass::Pass,
+    publisher::Outgoing,
+};
+use crate::broker::{Error, letters::FOREIGN};
+
+/// Letters thrown away with one pass; the next one goes on.
+const TIDIED_MAX: usize = 10_000;
+
+/// How often it is looked whether there is something to bring home. As a rule there is nothing.
+pub const EVERY: Duration = Duration::from_secs(30);
+
+/// How long a round may take: everything declared once more, and some thousand messages published.
+pub const WITHIN: Duration = Duration::from_secs(300);
+
+/// Messages and bytes brought home in one round.
+const BROUGHT_MAX: usize = 5_000;
+const BROUGHT_BYTES_MAX: usize = 32 << 20;
+
+impl Inner {
+    /// Throws away parked letters that have outlived their retention. How they ended was recorded when they were parked.
+    pub(super) async fn tidy(&self) -> Result<(), Error> {
+        let before = self.clock.now().before(self.parked_for);
+        let mut pass = Pass::begin(self).await?;
+        let mut old = Vec::new();
+        let each = |message: Message| match envelope::parked_at(&message.properties) {
+            Some(at) if at < before => {
+                old.push(message.acker);
+                ControlFlow::Continue(())
+            }
+            // They lie there in the order in which they were parked.
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        };
+        pass.look(&self.topology.name("parked"), TIDIED_MAX, each).await?;
+        for acker in &old {
+            pass.acknowledge(acker).await?;
+        }
+        pass.end().await;
+        if !old.is_empty() {
+            tracing::info!(letters = old.len(), "parked letters have outlived retention.parked and are gone");
+        }
+        Ok(())
+    }
+
+    /// Publishes what lies among the unrouted messages to where it belongs.
+    pub(super) async fn bring_home(self: &Arc<Self>) -> Result<(), Error> {
+        let queue = self.topology.name("unrouted");
+        // Nobody to ask.
+        if self.link.consume().live().is_none() {
+            return Ok(());
+        }
+        let mut pass = Pass::begin(self).await?;
+        if pass.ready(&queue).await? == 0 {
+            pass.end().await;
+            return Ok(());
+        }
+        // Whatever was missing then is there now; else all of it would only come back.
+        let declared = self.topology.declare(&pass.live().connection).await;
+        declared.map_err(|error| Error::Store(format!("what RabbitMQ needs cannot be declared: {error}")))?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let each = |message: Message| {
+            bytes += message.data.len();
+            found.push(message);
+            if bytes < BROUGHT_BYTES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        pass.look(&queue, BROUGHT_MAX, each).await?;
+        tracing::warn!(messages = found.len(), "RabbitMQ had no queue for messages; they are published again");
+        let (ackers, homeward): (Vec<Acker>, Vec<Outgoing>) =
+            found.into_iter().map(|message| (message.acker.clone(), self.home(message))).unzip();
+        for (acker, confirm) in ackers.iter().zip(self.publisher.send(homeward).await) {
+            // What is not confirmed stays, and is tried again with the next round.
+            if confirm.await.is_ok_and(|outcome| outcome.is_ok()) {
+                pass.acknowledge(acker).await?;
+            }
+        }
+        pass.end().await;
+        Ok(())
+    }
+
+    /// Where a message belongs that lay among the unrouted ones, by the exchange it was published to.
+    fn home(&self, message: Message) -> Outgoing {
+        let Some(envelope) = Envelope::read(&message.properties, &message.data, None) else {
+            return self.as_it_is(message.properties, message.data, FOREIGN);
+        };
+        let exchange = message.exchange.as_str();
+        let tier = self.topology.tiers().iter().find(|tier| self.topology.tier(envelope.lane, **tier) == exchange);
+        if let Some(tier) = tier {
+            return self.to_tier(&envelope, *tier);
+        }
+        let is_letter = exchange == self.topology.name("dlx");
+        match message.routing_key.as_str() {
+            "dead" if is_letter => self.to_letters("dead", &envelope),
+            _ if envelope.parked_at.is_some() => self.to_letters("parked", &envelope),
+            _ => self.to_work(&envelope),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A look into queues that nobody has to have in order: all that lies there is taken without an acknowledgement, and the
+//! channel closed, so that all of it comes back as it lay. RabbitMQ has no other way to look into a queue.
+//!
+//! One pass at a time: what one holds another does not see. Whatever happens to who looks (he gives up, his node dies),
+//! the channel ends with him.
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use lapin::{
+    Acker, Channel, Consumer,
+    message::Delivery as Message,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use tokio::{
+    runtime::Handle,
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{Inner, link::Live};
+use crate::broker::Error;
+
+/// Messages that may be on their way to this node at once; when they have come, the next are asked for.
+const WAVE: u16 = 256;
+
+/// When nothing has come for so long, the server is asked whether anything is left.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a server that says that something is left may send nothing.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a server may take to open or to close a channel.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a server may take to put back what a closed channel held; some of it may go elsewhere at once.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whose turn it is, and the ends of passes.
+#[derive(Default)]
+pub struct Passes {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    endings: TaskTracker,
+}
+
+impl Passes {
+    /// Waits until what passes held is back.
+    pub async fn end(&self) {
+        self.endings.close();
+        let _ = timeout(ANSWERS_WITHIN, self.endings.wait()).await;
+    }
+}
+
+/// A pass. What it has seen and not acknowledged comes back when it ends.
+pub struct Pass {
+    live: Live,
+    channel: Channel,
+    /// Full ones, each of which holds a wave.
+    consumers: Vec<Consumer>,
+    /// The queues that were looked into.
+    queues: Vec<String>,
+    /// What lay in them then, without what has been acknowledged: so much is to come back.
+    there: usize,
+    turn: Option<OwnedMutexGuard<()>>,
+    endings: TaskTracker,
+}
+
+impl Pass {
+    /// Waits for its turn and opens a channel of its own.
+    pub(super) async fn begin(inner: &Inner) -> Result<Self, Error> {
+        let turn = inner.passes.turn.clone().lock_owned().await;
+        let live = inner.link.consume().live().ok_or_else(|| Error::Store("RabbitMQ is away".into()))?;
+        let opened = timeout(ANSWERS_WITHIN, live.connection.create_channel()).await;
+        let channel = opened.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
+        let (consumers, queues, endings) = (Vec::new(), Vec::new(), inner.passes.endings.clone());
+        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings })
+    }
+
+    /// The connection it goes through.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// How much of a queue is in nobody's hand.
+    pub async fn ready(&self, queue: &str) -> Result<usize, Error> {
+        ready(&self.channel, queue).await
+    }
+
+    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough.
+    pub async fn look(
+        &mut self,
+        queue: &str,
+        most: usize,
+        mut each: impl FnMut(Message) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut left = self.ready(queue).await?;
+        self.queues.push(queue.to_owned());
+        self.there += left;
+        let mut seen = 0;
+        while seen < most && left > 0 {
+            let wave = u16::try_from(most - seen).unwrap_or(WAVE).min(WAVE);
+            let (came, flow) = self.wave(queue, wave, left, &mut each).await?;
+            if flow.is_break() {
+                break;
+            }
+            seen += came;
+            left = self.ready(queue).await?;
+        }
+        Ok(())
+    }
+
+    async fn wave(
+        &mut self,
+        queue: &str,
+        wave: u16,
+        left: usize,
+        each: &mut impl FnMut(Message) -> ControlFlow<()>,
+    ) -> Result<(usize, ControlFlow<()>), Error> {
+        let left = left.min(wave.into());
+        let mut consumer = self.consume(queue, wave).await?;
+        let (mut came, mut heard) = (0, Instant::now());
+        let flow = loop {
+            if came >= left {
+                break ControlFlow::Continue(());
+            }
+            match timeout(QUIET, consumer.next()).await {
+                Ok(Some(Ok(message))) => {
+                    (came, heard) = (came + 1, Instant::now());
+                    if each(message).is_break() {
+                        break ControlFlow::Break(());
+                    }
+                }
+                Ok(Some(Err(error))) => return Err(unseen(&error)),
+                Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
+                // Somebody else has taken the rest.
+                Err(_) if self.ready(queue).await? == 0 => break ControlFlow::Break(()),
+                Err(_) if heard.elapsed() > SILENT_MAX => return Err(silent()),
+                Err(_) => {}
+            }
+        };
+        self.consumers.push(consumer);
+        Ok((came, flow))
+    }
+
+    async fn consume(&self, queue: &str, many: u16) -> Result<Consumer, Error> {
+        let open = async {
+            self.channel.basic_qos(many, BasicQosOptions::default()).await?;
+            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+            self.channel.basic_consume(queue.into(), "".into(), options, arguments).await
+        };
+        timeout(ANSWERS_WITHIN, open).await.map_err(|_| silent())?.map_err(|error| unseen(&error))
+    }
+
+    /// Acknowledges a message of this pass: it is gone.
+    pub async fn acknowledge(&mut self, acker: &Acker) -> Result<(), Error> {
+        self.there = self.there.saturating_sub(1);
+        // A channel that was closed meanwhile says `false`, not an error.
+        let told = timeout(ANSWERS_WITHIN, acker.ack(BasicAckOptions::default())).await;
+        if matches!(told, Ok(Ok(true))) { Ok(()) } else { Err(Error::Lost) }
+    }
+
+    /// Ends it; returns when everything has come back, and what was acknowledged is gone.
+    pub async fn end(mut self) {
+        if let Some(ending) = self.ending() {
+            // To its end, although whoever waits may be gone.
+            let _ = self.endings.spawn(ending).await;
+        }
+    }
+
+    fn ending(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let turn = self.turn.take()?;
+        let (channel, consumers, live) = (self.channel.clone(), std::mem::take(&mut self.consumers), self.live.clone());
+        let (queues, there) = (std::mem::take(&mut self.queues), self.there);
+        Some(async move {
+            if channel.status().connected() {
+                // One that is not answered: the connection is on its way out.
+                let _ = timeout(ANSWERS_WITHIN, channel.close(200, "seen".into())).await;
+            }
+            drop(consumers);
+            let _ = timeout(BACK_WITHIN, back(&live, &queues, there)).await;
+            drop(turn);
+        })
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        // Without a runtime the connection ends with it.
+        if let (Some(ending), Ok(runtime)) = (self.ending(), Handle::try_current()) {
+            self.endings.spawn_on(ending, &runtime);
+        }
+    }
+}
+
+/// A closed channel is answered before all that it held is back; the next pass would not see it.
+async fn back(live: &Live, queues: &[String], there: usize) {
+    if there == 0 {
+        return;
+    }
+    let Ok(channel) = live.connection.create_channel().await else { return };
+    loop {
+        let mut are_back = 0;
+        for queue in queues {
+            let Ok(ready) = ready(&channel, queue).await else { return };
+            are_back += ready;
+        }
+        if are_back >= there {
+            break;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    let _ = channel.close(200, "back".into()).await;
+}
+
+async fn ready(channel: &Channel, queue: &str) -> Result<usize, Error> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let queue = timeout(ANSWERS_WITHIN, declared).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
+    Ok(usize::try_from(queue.message_count()).unwrap_or(usize::MAX))
+}
+
+fn silent() -> Error {
+    Error::Store("RabbitMQ does not answer".into())
+}
+
+fn unseen(error: &lapin::Error) -> Error {
+    Error::Store(format!("a queue of RabbitMQ's cannot be looked into: {error}"))
+}
