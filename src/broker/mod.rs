@@ -28,7 +28,7 @@ use crate::{
 pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
 pub use embedded::{Embedded, WINDOW};
 pub use metrics::Metrics;
-pub use rabbitmq::Rabbitmq;
+pub use rabbitmq::{Fault, Greeting, Looked, Probe, Rabbitmq};
 pub use upkeep::{Round, Shape, Trouble, Upkeep};
 
 /// What a message belongs to.

@@ -15,11 +15,13 @@ mod lease;
 mod link;
 #[cfg(test)]
 mod link_tests;
+mod object;
 mod overflow;
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "the integration tests use what these do not")]
 #[path = "../../tests/it/support/rabbitmq.rs"]
 pub(crate) mod private;
+mod probe;
 mod publisher;
 mod publishing;
 mod seen;
@@ -42,6 +44,7 @@ use lapin::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+pub use self::probe::{Fault, Greeting, Looked, Probe};
 use self::{
     envelope::Envelope,
     link::Link,
