@@ -77,6 +77,8 @@ pub struct RabbitmqConfig {
     pub partitions: u32,
     /// Unacknowledged messages per partition; the same on every node, or order breaks.
     pub prefetch: u16,
+    /// Address of the management HTTP API, for `tidegate check` only; empty: it is not asked.
+    pub management_url: String,
     /// Speaks TLS to the broker.
     pub tls: bool,
     /// File with the certificate authority (PEM); empty: the system's.
@@ -100,6 +102,7 @@ impl Default for RabbitmqConfig {
             consumer_timeout: Duration::from_secs(30 * 60),
             partitions: 16,
             prefetch: 256,
+            management_url: String::new(),
             tls: false,
             ca_file: String::new(),
             client_cert: String::new(),

@@ -30,7 +30,7 @@ pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
 pub use embedded::{Embedded, WINDOW};
 pub use letters::{Letter, Letters};
 pub use metrics::Metrics;
-pub use rabbitmq::Rabbitmq;
+pub use rabbitmq::{Fault, Greeting, Looked, Probe, Rabbitmq};
 pub use upkeep::{Peer, Round, Shape, Trouble, Upkeep};
 
 /// What a message belongs to.

@@ -18,6 +18,7 @@ mod letters_tests;
 mod link;
 #[cfg(test)]
 mod link_tests;
+mod object;
 mod operators;
 mod overflow;
 mod pass;
@@ -25,6 +26,7 @@ mod pass;
 #[allow(dead_code, unused_imports, reason = "the integration tests use what these do not")]
 #[path = "../../tests/it/support/rabbitmq.rs"]
 pub(crate) mod private;
+mod probe;
 mod publisher;
 mod publishing;
 mod removal;
@@ -50,6 +52,7 @@ use lapin::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+pub use self::probe::{Fault, Greeting, Looked, Probe};
 use self::{
     envelope::Envelope,
     link::{Line, Link},

@@ -1,11 +1,13 @@
 //! `tidegate check`: validates the configuration and asks every dependency.
 
+mod rabbitmq;
 mod redis;
 
 use std::{process::ExitCode, time::Duration};
 
 use super::{Source, failed, runtime};
 use crate::{
+    broker,
     client::{self, Sunshine},
     config::{Config, Loaded, Origin},
     domain::ids::ConversationId,
@@ -47,6 +49,11 @@ impl Finding {
         Self { ok: true, warning: true, ..Self::bad(what, detail, remedy) }
     }
 
+    /// Nothing is wrong with it; somebody should know it.
+    fn note(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { ok: true, ..Self::bad(what, detail, remedy) }
+    }
+
     fn bad(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), ok: false, warning: false, detail: detail.into(), remedy: remedy.into() }
     }
@@ -75,11 +82,12 @@ fn print(loaded: &Loaded, findings: &[Finding]) {
         let word = match (finding.ok, finding.warning) {
             (false, _) => "FAIL",
             (true, true) => "WARN",
-            (true, false) => "ok",
+            (true, false) if finding.remedy.is_empty() => "ok",
+            (true, false) => "note",
         };
         println!("{word:<4} {:<24} {}", finding.what, finding.detail);
-        if !finding.remedy.is_empty() {
-            println!("     {:<24} -> {}", "", finding.remedy);
+        for (index, line) in finding.remedy.lines().enumerate() {
+            println!("     {:<24} {} {line}", "", if index == 0 { "->" } else { "  " });
         }
     }
     let set: Vec<_> = loaded.origins.iter().filter(|(_, origin)| **origin != Origin::Default).collect();
@@ -94,6 +102,7 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
     let mut findings: Vec<Finding> = loaded.warnings.iter().map(|warning| missing(warning)).collect();
     findings.push(folder(config));
+    findings.extend(rabbitmq::findings(config).await);
     findings.extend(redis::findings(config).await);
     findings.push(zendesk(config).await);
     for service in &config.ai.services {
@@ -102,7 +111,8 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
     findings
 }
 
-/// A broker and a state that fit one node only are no mistake where there is one.
+/// A broker and a state that fit one node only are no mistake where there is one, and whether a user without a password
+/// is let in RabbitMQ tells itself.
 fn missing(warning: &str) -> Finding {
     if warning.starts_with("broker.kind is") {
         return Finding::warn(
@@ -111,14 +121,26 @@ fn missing(warning: &str) -> Finding {
             "with several nodes use RabbitMQ and Redis; with one all is well",
         );
     }
+    if warning.starts_with("broker.rabbitmq.password is") {
+        return Finding::warn(
+            "configuration",
+            warning,
+            "set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD",
+        );
+    }
     Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY")
 }
 
+/// The ledger and the journals are there also when RabbitMQ is the queue.
 fn folder(config: &Config) -> Finding {
+    let what = match config.broker.kind {
+        broker::Kind::Embedded => "queue folder",
+        broker::Kind::Rabbitmq => "state folder",
+    };
     let path = &config.broker.embedded.path;
     match FolderLock::take(std::path::Path::new(path)) {
-        Ok(_) => Finding::good("queue folder", path),
-        Err(error) => Finding::bad("queue folder", error.to_string(), "check broker.embedded.path and its permissions"),
+        Ok(_) => Finding::good(what, path),
+        Err(error) => Finding::bad(what, error.to_string(), "check broker.embedded.path and its permissions"),
     }
 }
 

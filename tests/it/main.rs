@@ -34,6 +34,7 @@ mod official_client;
 mod problems;
 mod quarantine;
 mod rabbitmq;
+mod rabbitmq_check;
 mod recorder;
 mod redis_link;
 mod removal;

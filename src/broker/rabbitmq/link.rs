@@ -4,6 +4,7 @@
 //! lapin's own recovery is off: it hides an outage and knows one host only. Here a connection that breaks is thrown away
 //! and made anew, with the next host, after a pause that grows, for ever.
 
+mod greeting;
 mod line;
 mod plan;
 mod trouble;
@@ -14,7 +15,8 @@ use super::topology::Topology;
 use crate::broker::{Error, RabbitmqConfig};
 
 pub use self::{
-    line::{Line, Live},
+    greeting::Greeting,
+    line::{Line, Live, goodbye},
     plan::Plan,
     trouble::Trouble,
 };

@@ -14,11 +14,11 @@
 use std::time::Duration;
 
 use lapin::{
-    Channel, Connection, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    Connection, ExchangeKind,
     types::{AMQPValue, FieldTable},
 };
 
+use super::object::Object;
 use crate::{
     broker::{Lane, RabbitmqConfig},
     domain::ids::ConversationId,
@@ -131,13 +131,21 @@ impl Topology {
         }
     }
 
-    /// Declares everything, on channels of its own: one that is refused is closed by the server. What exists already
+    /// Declares everything, on a channel of its own: one that is refused is closed by the server. What exists already
     /// with other arguments is not touched; the error names it.
     pub async fn declare(&self, connection: &Connection) -> lapin::Result<()> {
         let channel = connection.create_channel().await?;
-        let declaring = Declaring { channel: &channel, topology: self };
-        declaring.all().await?;
+        for object in self.objects() {
+            object.declare(&channel).await?;
+        }
         channel.close(200, "declared".into()).await
+    }
+
+    /// All that is to be there, in the order in which it can be made.
+    pub fn objects(&self) -> Vec<Object> {
+        let mut listing = Listing { topology: self, objects: Vec::new() };
+        listing.all();
+        listing.objects
     }
 }
 
@@ -150,72 +158,70 @@ pub fn hash(text: &str) -> u64 {
     hash >> 32
 }
 
-struct Declaring<'a> {
-    channel: &'a Channel,
+struct Listing<'a> {
     topology: &'a Topology,
+    objects: Vec<Object>,
 }
 
-impl Declaring<'_> {
-    async fn all(&self) -> lapin::Result<()> {
+impl Listing<'_> {
+    fn all(&mut self) {
         let topology = self.topology;
         let (unrouted, dlx) = (topology.name("unrouted"), topology.name("dlx"));
-        self.exchange(&unrouted, ExchangeKind::Fanout, false).await?;
-        self.queue(&unrouted, &[]).await?;
-        self.bind(&unrouted, &unrouted, "").await?;
-        self.exchange(&dlx, ExchangeKind::Direct, true).await?;
+        self.exchange(&unrouted, ExchangeKind::Fanout, false);
+        self.queue(&unrouted, &[]);
+        self.bind(&unrouted, &unrouted, "");
+        self.exchange(&dlx, ExchangeKind::Direct, true);
         for key in ["dead", "parked"] {
             let queue = topology.name(key);
-            self.queue(&queue, &[]).await?;
-            self.bind(&queue, &dlx, key).await?;
+            self.queue(&queue, &[]);
+            self.bind(&queue, &dlx, key);
         }
-        self.fleet().await?;
+        self.fleet();
         for lane in [Lane::Chat, Lane::Events] {
-            self.exchange(&topology.name(lane.as_str()), ExchangeKind::Direct, true).await?;
+            self.exchange(&topology.name(lane.as_str()), ExchangeKind::Direct, true);
         }
         let dying = dead_lettering(&dlx, Some("dead"));
         for (lane, queue) in topology.work_queues() {
             let single = ("x-single-active-consumer", AMQPValue::Boolean(lane == Lane::Chat));
-            self.queue(&queue, &[&dying[..], &[single]].concat()).await?;
+            self.queue(&queue, &[&dying[..], &[single]].concat());
             let key = queue.rsplit('.').next().unwrap_or_default();
-            self.bind(&queue, &topology.name(lane.as_str()), key).await?;
+            self.bind(&queue, &topology.name(lane.as_str()), key);
         }
         for lane in [Lane::Chat, Lane::Events] {
             for tier in topology.tiers() {
-                self.tier(lane, *tier).await?;
+                self.tier(lane, *tier);
             }
         }
-        Ok(())
     }
 
     /// The key a message came with stays, so it finds its partition again.
-    async fn tier(&self, lane: Lane, tier: Tier) -> lapin::Result<()> {
+    fn tier(&mut self, lane: Lane, tier: Tier) {
         let name = self.topology.tier(lane, tier);
         let pause = i64::try_from(tier.pause.as_millis()).unwrap_or(i64::MAX);
         let returning = dead_lettering(&self.topology.name(lane.as_str()), None);
-        self.exchange(&name, ExchangeKind::Fanout, true).await?;
-        self.queue(&name, &[&returning[..], &[("x-message-ttl", AMQPValue::LongLongInt(pause))]].concat()).await?;
-        self.bind(&name, &name, "").await
+        self.exchange(&name, ExchangeKind::Fanout, true);
+        self.queue(&name, &[&returning[..], &[("x-message-ttl", AMQPValue::LongLongInt(pause))]].concat());
+        self.bind(&name, &name, "");
     }
 
     /// Nodes that would count partitions or hold messages otherwise break the order; so these numbers are fixed with
     /// the first node. Of all arguments RabbitMQ compares only those it knows.
-    async fn fleet(&self) -> lapin::Result<()> {
+    fn fleet(&mut self) {
         let partitions = ("x-max-length", AMQPValue::LongLongInt(self.topology.partitions.into()));
         let prefetch = ("x-max-length-bytes", AMQPValue::LongLongInt(self.topology.prefetch.into()));
-        self.queue(&self.topology.name("fleet"), &[partitions, prefetch]).await
+        self.queue(&self.topology.name("fleet"), &[partitions, prefetch]);
     }
 
-    async fn exchange(&self, name: &str, kind: ExchangeKind, alternate: bool) -> lapin::Result<()> {
+    fn exchange(&mut self, name: &str, kind: ExchangeKind, alternate: bool) {
         let mut arguments = FieldTable::default();
         if alternate {
             let unrouted = AMQPValue::LongString(self.topology.name("unrouted").into());
             arguments.insert("alternate-exchange".into(), unrouted);
         }
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        self.channel.exchange_declare(name.into(), kind, options, arguments).await
+        self.objects.push(Object::Exchange { name: name.to_owned(), kind, arguments });
     }
 
-    async fn queue(&self, name: &str, more: &[(&'static str, AMQPValue)]) -> lapin::Result<()> {
+    fn queue(&mut self, name: &str, more: &[(&'static str, AMQPValue)]) {
         let mut arguments = FieldTable::default();
         let text = |text: &str| AMQPValue::LongString(text.into());
         arguments.insert("x-queue-type".into(), text("quorum"));
@@ -224,14 +230,12 @@ impl Declaring<'_> {
         for (key, value) in more {
             arguments.insert((*key).into(), value.clone());
         }
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(name.into(), options, arguments).await?;
-        Ok(())
+        self.objects.push(Object::Queue { name: name.to_owned(), arguments });
     }
 
-    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
-        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-        self.channel.queue_bind(queue.into(), exchange.into(), key.into(), options, arguments).await
+    fn bind(&mut self, queue: &str, exchange: &str, key: &str) {
+        let [queue, exchange, key] = [queue, exchange, key].map(str::to_owned);
+        self.objects.push(Object::Binding { queue, exchange, key });
     }
 }
 

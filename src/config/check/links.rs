@@ -114,6 +114,9 @@ fn rabbitmq(rabbitmq: &broker::RabbitmqConfig, rules: &mut Rules) {
     rules.count(rabbitmq.partitions.into(), "broker.rabbitmq.partitions", 1..=PARTITIONS_MAX);
     // One conversation may hold a quarter of its partition's window.
     rules.count(rabbitmq.prefetch.into(), "broker.rabbitmq.prefetch", 4..=u16::MAX.into());
+    if !rabbitmq.management_url.is_empty() {
+        rules.url(&rabbitmq.management_url, "broker.rabbitmq.management_url");
+    }
     let pair = rabbitmq.client_cert.is_empty() == rabbitmq.client_key.is_empty();
     let (key, with) = ("broker.rabbitmq.client_key", ["broker.rabbitmq.client_cert"]);
     rules.together(pair, key, &with, "and client_cert are only one set", "write both or none");

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 61] = [
+const SENSELESS: [(&str, &[&str]); 62] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -35,6 +35,7 @@ const SENSELESS: [(&str, &[&str]); 61] = [
     ("broker.rabbitmq.prefetch = 3", &["broker.rabbitmq.prefetch"]),
     ("broker.rabbitmq.prefix = 'a b'", &["broker.rabbitmq.prefix"]),
     ("broker.rabbitmq = { tls = true, client_cert = 'c' }", &["broker.rabbitmq.client_key"]),
+    ("broker.rabbitmq.management_url = 'host:15672'", &["broker.rabbitmq.management_url"]),
     ("broker.rabbitmq.ca_file = 'c'", &["broker.rabbitmq.tls"]),
     ("state.redis.nodes = []", &["state.redis.nodes"]),
     ("state.redis.cache_nodes = ['redis://h:1']", &["state.redis.cache_nodes"]),

@@ -84,6 +84,8 @@ struct Server {
     folder: TempDir,
     name: String,
     port: u16,
+    /// What `PORT` in its settings stands for.
+    further_port: u16,
     distribution_port: u16,
     epmd_port: u16,
 }
@@ -110,6 +112,11 @@ impl Rabbit {
     /// Its address as `host:port`.
     pub fn address(&self) -> String {
         self.server.address()
+    }
+
+    /// The further port its settings speak of, as `host:port`.
+    pub fn further_address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.further_port)
     }
 
     /// kill -9.
@@ -189,8 +196,8 @@ impl Server {
     /// Writes its settings; it is not started yet.
     fn prepare(name: &str, epmd_port: u16, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let (port, distribution_port) = (free_port(), free_port());
-        let config = config.replace("PORT", &free_port().to_string());
+        let (port, further_port, distribution_port) = (free_port(), free_port(), free_port());
+        let config = config.replace("PORT", &further_port.to_string());
         let own = format!(
             "listeners.tcp.1 = 127.0.0.1:{port}\nvm_memory_high_watermark.absolute = 1GB\n\
              disk_free_limit.absolute = 50MB\nlog.console = false\nlog.file.level = warning\n{config}\n"
@@ -203,7 +210,15 @@ impl Server {
         fs::create_dir(&home).expect("it can be made");
         cookie(&home);
         let child = Command::new("true").spawn().expect("`true` can be started");
-        Self { child, folder, name: format!("{name}{port}@127.0.0.1"), port, distribution_port, epmd_port }
+        Self {
+            child,
+            folder,
+            name: format!("{name}{port}@127.0.0.1"),
+            port,
+            further_port,
+            distribution_port,
+            epmd_port,
+        }
     }
 
     fn address(&self) -> String {

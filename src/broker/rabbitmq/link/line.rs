@@ -209,7 +209,8 @@ impl Line {
     }
 }
 
-async fn goodbye(connection: &Connection) {
+/// Closes a connection and waits a while for the answer.
+pub async fn goodbye(connection: &Connection) {
     // One that does not answer is dropped.
     let _ = timeout(CLOSE_WITHIN, connection.close(200, "goodbye".into())).await;
 }

@@ -1,16 +1,17 @@
 //! How RabbitMQ is reached, as the configuration says, with everything that can be checked without asking.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use lapin::{
     AsyncTcpStream, Connection, ConnectionProperties,
     tcp::RustlsConnector,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
-use rustls::ClientConfig;
-use tokio::time::timeout;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 
-use super::trouble::Trouble;
+use super::{greeting::Greeting, trouble::Trouble};
 use crate::{
     broker::{Error, RabbitmqConfig},
     domain::secret::Secret,
@@ -73,6 +74,23 @@ impl Plan {
             Ok(Err(error)) => Err(Trouble::of_connecting(node, &error, &self.vhost, self.tls.is_some())),
             Err(_) => Err(Trouble::Silent { node }),
         }
+    }
+
+    /// What the host with this number says of itself to whoever knocks, also to one without a password; `None`: it does
+    /// not say it, or not in words that are known.
+    pub async fn greeting(&self, turn: usize) -> Option<Greeting> {
+        let (host, port) = &self.nodes[turn % self.nodes.len()];
+        let heard = async {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            match &self.tls {
+                Some(tls) => {
+                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                    Greeting::hear(TlsConnector::from(tls.clone()).connect(name, stream).await?).await
+                }
+                None => Greeting::hear(stream).await,
+            }
+        };
+        timeout(CONNECT_WITHIN, heard).await.ok()?.ok().flatten()
     }
 
     async fn open(&self, host: &str, port: u16, name: &str) -> lapin::Result<Connection> {

@@ -190,7 +190,7 @@ impl Trouble {
     }
 
     /// Only what the server compares and refuses lasts; anything else may be over with the next attempt.
-    pub(super) fn of_declaring(node: String, error: &lapin::Error) -> Self {
+    pub fn of_declaring(node: String, error: &lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
                 let said = error.get_message().to_string();
