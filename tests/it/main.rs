@@ -33,6 +33,8 @@ mod official_client;
 mod problems;
 mod quarantine;
 mod rabbitmq;
+mod rabbitmq_cluster;
+mod rabbitmq_outage;
 mod recorder;
 mod redis_link;
 mod removal;

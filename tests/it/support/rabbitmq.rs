@@ -36,6 +36,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// A port that was free may be taken a moment later by somebody else.
 const PORTS_TRIED: usize = 3;
 
+/// Partitions of a daemon that a test starts.
+pub const PARTITIONS: usize = 8;
+
 /// Debian's wrapper in /usr/sbin changes the user and the folder; these do not.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -162,6 +165,21 @@ pub fn shared() -> (String, String) {
         address
     });
     (address.clone(), format!("t{}", PREFIXES.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A daemon's configuration that leads to these servers. A hung one is noticed after 4 s.
+pub fn config(nodes: &[String], prefix: &str) -> String {
+    format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = {nodes:?}\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = {PARTITIONS}\nheartbeat = '2s'\n"
+    )
+}
+
+/// The partition of a conversation under [`config`]: FNV-1a, as on every node.
+pub fn partition_of(conversation: &str) -> usize {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = conversation.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 32;
+    usize::try_from(hash).expect("it has 32 bits") % PARTITIONS
 }
 
 impl Rabbit {
