@@ -99,9 +99,16 @@ impl Rabbit {
 
     /// Starts one with more lines in its `rabbitmq.conf`. `PORT` stands for a further free port.
     pub fn with(config: &str) -> Self {
+        Self::with_advanced(config, "")
+    }
+
+    /// The same, with settings that only an `advanced.config` can make: a list of Erlang's pairs for `rabbit`.
+    pub fn with_advanced(config: &str, rabbit: &str) -> Self {
         for _ in 0..PORTS_TRIED {
             let epmd = Epmd::start();
             let mut server = Server::prepare("one", epmd.port, config);
+            fs::write(server.folder.path().join("advanced.config"), format!("[{{rabbit, [{rabbit}]}}]."))
+                .expect("it can be written");
             server.boot();
             if server.answers() {
                 return Self { server, epmd };
@@ -247,6 +254,7 @@ impl Server {
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_CONF_ENV_FILE", place("env.conf"))
             .env("RABBITMQ_CONFIG_FILE", place("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", place("advanced.config"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", place("plugins"))
             .env("RABBITMQ_USE_LONGNAME", "true")
             .env("RABBITMQ_NODENAME", &self.name)
