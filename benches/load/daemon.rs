@@ -36,11 +36,12 @@ impl Daemon {
         if let Some(role) = role {
             command.args(["--role", role]);
         }
-        let path = folder.path().join("data").display().to_string();
+        let within = |name: &str| folder.path().join(name).display().to_string();
         command
             .env("TIDEGATE__HTTP__LISTEN", public.to_string())
             .env("TIDEGATE__ADMIN__LISTEN", admin.to_string())
-            .env("TIDEGATE__BROKER__EMBEDDED__PATH", path)
+            .env("TIDEGATE__BROKER__EMBEDDED__PATH", within("data"))
+            .env("TIDEGATE__BROKER__SPOOL__PATH", within("spool"))
             .env("TIDEGATE__ZENDESK__WEBHOOK_SECRETS", SECRET)
             .env("TIDEGATE__CHAT__MERGE_QUIET", "0s")
             .env("TIDEGATE__TELEMETRY__LOG_LEVEL", "error");

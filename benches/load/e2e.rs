@@ -16,20 +16,29 @@ use crate::{
 const PACE: f64 = 2_000.0;
 
 /// What one road brought.
-struct Run {
-    per_second: f64,
+pub struct Run {
+    pub per_second: f64,
     /// From the webhook to the post, in microseconds, sorted; at `PACE`.
-    latencies: Vec<u32>,
+    pub latencies: Vec<u32>,
+}
+
+/// A run of ours.
+pub struct Road {
+    pub run: Run,
+    /// CPU seconds of the daemon per 1000 messages.
+    pub cpu_per_1000: f64,
+    /// Its memory in RAM, in MiB.
+    pub mib: f64,
 }
 
 /// Runs the comparison and prints it.
 pub async fn e2e(options: &Options) {
     let (mut ours, mut theirs, mut cpu, mut memory) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
     for _ in 0..options.rounds {
-        let (run, cpu_per_1000, mib) = road(options).await;
-        ours.push(run);
-        cpu.push(cpu_per_1000);
-        memory = mib;
+        let road = road(options, &[]).await;
+        ours.push(road.run);
+        cpu.push(road.cpu_per_1000);
+        memory = road.mib;
         let (ai, zendesk, folder) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await, folder());
         let bare = bare::road(folder.path(), ai.address, zendesk.address, options.concurrency).await;
         let per_second = at_full_speed(bare, &zendesk, options).await;
@@ -61,11 +70,11 @@ fn row(name: &str, runs: &[Run]) {
     println!("{name:<26}{rate:>10.0}{:>22.2}{:>9.2}{:>9.2}", part(0.5), part(0.9), part(0.99));
 }
 
-/// One run of ours, with the CPU seconds per 1000 messages, and MiB.
-async fn road(options: &Options) -> (Run, f64, f64) {
+/// One run of ours, with more settings.
+pub async fn road(options: &Options, more: &[(&str, String)]) -> Road {
     let (ai, zendesk) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await);
     let no_limit = || "0".to_owned();
-    let settings = [
+    let mut settings = vec![
         ("AI__SERVICES__0__BASE_URL", format!("http://{}/v1", ai.address)),
         ("AI__SERVICES__0__MODEL", "stub".to_owned()),
         ("AI__SERVICES__0__CONCURRENCY", options.concurrency.to_string()),
@@ -78,6 +87,7 @@ async fn road(options: &Options) -> (Run, f64, f64) {
         ("ZENDESK__KEY_SECRET", "bench".to_owned()),
         ("ZENDESK__INTEGRATION", "tidegate".to_owned()),
     ];
+    settings.extend_from_slice(more);
     let daemon = Daemon::start(None, &settings).await;
     let cpu = daemon.cpu_seconds();
     let per_second = at_full_speed(daemon.public, &zendesk, options).await;
@@ -86,7 +96,8 @@ async fn road(options: &Options) -> (Run, f64, f64) {
     // A second copy would come right behind.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(zendesk.posts.load(Ordering::Relaxed), 2 * options.messages, "each message is answered once");
-    (Run { per_second, latencies }, used * 1e3 / options.messages as f64, daemon.resident_mib())
+    let run = Run { per_second, latencies };
+    Road { run, cpu_per_1000: used * 1e3 / options.messages as f64, mib: daemon.resident_mib() }
 }
 
 fn plan(options: &Options) -> Plan {

@@ -1,4 +1,4 @@
-//! How fast it is, as ratios measured in one run: `scripts/bench ingest`, `scripts/bench e2e`.
+//! How fast it is, as ratios measured in one run: `scripts/bench ingest`, `scripts/bench e2e` and others.
 //!
 //! The load generator, the stubs and the daemon share the machine; the bare programs beside it do too.
 
@@ -7,12 +7,16 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod bare;
+mod broker;
 mod client;
 mod daemon;
 mod e2e;
 mod guards;
 mod ingest;
 mod memory;
+#[allow(dead_code, unused_imports, reason = "the integration tests use what this does not")]
+#[path = "../../tests/it/support/rabbitmq.rs"]
+mod rabbitmq;
 #[allow(dead_code, unused_imports, reason = "the integration tests use what this does not")]
 #[path = "../../tests/it/support/redis.rs"]
 mod redis;
@@ -52,10 +56,11 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("ingest") => runtime.block_on(ingest::ingest(&options)),
         Some("e2e") => runtime.block_on(e2e::e2e(&options)),
+        Some("broker") => runtime.block_on(broker::broker(&options)),
         Some("guards") => runtime.block_on(guards::guards(&options)),
         Some("memory") => runtime.block_on(memory::memory(&options)),
         // `cargo bench` and `cargo test --benches` call it without a name.
-        _ => println!("say which: ingest, e2e, guards, memory"),
+        _ => println!("say which: ingest, e2e, broker, guards, memory"),
     }
 }
 

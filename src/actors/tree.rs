@@ -23,6 +23,7 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::{
+    broker::Peer,
     domain::{
         ids::ConversationId,
         restart::{Restart, Strategy},
@@ -214,7 +215,7 @@ impl Grower<'_> {
             let parts = parts.clone();
             Box::pin(async move {
                 let in_hand = parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
-                match parts.nodes.beat(in_hand).await {
+                match parts.nodes.beat(in_hand, parts.upkeep.consumes()).await {
                     // The keeper of the connection has said so.
                     Ok(()) | Err(state::Error::Away(_)) => Ok(()),
                     Err(error) => Err(error.into()),
@@ -310,8 +311,9 @@ impl Grower<'_> {
             let is_known = parts.nodes.live() > 0 || parts.clock.monotonic() - began > EXPIRES_AFTER;
             if is_known {
                 let answers = |node: &Node| node.roles.iter().any(|role| role == "chat");
-                let nodes: Vec<String> = parts.nodes.all().into_iter().filter(answers).map(|node| node.id).collect();
-                parts.upkeep.spread(parts.nodes.id(), &nodes);
+                let peer = |node: Node| Peer { id: node.id, consumes: node.consumes };
+                let peers: Vec<Peer> = parts.nodes.all().into_iter().filter(answers).map(peer).collect();
+                parts.upkeep.spread(parts.nodes.id(), &peers);
                 parts.directory.let_go();
             }
             Box::pin(std::future::ready(Ok(())))

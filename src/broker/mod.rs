@@ -29,7 +29,7 @@ pub use config::{Config, EmbeddedConfig, Kind, RabbitmqConfig, SpoolConfig};
 pub use embedded::{Embedded, WINDOW};
 pub use metrics::Metrics;
 pub use rabbitmq::Rabbitmq;
-pub use upkeep::{Round, Shape, Trouble, Upkeep};
+pub use upkeep::{Peer, Round, Shape, Trouble, Upkeep};
 
 /// What a message belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

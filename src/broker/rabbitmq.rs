@@ -27,6 +27,7 @@ mod source;
 mod spool;
 #[cfg(test)]
 mod spool_tests;
+mod spread;
 mod tally;
 mod topology;
 mod window;
@@ -52,7 +53,7 @@ use self::{
     topology::{Tier, Topology},
 };
 use super::{
-    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Round, Shape,
+    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Peer, Publication, Published, Queue, Round, Shape,
     Standing, Trouble, Upkeep, Whose,
 };
 use crate::telemetry::Clock;
@@ -333,11 +334,15 @@ impl Upkeep for Rabbitmq {
         self.inner.publishing.spool().map(|spool| spool.messages())
     }
 
-    fn spread(&self, me: &str, nodes: &[String]) {
-        for source in &self.inner.chat {
-            // The highest of the nodes' hashes has it (rendezvous hashing, Thaler and Ravishankar 1998).
-            let owner = nodes.iter().max_by_key(|node| (topology::hash(&format!("{node}/{}", source.queue)), *node));
-            source.want(owner.is_some_and(|owner| owner == me));
+    fn consumes(&self) -> bool {
+        self.inner.link.consume().live().is_some()
+    }
+
+    fn spread(&self, me: &str, peers: &[Peer]) {
+        let connected_for = self.inner.link.consume().live().map(|live| live.since.elapsed());
+        let owners = spread::owners(&self.inner.chat, &spread::candidates(me, peers, connected_for));
+        for (source, owner) in self.inner.chat.iter().zip(owners) {
+            source.want(owner == Some(me));
         }
     }
 

@@ -39,6 +39,15 @@ pub struct Trouble {
     pub lasting: bool,
 }
 
+/// A node that answers conversations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Names this run of its process.
+    pub id: String,
+    /// Whether messages reach it, as it says.
+    pub consumes: bool,
+}
+
 /// What keeps a broker going.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
@@ -56,8 +65,13 @@ pub trait Upkeep: Send + Sync {
         None
     }
 
+    /// Whether messages reach this node.
+    fn consumes(&self) -> bool {
+        true
+    }
+
     /// Tells which nodes answer conversations, `me` among them if this one does: the partitions are spread over them.
-    fn spread(&self, me: &str, nodes: &[String]);
+    fn spread(&self, me: &str, peers: &[Peer]);
 
     /// Ends it: what was acknowledged is, what was stored is on the disk, and everything in hand is ready again.
     async fn close(&self);

@@ -188,6 +188,7 @@ pub(super) fn introduction(config: &Config, clock: &Clock, addresses: impl Itera
         started_at: clock.now(),
         addresses: addresses.collect(),
         in_hand: 0,
+        consumes: true,
         clock_skew_ms: None,
     }
 }

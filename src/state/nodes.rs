@@ -17,10 +17,11 @@ use crate::{
 };
 
 /// How often a node says that it lives.
-pub const BEAT_EVERY: Duration = Duration::from_secs(2);
+pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// A node that was silent for so long is gone: four beats may be lost.
-pub const EXPIRES_AFTER: Duration = Duration::from_secs(10);
+/// A node that was silent for so long is gone: five beats may be lost. What it consumed from goes to others then, so this
+/// is most of the time in which a fleet recovers from a node's death.
+pub const EXPIRES_AFTER: Duration = Duration::from_secs(6);
 
 /// What a node tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +41,15 @@ pub struct Node {
     pub addresses: Vec<String>,
     /// Messages it is at work on.
     pub in_hand: usize,
+    /// Whether messages reach it from the queue; a node that does not tell is taken for one they do reach.
+    #[serde(default = "yes")]
+    pub consumes: bool,
     /// By how much its clock is ahead of Redis's; unknown without Redis.
     pub clock_skew_ms: Option<i64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Where nodes tell each other that they live.
@@ -126,9 +134,10 @@ impl Nodes {
     }
 
     /// Says that this node lives, and learns who else does.
-    pub async fn beat(&self, in_hand: usize) -> Result<(), Error> {
+    pub async fn beat(&self, in_hand: usize, consumes: bool) -> Result<(), Error> {
         let Some(mut me) = self.me.lock().clone() else { return Ok(()) };
         me.in_hand = in_hand;
+        me.consumes = consumes;
         if let Some(roll) = &self.roll {
             let (sent, began) = (self.clock.now(), Instant::now());
             let called = roll.enter(&me, EXPIRES_AFTER).await?;

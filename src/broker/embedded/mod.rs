@@ -28,7 +28,7 @@ use self::{
     tally::Tally,
 };
 use super::{
-    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Publication, Published, Queue, Round, Shape,
+    Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Peer, Publication, Published, Queue, Round, Shape,
     Standing, Trouble, Upkeep, Whose,
 };
 use crate::{
@@ -138,7 +138,7 @@ impl Upkeep for Embedded {
         None
     }
 
-    fn spread(&self, _: &str, _: &[String]) {}
+    fn spread(&self, _: &str, _: &[Peer]) {}
 
     async fn close(&self) {
         self.inner.database.close();

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
 use super::{Rabbitmq, envelope::Envelope, private};
 use crate::{
     broker::{
-        Broker, Config, Lane, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
+        Broker, Config, Lane, Peer, Queue, RabbitmqConfig, Round, SpoolConfig, Upkeep,
         contract::{Factory, Setup, contract, tools::*},
     },
     domain::{ids::ConversationId, secret::Secret},
@@ -59,7 +60,7 @@ impl Place {
         for round in broker.rounds() {
             rounds.spawn(go(round));
         }
-        broker.spread("me", &["me".to_owned()]);
+        broker.spread("me", &[Peer { id: "me".to_owned(), consumes: true }]);
         let connected = async {
             while broker.trouble().is_some() {
                 sleep(Duration::from_millis(5)).await;
@@ -166,4 +167,26 @@ async fn the_same_message_twice_is_one_delivery_and_both_are_acknowledged() {
     let broker = place.rabbitmq(Setup::default()).await;
     assert_tally(&*broker, [0; 5]).await;
     is_empty(&*broker, Lane::Chat, "sentinel").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takes_that_are_given_up_leave_one_consumer_behind() {
+    let place = Place::new();
+    let broker = place.rabbitmq(Setup::default()).await;
+    let queue = broker.inner.topology.partition(0);
+    let me = [Peer { id: "me".to_owned(), consumes: true }];
+    for n in 0..100 {
+        // Given up at another moment each time: before, while and after it subscribes, or leaves.
+        broker.spread("me", if n % 2 == 0 { &me } else { &[] });
+        let taken = timeout(Duration::from_micros(n * 100), broker.take(CHAT, 1)).await;
+        assert!(taken.is_err(), "nothing is there");
+    }
+    broker.spread("me", &me);
+    publish(&*broker, [("only", "c")]).await;
+    take_one(&*broker, CHAT).await.ack().await.unwrap();
+    let live = broker.inner.link.consume().live().unwrap();
+    let channel = live.connection.create_channel().await.unwrap();
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let told = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await.unwrap();
+    assert_eq!(told.consumer_count(), 1);
 }

@@ -6,7 +6,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{Rabbitmq, contract_tests::go, private::Rabbit};
 use crate::{
-    broker::{Broker, Config, Error, Published, RabbitmqConfig, SpoolConfig, Upkeep, contract::tools},
+    broker::{Broker, Config, Error, Peer, Published, RabbitmqConfig, SpoolConfig, Upkeep, contract::tools},
     domain::secret::Secret,
     telemetry::Clock,
 };
@@ -32,7 +32,7 @@ impl Kept {
         for round in broker.rounds() {
             rounds.spawn(go(round));
         }
-        broker.spread("me", &["me".to_owned()]);
+        broker.spread("me", &[Peer { id: "me".to_owned(), consumes: true }]);
         Self { broker, _rounds: rounds }
     }
 

@@ -85,6 +85,7 @@ fn nobody() -> Node {
         started_at: Timestamp(0),
         addresses: Vec::new(),
         in_hand: 0,
+        consumes: true,
         clock_skew_ms: None,
     }
 }
@@ -101,7 +102,7 @@ mod tests {
         let nodes = Nodes::new(rand::random(), Some(Arc::new(RedisNodes::new(link.clone()))), Clock::system());
         assert_eq!(nodes.live(), 0, "nothing was seen yet");
         nodes.introduce(Node { name: name.into(), ..nobody() });
-        nodes.beat(3).await.unwrap();
+        nodes.beat(3, true).await.unwrap();
         nodes
     }
 
@@ -110,7 +111,7 @@ mod tests {
         let server = Redis::start();
         let link = opened_to(&server).await;
         let (ada, bob) = (node(&link, "ada").await, node(&link, "bob").await);
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         let names = |nodes: &Nodes| nodes.all().into_iter().map(|node| node.name).collect::<Vec<_>>();
         let is_alive = async |node: &Nodes| lives(&link, node.id()).await.unwrap();
         assert_eq!((names(&ada), ada.live()), (vec!["ada".into(), "bob".into()], 2));
@@ -118,26 +119,26 @@ mod tests {
         let skew = ada.all()[0].clock_skew_ms.unwrap();
         assert!(skew.abs() < 500, "one machine, one clock: {skew} ms");
         bob.leave().await.unwrap();
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!((ada.live(), is_alive(&bob).await, is_alive(&ada).await), (1, false, true));
         // When Redis has lost the roll, nobody has gone for that.
         let eve = node(&link, "eve").await;
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!((ada.live(), eve.live()), (2, 2));
         assert_eq!(server.command(&["FLUSHALL"]), "OK");
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!((ada.live(), ada.all().len()), (2, 1), "the roll knows nobody else, but eve was there just now");
-        eve.beat(0).await.unwrap();
+        eve.beat(0, true).await.unwrap();
         eve.leave().await.unwrap();
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!(ada.live(), 1, "who says goodbye is gone at once");
         // One that ended without a word expires.
         let told = r#"{"id":"eve"}"#;
         RedisNodes::new(link.clone()).beat("eve", told, Duration::from_millis(300)).await.unwrap();
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!(ada.live(), 2);
         tokio::time::sleep(Duration::from_millis(400)).await;
-        ada.beat(0).await.unwrap();
+        ada.beat(0, true).await.unwrap();
         assert_eq!((ada.live(), server.command(&["HLEN", &link.key("nodes", "told")])), (1, "1".into()));
     }
 }

@@ -7,7 +7,7 @@ use lapin::{Connection, Event};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{plan::Plan, trouble::Trouble};
@@ -33,6 +33,8 @@ pub struct Live {
     pub generation: u64,
     /// The connection.
     pub connection: Arc<Connection>,
+    /// When it was made.
+    pub since: Instant,
 }
 
 impl Live {
@@ -185,7 +187,8 @@ impl Line {
                 keeping.attempts = 0;
                 keeping.generation += 1;
                 *self.trouble.lock() = None;
-                let live = Live { generation: keeping.generation, connection: Arc::new(connection) };
+                let live =
+                    Live { generation: keeping.generation, connection: Arc::new(connection), since: Instant::now() };
                 self.live.send_replace(Some(live));
                 tracing::info!(connection = self.name, "connected to RabbitMQ");
             }
