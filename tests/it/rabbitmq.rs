@@ -9,10 +9,7 @@ use crate::support::{
 };
 
 fn on(address: &str, prefix: &str) -> String {
-    format!(
-        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
-         partitions = 8\nheartbeat = '2s'\n"
-    )
+    rabbitmq::config(&[address.to_owned()], prefix)
 }
 
 fn plan(conversations: usize, total: u64) -> Plan {

@@ -36,6 +36,11 @@ impl<R> Fleet<R> {
     /// The same with a configuration of its own for each node.
     pub async fn of(redis: R, place: &str, configs: &[&str]) -> Self {
         let options = zendesk::Options { webhook_retry_base: Duration::from_millis(50), ..Default::default() };
+        Self::set(redis, place, configs, options).await
+    }
+
+    /// The same with a Zendesk of one's own.
+    pub async fn set(redis: R, place: &str, configs: &[&str], options: zendesk::Options) -> Self {
         let zendesk = Zendesk::start(ANYWHERE, options).await.expect("a port is free");
         let ai = Ai::start(ANYWHERE, ai::Options::default()).await.expect("a port is free");
         let mut daemons = Vec::new();
@@ -51,7 +56,17 @@ impl<R> Fleet<R> {
 
     /// Sends the webhooks to all nodes.
     pub fn aim(&self) {
-        let urls: Vec<String> = self.daemons.iter().map(|daemon| daemon.url("/webhooks/sunshine")).collect();
+        self.aim_at(&self.daemons.iter().collect::<Vec<_>>());
+    }
+
+    /// Sends the webhooks to all nodes but one, as a balancer does that finds it hung.
+    pub fn aim_past(&self, hung: usize) {
+        let others = self.daemons.iter().enumerate().filter(|(n, _)| *n != hung);
+        self.aim_at(&others.map(|(_, daemon)| daemon).collect::<Vec<_>>());
+    }
+
+    fn aim_at(&self, daemons: &[&Daemon]) {
+        let urls: Vec<String> = daemons.iter().map(|daemon| daemon.url("/webhooks/sunshine")).collect();
         self.zendesk.aim_at(&urls.iter().map(String::as_str).collect::<Vec<_>>()).expect("the addresses are sound");
     }
 

@@ -1,7 +1,9 @@
 //! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
 
+mod balancer;
 mod daemon;
 mod fleet;
+mod proxy;
 #[allow(dead_code, unused_imports, reason = "the tests of the library use what these do not")]
 pub mod rabbitmq;
 pub mod receiver;
@@ -14,8 +16,10 @@ use std::{net::SocketAddr, time::Duration};
 use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::time::Instant;
 
+pub use balancer::{Balancer, p99};
 pub use daemon::{Daemon, KEY, metric};
 pub use fleet::Fleet;
+pub use proxy::Proxy;
 
 /// The machine is shared and slow; a condition has this long to come true.
 pub const SOON: Duration = Duration::from_secs(60);

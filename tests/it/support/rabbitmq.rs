@@ -36,6 +36,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// A port that was free may be taken a moment later by somebody else.
 const PORTS_TRIED: usize = 3;
 
+/// Partitions of a daemon that a test starts.
+pub const PARTITIONS: usize = 8;
+
 /// Debian's wrapper in /usr/sbin changes the user and the folder; these do not.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -98,9 +101,16 @@ impl Rabbit {
 
     /// Starts one with more lines in its `rabbitmq.conf`. `PORT` stands for a further free port.
     pub fn with(config: &str) -> Self {
+        Self::with_advanced(config, "")
+    }
+
+    /// The same, with settings that only an `advanced.config` can make: a list of Erlang's pairs for `rabbit`.
+    pub fn with_advanced(config: &str, rabbit: &str) -> Self {
         for _ in 0..PORTS_TRIED {
             let epmd = Epmd::start();
             let mut server = Server::prepare("one", epmd.port, config);
+            fs::write(server.folder.path().join("advanced.config"), format!("[{{rabbit, [{rabbit}]}}]."))
+                .expect("it can be written");
             server.boot();
             if server.answers() {
                 return Self { server, epmd };
@@ -169,6 +179,21 @@ pub fn shared() -> (String, String) {
         address
     });
     (address.clone(), format!("t{}", PREFIXES.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A daemon's configuration that leads to these servers. A hung one is noticed after 4 s.
+pub fn config(nodes: &[String], prefix: &str) -> String {
+    format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = {nodes:?}\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = {PARTITIONS}\nheartbeat = '2s'\n"
+    )
+}
+
+/// The partition of a conversation under [`config`]: FNV-1a, as on every node.
+pub fn partition_of(conversation: &str) -> usize {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = conversation.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 32;
+    usize::try_from(hash).expect("it has 32 bits") % PARTITIONS
 }
 
 impl Rabbit {
@@ -244,6 +269,7 @@ impl Server {
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_CONF_ENV_FILE", place("env.conf"))
             .env("RABBITMQ_CONFIG_FILE", place("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", place("advanced.config"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", place("plugins"))
             .env("RABBITMQ_USE_LONGNAME", "true")
             .env("RABBITMQ_NODENAME", &self.name)

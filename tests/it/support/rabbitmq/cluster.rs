@@ -68,6 +68,22 @@ impl Cluster {
         self.servers[n].freeze(frozen);
     }
 
+    /// Breaks a server's links to these others off, or lets them meet again; clients still reach all. One that knows
+    /// another cookie for its peer speaks with it no more.
+    pub fn part(&self, n: usize, from: &[usize], parted: bool) {
+        let mut asked = String::new();
+        for peer in from {
+            let peer = &self.servers[*peer].name;
+            let step = if parted {
+                format!("erlang:set_cookie('{peer}', parted), erlang:disconnect_node('{peer}'), ")
+            } else {
+                format!("erlang:set_cookie('{peer}', erlang:get_cookie()), ")
+            };
+            asked.push_str(&step);
+        }
+        self.ctl(n, &["eval", &format!("{asked} ok.")]);
+    }
+
     /// Runs `rabbitmqctl` against one, which takes seconds; what it prints.
     pub fn ctl(&self, n: usize, arguments: &[&str]) -> String {
         self.servers[n].ctl(arguments)
