@@ -72,7 +72,7 @@ impl Directory {
         let known = inner.inbox.iter().position(|waiting| waiting.delivery.job.id == item.delivery.job.id);
         match known {
             // Delivered again: the newer tag is the one that can be settled.
-            Some(place) => inner.inbox[place] = item,
+            Some(place) => inner.inbox[place].delivery = item.delivery,
             None => inner.put_back([item]),
         }
         inner.active(self.clock.monotonic());

@@ -36,6 +36,8 @@ use crate::{
 };
 
 const TIDY_EVERY: Duration = Duration::from_secs(600);
+/// When nothing was heard of the other nodes for so long, each takes whatever it can get.
+const UNHEARD_MAX: Duration = Duration::from_secs(30);
 const STATE_EVERY: Duration = Duration::from_secs(30);
 /// Also the pause before a conversation that could not be reconciled is read again.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -312,7 +314,11 @@ impl Grower<'_> {
             if is_known {
                 let answers = |node: &Node| node.roles.iter().any(|role| role == "chat");
                 let peer = |node: Node| Peer { id: node.id, consumes: node.consumes };
-                let peers: Vec<Peer> = parts.nodes.all().into_iter().filter(answers).map(peer).collect();
+                let mut peers: Vec<Peer> = parts.nodes.all().into_iter().filter(answers).map(peer).collect();
+                if parts.nodes.unheard_for() > UNHEARD_MAX {
+                    // Another may have died meanwhile. Who has a partition keeps it; the others stand by.
+                    peers.retain(|peer| peer.id == parts.nodes.id());
+                }
                 parts.upkeep.spread(parts.nodes.id(), &peers);
                 parts.directory.let_go();
             }

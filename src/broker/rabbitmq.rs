@@ -8,6 +8,7 @@
 //! A crash between the two leaves both; whoever meets the second finds the first settled in the ledger, or holds both and
 //! settles them as one (`window.rs`).
 
+mod arrivals;
 #[cfg(test)]
 mod contract_tests;
 mod envelope;
@@ -47,7 +48,6 @@ use futures_util::future::BoxFuture;
 use lapin::{
     BasicProperties,
     message::{BasicReturnMessage, Delivery as Message},
-    options::BasicAckOptions,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -145,8 +145,12 @@ impl Inner {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         if let Ok(milliseconds) = digits.parse::<u64>() {
             let limit = Duration::from_millis(milliseconds.max(1_000));
-            tracing::warn!(?limit, "RabbitMQ's consumer_timeout is shorter than broker.rabbitmq.consumer_timeout");
-            *self.consumer_timeout.lock() = limit;
+            tracing::warn!(
+                ?limit,
+                "RabbitMQ's consumer_timeout is over; broker.rabbitmq.consumer_timeout must not be longer"
+            );
+            let mut consumer_timeout = self.consumer_timeout.lock();
+            *consumer_timeout = limit.min(*consumer_timeout);
         }
     }
 
@@ -179,16 +183,9 @@ impl Inner {
         Outgoing { exchange, key: key.to_owned(), properties: envelope.properties(), body: envelope.body() }
     }
 
-    /// A message that is none of ours is not eaten: it goes to the parked letters as it is. `false`: it could not go there.
-    async fn park_foreign(&self, queue: &str, message: Message) -> bool {
-        tracing::error!(queue, "a message that is none of Tidegate's; it is moved to the parked letters");
-        let foreign = self.as_it_is(message.properties, message.data, letters::FOREIGN);
-        let parked = self.publisher.publish(foreign).await;
-        if parked.is_ok() {
-            // One that cannot be acknowledged any more comes again.
-            let _ = message.acker.ack(BasicAckOptions::default()).await;
-        }
-        parked.is_ok()
+    /// A message that is none of ours is not eaten: it goes to the parked letters as it is.
+    fn none_of_ours(&self, message: &Message) -> Outgoing {
+        self.as_it_is(message.properties.clone(), message.data.clone(), letters::FOREIGN)
     }
 
     /// To the parked letters, whatever it is.

@@ -49,7 +49,9 @@ pub(super) fn build(
     let folder = Path::new(&config.broker.embedded.path);
     let lock = FolderLock::take(folder)?;
     let (broker, upkeep, letters) = open_broker(config, clock)?;
-    let state = Arc::new(Local::open(folder, config.retention.clone(), clock.now())?);
+    let state = Local::open(folder, config.retention.clone(), clock.now())?;
+    let copies = config.broker.kind == broker::Kind::Rabbitmq;
+    let state = Arc::new(if copies { state.expect_copies() } else { state });
     let fleet = Fleet::new(config, clock, &state)?;
     let redis = fleet.redis.clone();
     let in_hand = InHand::open(&folder.join("in-hand"))?;

@@ -46,6 +46,7 @@ pub struct Local {
     controls: Cache<ConversationId, Control>,
     retention: RetentionConfig,
     born: Timestamp,
+    copies: bool,
 }
 
 impl Local {
@@ -54,11 +55,17 @@ impl Local {
         let path = folder.join("state.db");
         let database = Database::open(&path, &schema::SCHEMA)?;
         let born = database.read_now(|c| schema::meta(c, "born"))?;
-        let state = Self { database, controls: Cache::new(CONTROLS_MAX), retention, born: born.unwrap_or(now) };
+        let controls = Cache::new(CONTROLS_MAX);
+        let state = Self { database, controls, retention, born: born.unwrap_or(now), copies: false };
         if born.is_none() && !state.database.note(move |c| schema::set_meta(c, "born", now)) {
             return Err(store::Error::Closed);
         }
         Ok(state)
+    }
+
+    /// The queue may bring a message twice and call both new: each is looked up.
+    pub fn expect_copies(self) -> Self {
+        Self { copies: true, ..self }
     }
 
     /// Writes what is outstanding and closes the file.
@@ -85,7 +92,7 @@ impl Ledger for Local {
         let remembered = if turn.recalled { None } else { Some(self.remembered(&turn.conversation).await?) };
         let mut recalls = Vec::with_capacity(turn.lives.len());
         for life in &turn.lives {
-            let is_new = !life.redelivered && life.first_seen >= self.born;
+            let is_new = !self.copies && !life.redelivered && life.first_seen >= self.born;
             recalls.push(if is_new { Recall::New } else { self.recall(&turn.conversation, life).await? });
         }
         Ok(Claimed::Ours(Ours { fence: Fence(0), inherited: false, remembered, recalls }))

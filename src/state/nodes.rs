@@ -173,6 +173,14 @@ impl Nodes {
         nodes
     }
 
+    /// For how long nothing could be learned of the others; zero where there are none.
+    pub fn unheard_for(&self) -> Duration {
+        match (&self.roll, self.seen.lock().as_ref()) {
+            (Some(_), Some(seen)) => seen.at.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// How many live, as far as the last beats told, however long ago; 0: the roll was never seen.
     pub fn live(&self) -> usize {
         match (&self.roll, self.seen.lock().as_ref()) {

@@ -206,7 +206,12 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
         parts.metrics.ended(copy.delivery.lane, Outcome::Duplicate, std::time::Duration::ZERO);
         parts.in_hand.forget(message.as_str());
         settled(parts, &copy.delivery.job, 1, None);
-        copy.delivery.ack().await?;
+        if outcome == Outcome::Parked {
+            // Recorded before it lay there; twice is better than not at all.
+            copy.delivery.park("it was parked before").await?;
+        } else {
+            copy.delivery.ack().await?;
+        }
     }
     Ok(Next::Done)
 }

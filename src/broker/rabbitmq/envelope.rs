@@ -28,7 +28,7 @@ const CONVERSATION: &str = "x-conversation";
 const FIRST_SEEN: &str = "x-first-seen";
 const TRIES: &str = "x-retry-count";
 const REPLAY: &str = "x-replay";
-const DUE: &str = "x-due";
+const REST: &str = "x-rest";
 const REASON: &str = "x-last-error";
 const PARKED_FOR: &str = "x-parked-reason";
 const PARKED_AT: &str = "x-parked-at";
@@ -44,8 +44,9 @@ pub struct Envelope {
     pub tries: u32,
     /// Which life it lives.
     pub replay: u32,
-    /// Nobody is to have it before; the tiers know whole steps only.
-    pub due: Option<Timestamp>,
+    /// It was to come again: whoever receives it waits so much longer, for the tiers know whole steps only. A span, not a
+    /// time, for no two clocks agree.
+    pub rest: Option<Duration>,
     /// Why it failed last.
     pub reason: Option<String>,
     /// When it was parked, if it was.
@@ -55,33 +56,28 @@ pub struct Envelope {
 impl Envelope {
     /// A new message.
     pub fn new(job: Arc<Job>, lane: Lane) -> Self {
-        Self { job, lane, tries: 0, replay: 0, due: None, reason: None, parked_at: None }
+        Self { job, lane, tries: 0, replay: 0, rest: None, reason: None, parked_at: None }
     }
 
-    /// One that comes again, not before `due`; no try is counted.
-    pub fn delayed(&self, due: Option<Timestamp>) -> Self {
-        Self { due, parked_at: None, ..self.clone() }
+    /// One that comes again, and waits for the rest of its pause then; no try is counted.
+    pub fn delayed(&self, rest: Duration) -> Self {
+        Self { rest: Some(rest), parked_at: None, ..self.clone() }
     }
 
     /// One that failed; a try is counted.
     pub fn buried(&self, reason: String) -> Self {
-        Self { tries: self.tries + 1, due: None, reason: Some(shortened(reason)), ..self.clone() }
+        Self { tries: self.tries + 1, rest: None, reason: Some(shortened(reason)), ..self.clone() }
     }
 
     /// One that failed for good.
     pub fn parked(&self, reason: String, at: Timestamp) -> Self {
-        Self { due: None, reason: Some(shortened(reason)), parked_at: Some(at), ..self.clone() }
+        Self { rest: None, reason: Some(shortened(reason)), parked_at: Some(at), ..self.clone() }
     }
 
     /// The same message in its next life.
     pub fn reborn(&self, now: Timestamp) -> Self {
         let job = Arc::new(self.job.replayed(now));
         Self { replay: self.replay + 1, ..Self::new(job, self.lane) }
-    }
-
-    /// How much longer nobody is to have it.
-    pub fn early_by(&self, now: Timestamp) -> Duration {
-        self.due.map_or(Duration::ZERO, |due| due.since(now))
     }
 
     /// Its body.
@@ -101,8 +97,8 @@ impl Envelope {
         put(FIRST_SEEN, AMQPValue::LongLongInt(self.job.first_seen.0));
         put(TRIES, AMQPValue::LongInt(i32::try_from(self.tries).unwrap_or(i32::MAX)));
         put(REPLAY, AMQPValue::LongInt(i32::try_from(self.replay).unwrap_or(i32::MAX)));
-        if let Some(due) = self.due {
-            put(DUE, AMQPValue::LongLongInt(due.0));
+        if let Some(rest) = self.rest {
+            put(REST, AMQPValue::LongLongInt(i64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)));
         }
         if let Some(reason) = &self.reason {
             put(if self.parked_at.is_some() { PARKED_FOR } else { REASON }, text(reason));
@@ -144,7 +140,7 @@ impl Envelope {
             lane: lane.or(named)?,
             tries: count(TRIES),
             replay: count(REPLAY),
-            due: header(DUE).and_then(number).map(Timestamp),
+            rest: header(REST).and_then(number).map(|rest| Duration::from_millis(rest.max(0).unsigned_abs())),
             reason: header(PARKED_FOR).or_else(|| header(REASON)).and_then(words),
             parked_at: header(PARKED_AT).and_then(number).map(Timestamp),
         })
@@ -237,7 +233,7 @@ mod tests {
         let buried = new.buried("panic: no".into());
         let all = [
             new.clone(),
-            new.delayed(Some(Timestamp(99))),
+            new.delayed(Duration::from_millis(99)),
             buried.clone(),
             buried.parked("no tries left".into(), Timestamp(7)),
             Envelope { replay: 3, ..buried.clone() },

@@ -30,7 +30,7 @@ pub(super) struct Lease {
 impl Lease {
     pub fn deliver(inner: &Arc<Inner>, source: &Arc<Source>, held: Held) -> Delivery {
         let envelope = held.envelope.clone();
-        let redelivered = held.redelivered || envelope.tries > 0 || envelope.replay > 0 || envelope.due.is_some();
+        let redelivered = held.redelivered || envelope.tries > 0 || envelope.replay > 0 || envelope.rest.is_some();
         let lease = Self { inner: inner.clone(), source: source.clone(), held: Some(held) };
         let mut delivery = Delivery::new(envelope.job, envelope.lane, Box::new(lease));
         delivery.tries = envelope.tries;
@@ -71,8 +71,8 @@ impl Lease {
             self.give_back_in(after);
             return Ok(());
         }
-        let due = (!after.is_zero()).then(|| self.inner.clock.now().after(after));
-        let envelope = self.envelope().delayed(due);
+        let rest = after.saturating_sub(tier.map_or(Duration::ZERO, |tier| tier.pause));
+        let envelope = self.envelope().delayed(rest);
         let outgoing = match tier {
             Some(tier) => self.inner.to_tier(&envelope, tier),
             None => self.inner.to_work(&envelope),
@@ -100,18 +100,13 @@ impl Lease {
 
 /// Counts as in hand until the server was told.
 async fn acknowledge(source: &Source, held: &Held) -> Result<(), Error> {
-    loop {
-        let tags = source.window().settle(held).ok_or(Error::Lost)?;
-        if tags.is_empty() {
-            return Ok(());
-        }
-        for tag in tags {
-            // A channel that was closed meanwhile says `false`, not an error.
-            if !matches!(tag.ack(BasicAckOptions::default()).await, Ok(true)) {
-                return Err(Error::Lost);
-            }
-        }
+    let is_ours = source.window().owns(held);
+    // A channel that was closed meanwhile says `false`, not an error.
+    if !is_ours || !matches!(held.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+        return Err(Error::Lost);
     }
+    source.window().settle(held);
+    Ok(())
 }
 
 impl From<Unconfirmed> for Error {

@@ -8,6 +8,7 @@ mod greeting;
 mod line;
 mod plan;
 mod trouble;
+mod wire;
 
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ use crate::broker::{Error, RabbitmqConfig};
 
 pub use self::{
     greeting::Greeting,
-    line::{Line, Live, goodbye},
+    line::{Line, Live},
     plan::Plan,
-    trouble::Trouble,
+    trouble::{NOT_FOUND, Trouble, code},
 };
 
 /// Both connections.

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use lapin::{
-    Connection, ErrorKind,
+    Connection,
     options::{QueueBindOptions, QueueDeleteOptions},
     types::FieldTable,
 };
@@ -10,13 +10,11 @@ use tokio::time::{Duration, timeout};
 
 pub use super::link::Greeting;
 use super::{
-    link::{Plan, Trouble, goodbye},
+    link::{NOT_FOUND, Plan, Trouble, code},
     object::Object,
     topology::Topology,
 };
 use crate::broker::{Error, RabbitmqConfig};
-
-const NOT_FOUND: u16 = 404;
 
 /// How long a server may take to tell of all objects.
 const LOOK_WITHIN: Duration = Duration::from_secs(15);
@@ -69,7 +67,7 @@ impl Probe {
             let may = async {
                 let connection = self.plan.connect(turn, "check").await?;
                 let may = within(self.plan.node(turn), rights(&connection, &self.topology.name("check.rights"))).await;
-                goodbye(&connection).await;
+                connection.goodbye().await;
                 may
             };
             let (may, greeting) = tokio::join!(may, self.plan.greeting(turn));
@@ -84,7 +82,7 @@ impl Probe {
         let node = self.plan.node(turn);
         let connection = self.plan.connect(turn, "check").await?;
         let looked = within(node.clone(), self.compare(&connection, &node)).await;
-        goodbye(&connection).await;
+        connection.goodbye().await;
         Ok(looked?)
     }
 
@@ -140,13 +138,5 @@ async fn within<T>(node: String, asked: impl Future<Output = lapin::Result<T>>) 
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Trouble::of_declaring(node, &error)),
         Err(_) => Err(Trouble::Silent { node }),
-    }
-}
-
-/// The code with which the server closed the channel.
-fn code(error: &lapin::Error) -> Option<u16> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error.get_id()),
-        _ => None,
     }
 }

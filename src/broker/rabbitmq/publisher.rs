@@ -99,54 +99,41 @@ impl Publisher {
         confirm.await.unwrap_or(Err(Unconfirmed::Lost))
     }
 
-    async fn send_batch(&self, batch: Vec<Outgoing>, answers: Vec<oneshot::Sender<Result<(), Unconfirmed>>>) {
+    async fn send_batch(&self, batch: Vec<Outgoing>, answers: Vec<Answer>) {
         let many = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        // Nobody waits for a turn while nothing can be sent.
+        if self.usable().is_none() {
+            return answer_all(answers, &Unconfirmed::Away);
+        }
         let Ok(permits) = self.in_flight.clone().acquire_many_owned(many).await else { return };
         // Held until the frames are written, so that batches do not mix and an order once given is kept.
         let mut current = self.channel.lock().await;
-        let (generation, channel) = match self.channel(&mut current).await {
+        let (live, channel) = match self.channel(&mut current).await {
             Ok(channel) => channel,
-            Err(error) => return answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+            Err(error) => return answer_all(answers, &error),
         };
-        let line = self.line.clone();
-        let returned = self.returned.clone();
-        let within = self.confirm_timeout;
+        let way = Way { line: self.line.clone(), live, within: self.confirm_timeout, returned: self.returned.clone() };
         let (written, is_written) = oneshot::channel();
         self.tasks.spawn(async move {
             let _permits = permits;
-            // Each is polled once before any is polled again: they are written in this order.
-            let sent = join_all(batch.iter().map(|outgoing| send(&channel, outgoing))).await;
-            let _ = written.send(());
-            let followed = sent.into_iter().zip(&batch).zip(answers).map(|((sent, outgoing), answer)| {
-                let (line, returned) = (&line, &returned);
-                async move {
-                    let outcome = match sent {
-                        Ok(confirm) => match timeout(within, confirm).await {
-                            Ok(confirmation) => judge(confirmation, outgoing, returned),
-                            Err(_) => Err(Unconfirmed::Lost),
-                        },
-                        Err(_) => Err(Unconfirmed::Lost),
-                    };
-                    if outcome == Err(Unconfirmed::Lost) {
-                        line.give_up(generation);
-                    }
-                    // Who does not wait any more has taken care of it otherwise.
-                    let _ = answer.send(outcome);
-                }
-            });
-            join_all(followed).await;
+            way.go(&channel, &batch, answers, written).await;
         });
         // A server that does not read holds up whoever comes next for no longer than it may take to confirm.
-        let _ = timeout(within, is_written).await;
+        let _ = timeout(self.confirm_timeout, is_written).await;
     }
 
-    async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(u64, Channel), Unconfirmed> {
-        let live: Live = self.line.live().filter(|live| !live.is_blocked()).ok_or(Unconfirmed::Away)?;
+    /// The connection, while the server takes messages.
+    fn usable(&self) -> Option<Live> {
+        self.line.live().filter(|live| !live.is_blocked())
+    }
+
+    async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(Live, Channel), Unconfirmed> {
+        let live = self.usable().ok_or(Unconfirmed::Away)?;
         if let Some((generation, channel)) = current
             && *generation == live.generation
             && channel.status().connected()
         {
-            return Ok((*generation, channel.clone()));
+            return Ok((live, channel.clone()));
         }
         let open = async {
             let channel = live.connection.create_channel().await?;
@@ -158,7 +145,63 @@ impl Publisher {
             return Err(Unconfirmed::Away);
         };
         *current = Some((live.generation, channel.clone()));
-        Ok((live.generation, channel))
+        Ok((live, channel))
+    }
+}
+
+/// Gets the outcome of one publication.
+type Answer = oneshot::Sender<Result<(), Unconfirmed>>;
+
+fn answer_all(answers: Vec<Answer>, error: &Unconfirmed) {
+    for answer in answers {
+        // Who does not wait any more has taken care of it otherwise.
+        let _ = answer.send(Err(error.clone()));
+    }
+}
+
+/// The connection a batch goes through, and how long its server may take.
+struct Way {
+    line: Arc<Line>,
+    live: Live,
+    within: Duration,
+    returned: mpsc::UnboundedSender<BasicReturnMessage>,
+}
+
+impl Way {
+    /// Writes a batch and follows each of it up.
+    async fn go(&self, channel: &Channel, batch: &[Outgoing], answers: Vec<Answer>, written: oneshot::Sender<()>) {
+        // Each is polled once before any is polled again: they are written in this order.
+        let sending = join_all(batch.iter().map(|outgoing| send(channel, outgoing)));
+        let Ok(sent) = timeout(self.within, sending).await else {
+            self.is_lost();
+            return answer_all(answers, &Unconfirmed::Lost);
+        };
+        let _ = written.send(());
+        let followed = sent.into_iter().zip(batch).zip(answers).map(|((sent, outgoing), answer)| async move {
+            let outcome = match sent {
+                Ok(confirm) => match timeout(self.within, confirm).await {
+                    Ok(confirmation) => judge(confirmation, outgoing, &self.returned),
+                    Err(_) => Err(Unconfirmed::Lost),
+                },
+                Err(_) => Err(Unconfirmed::Lost),
+            };
+            match outcome {
+                Err(Unconfirmed::Lost) => self.is_lost(),
+                // The next connection declares what is missing.
+                Err(Unconfirmed::Unroutable) => self.line.give_up(self.live.generation),
+                _ => {}
+            }
+            // Who does not wait any more has taken care of it otherwise.
+            let _ = answer.send(outcome);
+        });
+        join_all(followed).await;
+    }
+
+    /// A server in alarm reads nothing; on another connection it would not either.
+    fn is_lost(&self) {
+        if !self.live.is_blocked() {
+            self.line.give_up(self.live.generation);
+        }
     }
 }
 

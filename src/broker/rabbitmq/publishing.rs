@@ -2,7 +2,6 @@
 //! forwarded whenever RabbitMQ takes messages.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -26,8 +26,8 @@ use crate::broker::{Config, Error, Lane, Publication, Published};
 /// Messages forwarded at once.
 const BATCH: usize = 256;
 
-/// Batches of one round.
-const BATCHES_MAX: usize = 64;
+/// Batches of one place in one round.
+const BATCHES_MAX: usize = 16;
 
 /// An empty spool is looked at this often, so that who goes the rounds shows signs of life.
 const LOOK_FOR: Duration = Duration::from_secs(2);
@@ -47,6 +47,8 @@ pub struct Publishing {
     /// The server did not confirm in time; until it has taken something from the spool nobody waits for it.
     stalled: AtomicBool,
     seen: Seen,
+    /// Numbers in the spool of what was forwarded and is not deleted yet.
+    sent: tokio::sync::Mutex<Vec<i64>>,
     tasks: TaskTracker,
 }
 
@@ -60,7 +62,7 @@ struct Unsafe {
 impl Publishing {
     /// Opens the spool if there is to be one.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let config = &config.spool;
+        let (config, confirm_timeout) = (&config.spool, config.rabbitmq.confirm_timeout);
         let wanted = config.enabled || Spool::exists(config);
         let spool = if wanted { Some(Arc::new(Spool::open(config)?)) } else { None };
         let seen = Seen::default();
@@ -70,9 +72,11 @@ impl Publishing {
         Ok(Self {
             spool,
             enabled: config.enabled,
-            confirm_within: config.confirm_within,
+            // Nobody is told sooner that it is not confirmed when there is nowhere else to keep it.
+            confirm_within: if config.enabled { config.confirm_within } else { confirm_timeout },
             stalled: AtomicBool::new(false),
             seen,
+            sent: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -167,7 +171,7 @@ impl Inner {
         failed
     }
 
-    /// A round of the forwarder: what is spooled is sent in order, and deleted when it is confirmed. Of a place nothing
+    /// A round of the forwarder: what is spooled is sent in order, place by place, and deleted when it is confirmed. Nothing
     /// is deleted behind what was not confirmed, so that it is sent again in its order.
     pub(super) async fn forward(&self) -> Result<(), Error> {
         let Some(spool) = self.publishing.spool() else {
@@ -177,53 +181,51 @@ impl Inner {
         if timeout(LOOK_FOR, spool.filled()).await.is_err() {
             return Ok(());
         }
-        let mut held_up = HashSet::new();
-        let mut after = 0;
-        for _ in 0..BATCHES_MAX {
-            if !self.takes_messages() {
-                sleep(PAUSE).await;
-                return Ok(());
-            }
-            let batch = spool.next(after, BATCH).await?;
-            let Some(last) = batch.last() else { break };
-            after = last.seq;
-            let sendable = batch.into_iter().filter(|spooled| !held_up.contains(&spooled.place)).collect();
-            let broken = self.forward_batch(spool, sendable, &mut held_up).await?;
-            if broken {
-                break;
-            }
-        }
-        if !held_up.is_empty() {
+        let forwarded = self.forward_all(spool).await;
+        // What is here is not on the disk yet, cannot be sent, or cannot be deleted.
+        if !matches!(forwarded, Ok(true)) {
             sleep(PAUSE).await;
         }
-        Ok(())
+        forwarded.map(drop)
     }
 
-    /// Returns whether the connection is of no use any more.
-    async fn forward_batch(
-        &self,
-        spool: &Spool,
-        batch: Vec<Spooled>,
-        held_up: &mut HashSet<Place>,
-    ) -> Result<bool, Error> {
-        let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
-        let (mut safe, mut broken) = (Vec::new(), false);
-        for (spooled, confirm) in batch.iter().zip(confirms) {
-            match confirm.await.unwrap_or(Err(Unconfirmed::Lost)) {
-                Ok(()) if !held_up.contains(&spooled.place) => safe.push(spooled.seq),
-                Ok(()) => {}
-                Err(why) => {
-                    broken |= matches!(why, Unconfirmed::Away | Unconfirmed::Lost);
-                    held_up.insert(spooled.place);
+    /// Returns whether anything was forwarded.
+    async fn forward_all(&self, spool: &Spool) -> Result<bool, Error> {
+        // What could not be deleted is not sent once more.
+        let mut sent = self.publishing.sent.lock().await;
+        spool.remove(sent.clone()).await?;
+        sent.clear();
+        let mut any = false;
+        for place in spool.places() {
+            let mut after = 0;
+            for _ in 0..BATCHES_MAX {
+                if !self.takes_messages() {
+                    return Ok(any);
+                }
+                let batch = spool.next(place, after, BATCH).await?;
+                let Some(last) = batch.last() else { break };
+                after = last.seq;
+                let confirmed = self.send_in_order(&batch).await;
+                sent.extend(batch[..confirmed].iter().map(|spooled| spooled.seq));
+                spool.remove(sent.clone()).await?;
+                sent.clear();
+                any |= confirmed > 0;
+                if confirmed < batch.len() {
+                    break;
                 }
             }
         }
-        let forwarded = !safe.is_empty();
-        spool.remove(safe).await?;
-        if forwarded {
+        if any {
             self.publishing.stalled.store(false, Ordering::Relaxed);
         }
-        Ok(broken)
+        Ok(any)
+    }
+
+    /// Sends a batch; how many of it, from the first, are confirmed without a gap.
+    async fn send_in_order(&self, batch: &[Spooled]) -> usize {
+        let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
+        let outcomes = join_all(confirms).await;
+        outcomes.iter().take_while(|outcome| matches!(outcome, Ok(Ok(())))).count()
     }
 
     fn takes_messages(&self) -> bool {

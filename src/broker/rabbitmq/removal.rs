@@ -39,7 +39,7 @@ fn in_windows(inner: &Arc<Inner>, whose: &Whose) -> Forgotten {
 pub(super) async fn in_spool(spool: &Arc<Spool>, whose: &Whose) -> Result<Vec<Delivery>, Error> {
     let (mut found, mut after) = (Vec::new(), 0);
     loop {
-        let rows = spool.next(after, SEARCHED_AT_ONCE).await?;
+        let rows = spool.all(after, SEARCHED_AT_ONCE).await?;
         let Some(last) = rows.last() else { return Ok(found) };
         after = last.seq;
         for (seq, item) in rows.into_iter().filter_map(|row| Some((row.seq, row.item.ok()?))) {

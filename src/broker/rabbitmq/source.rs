@@ -23,19 +23,19 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Inner,
-    envelope::Envelope,
+    arrivals::Aside,
     lease::Lease,
-    link::Live,
+    link::{Live, NOT_FOUND, code},
     overflow::Overflow,
     window::{Epoch, Window},
 };
 use crate::broker::{Delivery, Error, Lane};
 
-/// How long a server may take to open or to close a channel.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a server may take to open or to close a channel; after a loss all are opened at once.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
 
-/// The pause before a subscription that was refused is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before what was refused is tried again.
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Messages in hand are waited for so long before their partition is left to another node; what is not settled by then
 /// it finds settled in the ledger, or waits for its claim.
@@ -48,8 +48,8 @@ pub struct Source {
     /// The lane of what lies in it; the dead letters of both lanes lie in one.
     pub lane: Option<Lane>,
     prefetch: u16,
-    /// Messages of one conversation that may be held; the rest goes round.
-    share: usize,
+    /// Messages of one conversation that may be held; the rest makes a detour.
+    pub(super) share: usize,
     window: Mutex<Window>,
     overflow: Mutex<Overflow>,
     bell: Notify,
@@ -60,13 +60,18 @@ pub struct Source {
 }
 
 /// The subscription, if there is one, in the hands of whoever takes.
-type Subscribed = OwnedMutexGuard<Option<Subscription>>;
+pub(super) type Subscribed = OwnedMutexGuard<Option<Subscription>>;
 
-struct Subscription {
+/// A channel, and what comes through it.
+pub(super) struct Subscription {
     generation: u64,
     channel: Channel,
-    consumer: Consumer,
-    epoch: Arc<Epoch>,
+    pub consumer: Consumer,
+    pub epoch: Arc<Epoch>,
+    /// What came and is neither held nor gone.
+    pub aside: Vec<Aside>,
+    /// When that is tried again (monotonic).
+    pub aside_until: Duration,
 }
 
 impl Source {
@@ -97,6 +102,11 @@ impl Source {
         self.window.lock()
     }
 
+    /// What is away.
+    pub fn overflow(&self) -> parking_lot::MutexGuard<'_, Overflow> {
+        self.overflow.lock()
+    }
+
     /// What runs to its end although whoever began it may be gone.
     pub fn steps(&self) -> &TaskTracker {
         &self.steps
@@ -109,13 +119,14 @@ impl Source {
 
     /// Waits for messages and takes at most `room`.
     pub(super) async fn take(self: &Arc<Self>, inner: &Arc<Inner>, room: usize) -> Result<Vec<Delivery>, Error> {
-        let mut subscribed = self.subscribed.clone().lock_owned().await;
         let mut wanted = self.wanted.subscribe();
+        let mut subscribed = self.subscribed.clone().lock_owned().await;
         loop {
             if !*wanted.borrow_and_update() {
-                subscribed = self.whole(inner, |source, _| source.leave(subscribed)).await;
+                drop(self.whole(inner, |source, _| source.leave(subscribed)).await);
                 // The sender lives as long as this does.
                 let _ = wanted.changed().await;
+                subscribed = self.subscribed.clone().lock_owned().await;
                 continue;
             }
             let given = self.window.lock().pop(room, inner.clock.monotonic());
@@ -123,15 +134,16 @@ impl Source {
                 return Ok(given.into_iter().map(|held| Lease::deliver(inner, self, held)).collect());
             }
             subscribed = match &mut *subscribed {
-                Some(subscription) if self.is_sound(inner, subscription) => {
-                    match self.wait(inner, subscription, &mut wanted).await {
-                        Some(first) => {
-                            self.whole(inner, |source, inner| source.arrived(inner, subscribed, first)).await
-                        }
-                        None => subscribed,
-                    }
+                Some(subscription) if !self.is_sound(inner, subscription) => {
+                    self.whole(inner, |source, _| source.close(subscribed)).await
                 }
-                Some(_) => self.whole(inner, |source, _| source.close(subscribed)).await,
+                Some(subscription) if subscription.has_to_move(inner) => {
+                    self.whole(inner, |source, inner| source.move_aside(inner, subscribed)).await
+                }
+                Some(subscription) => match self.wait(inner, subscription, &mut wanted).await {
+                    Some(first) => self.whole(inner, |source, inner| source.arrived(inner, subscribed, first)).await,
+                    None => subscribed,
+                },
                 None => match inner.link.consume().live() {
                     Some(live) => self.whole(inner, |source, inner| source.subscribe(inner, subscribed, live)).await,
                     None => {
@@ -143,11 +155,18 @@ impl Source {
         }
     }
 
-    /// Looks whether something came while nobody takes; until then it is counted nowhere.
-    pub(super) async fn gather(self: &Arc<Self>, inner: &Arc<Inner>) {
+    /// Does what has to be done also while nobody takes: leaves what is another node's, lets go of what is held too long,
+    /// and looks whether something came, for until then it is counted nowhere.
+    pub(super) async fn attend(self: &Arc<Self>, inner: &Arc<Inner>) {
         let Ok(mut subscribed) = self.subscribed.clone().try_lock_owned() else { return };
         let Some(subscription) = &mut *subscribed else { return };
-        if let Some(Some(Ok(first))) = subscription.consumer.next().now_or_never() {
+        if !*self.wanted.borrow() {
+            drop(self.whole(inner, |source, _| source.leave(subscribed)).await);
+        } else if !self.is_sound(inner, subscription) {
+            drop(self.whole(inner, |source, _| source.close(subscribed)).await);
+        } else if let Some(said) = subscription.consumer.next().now_or_never()
+            && let Some(first) = self.heard(inner, &subscription.epoch, said)
+        {
             drop(self.whole(inner, |source, inner| source.arrived(inner, subscribed, first)).await);
         }
     }
@@ -157,6 +176,8 @@ impl Source {
         self.want(false);
         // Whoever takes at the moment lets go by itself.
         if let Ok(subscribed) = timeout(YIELDS_WITHIN * 2, self.subscribed.clone().lock_owned()).await {
+            self.steps.close();
+            let _ = timeout(YIELDS_WITHIN, self.steps.wait()).await;
             drop(self.clone().close(subscribed).await);
         }
     }
@@ -183,11 +204,12 @@ impl Source {
         is_current
             && !subscription.epoch.is_over()
             && subscription.channel.status().connected()
-            && !self.holds_too_long(inner)
+            && !self.holds_too_long(inner, subscription)
     }
 
-    fn holds_too_long(&self, inner: &Inner) -> bool {
-        let oldest = self.window.lock().oldest();
+    fn holds_too_long(&self, inner: &Inner, subscription: &Subscription) -> bool {
+        let aside = subscription.aside.first().map(|aside| aside.came);
+        let oldest = self.window.lock().oldest().into_iter().chain(aside).min();
         oldest.is_some_and(|oldest| inner.clock.monotonic().saturating_sub(oldest) > inner.held_for())
     }
 
@@ -206,16 +228,7 @@ impl Source {
         let too_old = oldest.map(|oldest| oldest + inner.held_for() + Duration::from_millis(1));
         let wake = due.into_iter().chain(too_old).min().map_or(TRY_AGAIN, |at| at.saturating_sub(now).min(TRY_AGAIN));
         tokio::select! {
-            next = subscription.consumer.next() => match next {
-                Some(Ok(message)) => return Some(message),
-                Some(Err(error)) => {
-                    inner.learn(&error);
-                    tracing::warn!(queue = self.queue, %error, "a subscription has failed");
-                    subscription.epoch.end();
-                }
-                // The queue was deleted, or its server has gone.
-                None => subscription.epoch.end(),
-            },
+            said = subscription.consumer.next() => return self.heard(inner, &subscription.epoch, said),
             () = self.bell.notified() => {}
             _ = wanted.changed() => wanted.mark_changed(),
             () = sleep(wake) => {}
@@ -237,80 +250,18 @@ impl Source {
         }
     }
 
-    /// Takes what came, and all that has come with it.
-    async fn arrived(self: Arc<Self>, inner: Arc<Inner>, mut subscribed: Subscribed, first: Message) -> Subscribed {
-        let mut rounds = Vec::new();
-        let mut next = Some(first);
-        while let Some(message) = next {
-            if !self.put(&inner, message, &mut rounds).await {
-                // It is held by nobody: all comes again.
-                self.window.lock().end();
-                sleep(TRY_AGAIN).await;
-                break;
-            }
-            next =
-                subscribed.as_mut().and_then(|one| one.consumer.next().now_or_never()).flatten().and_then(Result::ok);
-        }
-        if !rounds.is_empty() {
-            self.send_round(&inner, rounds).await;
-        }
-        subscribed
-    }
-
-    /// Takes one; `false`: that was not possible.
-    async fn put(&self, inner: &Inner, message: Message, rounds: &mut Vec<(Envelope, Message)>) -> bool {
-        let Some(envelope) = Envelope::read(&message.properties, &message.data, self.lane) else {
-            return inner.park_foreign(&self.queue, message).await;
-        };
-        let now = inner.clock.monotonic();
-        let mut window = self.window.lock();
-        if window.is_copy(&envelope, &message.acker) {
-            return true;
-        }
-        let job = &envelope.job;
-        let has_room = window.of_conversation(&job.conversation) < self.share;
-        if self.lane == Some(Lane::Chat) && !self.overflow.lock().admits(&job.conversation, &job.id, has_room, now) {
-            drop(window);
-            rounds.push((envelope, message));
-            return true;
-        }
-        let early_by = envelope.early_by(inner.clock.now());
-        window.put(envelope, message.redelivered, message.acker, now, early_by);
-        true
-    }
-
-    /// Sends messages round through delay tiers, in order; what cannot be sent is held beyond the share.
-    async fn send_round(&self, inner: &Inner, rounds: Vec<(Envelope, Message)>) {
-        let mut outgoing = Vec::with_capacity(rounds.len());
-        for (envelope, _) in &rounds {
-            let job = &envelope.job;
-            let mut overflow = self.overflow.lock();
-            // One share's worth is worked off in about the shortest time, so who is far behind comes back later.
-            let before = overflow.before(&job.conversation, &job.id) / self.share;
-            let pause = Duration::from_secs(u64::try_from(before).unwrap_or(0).max(1)).min(Duration::from_secs(30));
-            let tier = inner.topology.tier_for(pause).unwrap_or(inner.topology.tiers()[0]);
-            overflow.sent(&job.conversation, &job.id, inner.clock.monotonic() + tier.pause);
-            outgoing.push(inner.to_tier(&envelope.delayed(None), tier));
-        }
-        let confirms = inner.publisher.send(outgoing).await;
-        for (confirm, (envelope, message)) in confirms.into_iter().zip(rounds) {
-            if confirm.await.is_ok_and(|outcome| outcome.is_ok()) {
-                // One that cannot be acknowledged any more comes again, as a copy.
-                let _ = message.acker.ack(lapin::options::BasicAckOptions::default()).await;
-            } else {
-                let now = inner.clock.monotonic();
-                self.window.lock().put(envelope, message.redelivered, message.acker, now, Duration::ZERO);
-            }
-        }
-    }
-
     async fn subscribe(self: Arc<Self>, inner: Arc<Inner>, mut subscribed: Subscribed, live: Live) -> Subscribed {
         match timeout(ANSWERS_WITHIN, self.open(&live)).await {
             Ok(Ok((channel, consumer))) => {
                 let epoch = self.window.lock().begin();
-                *subscribed = Some(Subscription { generation: live.generation, channel, consumer, epoch });
+                let (generation, aside, aside_until) = (live.generation, Vec::new(), Duration::ZERO);
+                *subscribed = Some(Subscription { generation, channel, consumer, epoch, aside, aside_until });
             }
             Ok(Err(error)) => {
+                if code(&error) == Some(NOT_FOUND) {
+                    // The next connection declares it.
+                    inner.link.consume().give_up(live.generation);
+                }
                 tracing::warn!(queue = self.queue, %error, "a queue cannot be consumed from; it is tried again");
                 sleep(TRY_AGAIN).await;
             }
@@ -330,7 +281,10 @@ impl Source {
 
     /// Leaves the queue to another node: nothing more is begun, what is in hand has a while to be settled.
     async fn leave(self: Arc<Self>, subscribed: Subscribed) -> Subscribed {
-        let Some(subscription) = &*subscribed else { return subscribed };
+        let Some(subscription) = &*subscribed else {
+            self.overflow().clear();
+            return subscribed;
+        };
         self.window.lock().withdraw();
         let channel = subscription.channel.clone();
         let settled = async {
@@ -340,7 +294,9 @@ impl Source {
         };
         // What is not settled by then is another node's.
         let _ = timeout(YIELDS_WITHIN, settled).await;
-        self.close(subscribed).await
+        let subscribed = self.clone().close(subscribed).await;
+        self.overflow().clear();
+        subscribed
     }
 
     async fn close(self: Arc<Self>, mut subscribed: Subscribed) -> Subscribed {
@@ -349,7 +305,17 @@ impl Source {
             // With its answer all acknowledgements have arrived. One that does not come: the connection is on its way out.
             let _ = timeout(ANSWERS_WITHIN, subscription.channel.close(200, "bye".into())).await;
         }
-        self.window.lock().end();
+        let mut window = self.window.lock();
+        self.overflow().come_again(window.came());
+        window.end();
+        drop(window);
         subscribed
+    }
+}
+
+impl Subscription {
+    /// Whether what was set aside is to be tried again.
+    fn has_to_move(&self, inner: &Inner) -> bool {
+        !self.aside.is_empty() && self.aside_until <= inner.clock.monotonic()
     }
 }

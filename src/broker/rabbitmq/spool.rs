@@ -17,6 +17,9 @@ use crate::{
 
 const FILE: &str = "spool.db";
 
+/// Read at once; one that is larger comes alone.
+const BATCH_BYTES_MAX: i64 = 4 << 20;
+
 /// What a message takes beside its body: its row, and its entries in the indexes.
 const BYTES_BESIDE: u64 = 256;
 
@@ -34,6 +37,7 @@ const SCHEMA: Schema = Schema {
             bytes INTEGER NOT NULL,
             body BLOB NOT NULL
         ) STRICT;
+        CREATE INDEX spooled_by_place ON spooled (place, seq, lane, bytes);
         CREATE INDEX spooled_by_event ON spooled (event);
         CREATE INDEX spooled_by_message ON spooled (message);
     ",
@@ -41,7 +45,9 @@ const SCHEMA: Schema = Schema {
 
 const INSERT: &str = "INSERT INTO spooled (place, lane, event, message, unusable, bytes, body)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-const NEXT: &str = "SELECT seq, place, lane, unusable, body FROM spooled WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+const NEXT: &str = "SELECT seq, place, lane, unusable, body, bytes FROM spooled WHERE place = ?1 AND seq > ?2
+    ORDER BY seq LIMIT ?3";
+const ALL: &str = "SELECT seq, place, lane, unusable, body FROM spooled WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 const LAST_IDS: &str = "SELECT event, message FROM spooled ORDER BY seq DESC LIMIT ?1";
 const DELETE: &str = "DELETE FROM spooled WHERE seq = ?1 RETURNING place, lane, bytes";
 const FIND: &str = "SELECT seq, place, lane, unusable, body FROM spooled WHERE event = ?1 OR message = ?1 LIMIT 1";
@@ -74,8 +80,6 @@ pub struct Item {
 pub struct Spooled {
     /// Its number, in the order of arrival.
     pub seq: i64,
-    /// Where it belongs.
-    pub place: Place,
     /// The message; of one that cannot be read (a damaged disk, a newer version) what is there.
     pub item: Result<Item, Vec<u8>>,
 }
@@ -200,10 +204,32 @@ impl Spool {
         Ok(written?)
     }
 
-    /// The first ones behind that number, in order.
-    pub async fn next(&self, after: i64, many: usize) -> Result<Vec<Spooled>, Error> {
+    /// The places of which something lies here.
+    pub fn places(&self) -> Vec<Place> {
+        self.held.lock().places.keys().copied().collect()
+    }
+
+    /// The first ones of a place behind that number, in order: at most so many, and no more than fits into memory.
+    pub async fn next(&self, place: Place, after: i64, many: usize) -> Result<Vec<Spooled>, Error> {
         let read = move |connection: &Connection| {
             let mut statement = connection.prepare_cached(NEXT)?;
+            let mut rows = statement.query(params![place.0, after, many as i64])?;
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while bytes < BATCH_BYTES_MAX
+                && let Some(row) = rows.next()?
+            {
+                bytes += row.get::<_, i64>(5)?;
+                batch.push(spooled(row)?);
+            }
+            Ok(batch)
+        };
+        Ok(self.database.read(read).await?)
+    }
+
+    /// Whatever lies here behind that number, of all places.
+    pub async fn all(&self, after: i64, many: usize) -> Result<Vec<Spooled>, Error> {
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(ALL)?;
             let rows = statement.query_map(params![after, many as i64], spooled)?;
             Ok(rows.collect::<Result<Vec<_>, _>>()?)
         };
@@ -305,7 +331,7 @@ fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
         Ok(job) => Ok(Item { place, lane: lane(row.get(2)?), job: Arc::new(job), unusable }),
         Err(_) => Err(body),
     };
-    Ok(Spooled { seq, place, item })
+    Ok(Spooled { seq, item })
 }
 
 fn census(connection: &Connection) -> Result<Vec<Portion>, store::Error> {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use super::{Inner, topology::Topology};
 use crate::broker::{Count, Error, Lane, Standing};
@@ -12,7 +13,10 @@ use crate::broker::{Count, Error, Lane, Standing};
 pub const EVERY: Duration = Duration::from_secs(5);
 
 /// How long the server may take to tell of all queues.
-pub const WITHIN: Duration = Duration::from_secs(15);
+const TELLS_WITHIN: Duration = Duration::from_secs(10);
+
+/// The longest time a round may take; it may have to leave partitions, in which messages in hand are waited for.
+pub const WITHIN: Duration = Duration::from_secs(120);
 
 const STANDINGS: [Standing; 5] =
     [Standing::Ready, Standing::InHand, Standing::Delayed, Standing::Dead, Standing::Parked];
@@ -28,6 +32,16 @@ pub(super) struct Tally {
 impl Tally {
     /// Asks for all queues; declared passively, for that takes no message out of them.
     pub async fn ask(&self, inner: &Arc<Inner>) -> Result<(), Error> {
+        for source in inner.sources() {
+            source.attend(inner).await;
+        }
+        match timeout(TELLS_WITHIN, self.count(inner)).await {
+            Ok(counted) => counted,
+            Err(_) => Err(Error::Store("RabbitMQ does not tell how much lies there".into())),
+        }
+    }
+
+    async fn count(&self, inner: &Inner) -> Result<(), Error> {
         // Nobody to ask: the numbers stay as they were.
         let Some(live) = inner.link.consume().live() else { return Ok(()) };
         let mut current = self.channel.lock().await;
@@ -40,9 +54,6 @@ impl Tally {
         let mut sums = HashMap::new();
         for (lane, standing, queue) in queues(&inner.topology) {
             *sums.entry((lane, standing)).or_default() += ready_in(&channel, &queue).await.map_err(unknown)?;
-        }
-        for source in inner.sources() {
-            source.gather(inner).await;
         }
         *self.at_server.lock() = sums;
         *current = Some((live.generation, channel));

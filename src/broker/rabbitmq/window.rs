@@ -1,10 +1,10 @@
 //! What a node holds of one queue, unacknowledged: the messages that came and wait, and those that are out.
 //!
 //! A message can come twice: its copy was confirmed, but its original not yet acknowledged when a connection broke. The
-//! copies share one fate: the second is no further delivery, only a further tag to acknowledge with the first.
+//! second is no further delivery as long as the first is held.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,6 @@ use std::{
 };
 
 use lapin::Acker;
-use parking_lot::Mutex;
 
 use super::envelope::Envelope;
 use crate::domain::{
@@ -54,10 +53,6 @@ impl Epoch {
     }
 }
 
-/// What a message is acknowledged with: a tag, and one more for each copy.
-#[derive(Debug, Default)]
-pub struct Tags(Mutex<Vec<Acker>>);
-
 /// A message that is held.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -69,7 +64,16 @@ pub struct Held {
     pub redelivered: bool,
     /// The subscription it came with.
     pub epoch: Arc<Epoch>,
-    tags: Arc<Tags>,
+    /// What it is acknowledged with.
+    pub acker: Acker,
+}
+
+#[derive(Debug)]
+struct Came {
+    conversation: ConversationId,
+    id: EventId,
+    /// When (monotonic).
+    at: Duration,
 }
 
 /// What is held of one queue.
@@ -80,10 +84,10 @@ pub struct Window {
     ready: BTreeMap<u64, Held>,
     /// By the time (monotonic) until which nobody is to have them.
     waiting: BTreeMap<(Duration, u64), Held>,
-    known: HashMap<Key, Arc<Tags>>,
+    known: HashSet<Key>,
     of_conversation: HashMap<ConversationId, usize>,
-    /// When each came (monotonic), by number.
-    since: BTreeMap<u64, Duration>,
+    /// Whatever came, by number, until it is settled.
+    came: BTreeMap<u64, Came>,
     /// Those that are out, by number.
     out: HashMap<u64, Arc<Job>>,
 }
@@ -112,23 +116,22 @@ impl Window {
         }
     }
 
-    /// Whether the message is a copy of one that is held; then the tag is kept with that one's.
-    pub fn is_copy(&self, envelope: &Envelope, acker: &Acker) -> bool {
-        let Some(tags) = self.known.get(&key(envelope)) else { return false };
-        tags.0.lock().push(acker.clone());
-        true
+    /// Whether the message is a copy of one that is held.
+    pub fn is_copy(&self, envelope: &Envelope) -> bool {
+        self.known.contains(&key(envelope))
     }
 
-    /// Takes a message that came `now` (monotonic) and is to be given out in `early_by`.
-    pub fn put(&mut self, envelope: Envelope, redelivered: bool, acker: Acker, now: Duration, early_by: Duration) {
-        let tags = Arc::new(Tags(Mutex::new(vec![acker])));
-        self.known.insert(key(&envelope), tags.clone());
+    /// Takes a message that came `now` (monotonic).
+    pub fn put(&mut self, envelope: Envelope, redelivered: bool, acker: Acker, now: Duration) {
+        self.known.insert(key(&envelope));
         *self.of_conversation.entry(envelope.job.conversation.clone()).or_default() += 1;
         let number = self.next;
         self.next += 1;
-        self.since.insert(number, now);
-        let held = Held { number, envelope, redelivered, epoch: self.epoch.clone(), tags };
-        self.keep(held, now + early_by, early_by.is_zero());
+        let (conversation, id) = (envelope.job.conversation.clone(), envelope.job.id.clone());
+        self.came.insert(number, Came { conversation, id, at: now });
+        let rest = envelope.rest.unwrap_or_default();
+        let held = Held { number, envelope, redelivered, epoch: self.epoch.clone(), acker };
+        self.keep(held, now + rest, rest.is_zero());
     }
 
     /// Gives out what is ready by `now` (monotonic), at most `room`.
@@ -161,7 +164,7 @@ impl Window {
 
     /// One that was out comes back, and is given out again in `after`.
     pub fn give_back(&mut self, held: Held, now: Duration, after: Duration) {
-        if !self.is_ours(&held) {
+        if !self.owns(&held) {
             return;
         }
         self.out.remove(&held.number);
@@ -171,18 +174,17 @@ impl Window {
         self.keep(Held { redelivered: true, ..held }, now + after, after.is_zero());
     }
 
-    /// What there is (still) to acknowledge of one that is out; nothing: it is settled. `None`: it belongs to somebody
-    /// else by now. One asks until there is nothing, for a copy can come meanwhile.
-    pub fn settle(&mut self, held: &Held) -> Option<Vec<Acker>> {
-        if !self.is_ours(held) {
-            return None;
-        }
-        let tags = std::mem::take(&mut *held.tags.0.lock());
-        if tags.is_empty() {
+    /// Whether one that is out can still be acknowledged.
+    pub fn owns(&self, held: &Held) -> bool {
+        Arc::ptr_eq(&held.epoch, &self.epoch) && !self.epoch.is_over()
+    }
+
+    /// One that was out has been acknowledged.
+    pub fn settle(&mut self, held: &Held) {
+        if self.owns(held) {
             self.out.remove(&held.number);
             self.forget(held);
         }
-        Some(tags)
     }
 
     /// How many messages of a conversation are held.
@@ -207,7 +209,7 @@ impl Window {
 
     /// When the oldest came (monotonic).
     pub fn oldest(&self) -> Option<Duration> {
-        self.since.first_key_value().map(|(_, since)| *since)
+        self.came.first_key_value().map(|(_, came)| came.at)
     }
 
     /// When the next of those that are not to be had yet is (monotonic).
@@ -215,13 +217,14 @@ impl Window {
         self.waiting.first_key_value().map(|((due, _), _)| *due)
     }
 
+    /// All that is held, in the order in which it came.
+    pub fn came(&self) -> impl DoubleEndedIterator<Item = (&ConversationId, &EventId)> {
+        self.came.values().map(|came| (&came.conversation, &came.id))
+    }
+
     /// All that wait, ready or not.
     pub fn iter(&self) -> impl Iterator<Item = &Held> {
         self.ready.values().chain(self.waiting.values())
-    }
-
-    fn is_ours(&self, held: &Held) -> bool {
-        Arc::ptr_eq(&held.epoch, &self.epoch) && !self.epoch.is_over()
     }
 
     fn keep(&mut self, held: Held, due: Duration, is_due: bool) {
@@ -234,7 +237,7 @@ impl Window {
 
     fn forget(&mut self, held: &Held) {
         self.known.remove(&key(&held.envelope));
-        self.since.remove(&held.number);
+        self.came.remove(&held.number);
         let conversation = &held.envelope.job.conversation;
         if let Some(count) = self.of_conversation.get_mut(conversation) {
             *count -= 1;

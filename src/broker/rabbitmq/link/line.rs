@@ -3,18 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::{Connection, Event};
+use lapin::Event;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
-use super::{plan::Plan, trouble::Trouble};
+use super::{plan::Plan, trouble::Trouble, wire::Wire};
 use crate::broker::rabbitmq::topology::Topology;
 
 /// A look at a connection that works takes this long, so that who goes the rounds shows signs of life.
 const LOOK_FOR: Duration = Duration::from_secs(2);
+
+/// How soon after its error a connection is known to have ended.
+const NOTED_WITHIN: Duration = Duration::from_millis(20);
 
 /// The pauses between attempts to connect: doubling from the first to the second, half of each left to chance.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -23,16 +27,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// How long declaring may take: some fifty objects, each agreed upon by a majority when it is new.
 const DECLARE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a server is waited for to say goodbye.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-
 /// A connection that is up.
 #[derive(Clone)]
 pub struct Live {
     /// Counts connections; what belongs to an older one is void.
     pub generation: u64,
     /// The connection.
-    pub connection: Arc<Connection>,
+    pub connection: Arc<Wire>,
     /// When it was made.
     pub since: Instant,
 }
@@ -52,7 +53,9 @@ pub struct Line {
     live: watch::Sender<Option<Live>>,
     trouble: Mutex<Option<Trouble>>,
     keeping: tokio::sync::Mutex<Keeping>,
-    dropped: Notify,
+    /// The last connection that somebody has found to be of no use.
+    given_up: watch::Sender<u64>,
+    goodbyes: TaskTracker,
 }
 
 #[derive(Default)]
@@ -86,7 +89,8 @@ impl Line {
             live: watch::Sender::new(None),
             trouble: Mutex::default(),
             keeping: tokio::sync::Mutex::new(keeping),
-            dropped: Notify::new(),
+            given_up: watch::Sender::new(0),
+            goodbyes: TaskTracker::new(),
         })
     }
 
@@ -130,45 +134,56 @@ impl Line {
 
     /// Throws the connection away if it is still this one: whoever uses it has found that it is of no use.
     pub fn give_up(&self, generation: u64) {
-        if self.live.borrow().as_ref().is_some_and(|live| live.generation == generation) {
-            self.dropped.notify_one();
-        }
+        self.given_up.send_if_modified(|given_up| std::mem::replace(given_up, generation.max(*given_up)) < generation);
     }
 
     /// Closes it and waits until the server has said so, or has had its time.
     pub async fn close(&self) {
-        let Some(live) = self.live.send_replace(None) else { return };
-        goodbye(&live.connection).await;
+        if let Some(live) = self.live.send_replace(None) {
+            live.connection.goodbye().await;
+        }
+        self.goodbyes.close();
+        self.goodbyes.wait().await;
     }
 
     async fn look(&self, live: &Live, keeping: &mut Keeping) {
-        let mut events = live.connection.events_listener();
-        let ends = async {
-            while let Some(event) = events.next().await {
-                match event {
-                    Event::Error(error) => return error.to_string(),
-                    Event::ConnectionBlocked(why) => {
-                        tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
-                    }
-                    Event::ConnectionUnblocked => {
-                        tracing::info!(connection = self.name, "RabbitMQ takes messages again")
-                    }
-                    _ => {}
-                }
-            }
-            "it ended".to_owned()
-        };
+        let mut given_up = self.given_up.subscribe();
         let why = tokio::select! {
-            why = ends => why,
-            () = self.dropped.notified() => "it is of no use any more".to_owned(),
+            why = self.end_of(live) => why,
+            // The sender lives as long as this does.
+            _ = given_up.wait_for(|given_up| *given_up >= live.generation) => "it is of no use any more".to_owned(),
             () = sleep(LOOK_FOR) => return,
         };
         tracing::warn!(connection = self.name, why, "the connection to RabbitMQ is lost");
         self.live.send_replace(None);
         keeping.turn += 1;
-        // A hung server says nothing; its thread ends with its heartbeats.
         let connection = live.connection.clone();
-        tokio::spawn(async move { goodbye(&connection).await });
+        self.goodbyes.spawn(async move { connection.goodbye().await });
+    }
+
+    /// Waits until the connection ends, and says why. Errors of a channel are told here as well.
+    async fn end_of(&self, live: &Live) -> String {
+        let mut events = live.connection.events_listener();
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Error(error) => {
+                    // It is told a moment before it is noted.
+                    sleep(NOTED_WITHIN).await;
+                    if !live.connection.status().connected() {
+                        return error.to_string();
+                    }
+                    tracing::warn!(connection = self.name, %error, "a channel to RabbitMQ is lost");
+                }
+                Event::ConnectionBlocked(why) => {
+                    tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
+                }
+                Event::ConnectionUnblocked => {
+                    tracing::info!(connection = self.name, "RabbitMQ takes messages again");
+                }
+                _ => {}
+            }
+        }
+        "it ended".to_owned()
     }
 
     async fn connect(&self, keeping: &mut Keeping) {
@@ -198,19 +213,13 @@ impl Line {
         }
     }
 
-    async fn prepare(&self, connection: Connection, node: String) -> Result<Connection, Trouble> {
+    async fn prepare(&self, connection: Wire, node: String) -> Result<Wire, Trouble> {
         let trouble = match timeout(DECLARE_WITHIN, self.topology.declare(&connection)).await {
             Ok(Ok(())) => return Ok(connection),
             Ok(Err(error)) => Trouble::of_declaring(node, &error),
             Err(_) => Trouble::Silent { node },
         };
-        goodbye(&connection).await;
+        connection.goodbye().await;
         Err(trouble)
     }
-}
-
-/// Closes a connection and waits a while for the answer.
-pub async fn goodbye(connection: &Connection) {
-    // One that does not answer is dropped.
-    let _ = timeout(CLOSE_WITHIN, connection.close(200, "goodbye".into())).await;
 }

@@ -11,7 +11,11 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{greeting::Greeting, trouble::Trouble};
+use super::{
+    greeting::Greeting,
+    trouble::Trouble,
+    wire::{Socket, Wire},
+};
 use crate::{
     broker::{Error, RabbitmqConfig},
     domain::secret::Secret,
@@ -66,13 +70,17 @@ impl Plan {
     }
 
     /// Connects to the host with this number, counted round and round.
-    pub async fn connect(&self, turn: usize, name: &str) -> Result<Connection, Trouble> {
+    pub async fn connect(&self, turn: usize, name: &str) -> Result<Wire, Trouble> {
         let (host, port) = &self.nodes[turn % self.nodes.len()];
         let node = self.node(turn);
-        match timeout(CONNECT_WITHIN, self.open(host, *port, name)).await {
-            Ok(Ok(connection)) => Ok(connection),
+        let socket = Socket::default();
+        match timeout(CONNECT_WITHIN, self.open(host, *port, name, socket.clone())).await {
+            Ok(Ok(connection)) => Ok(Wire::new(connection, socket)),
             Ok(Err(error)) => Err(Trouble::of_connecting(node, &error, &self.vhost, self.tls.is_some())),
-            Err(_) => Err(Trouble::Silent { node }),
+            Err(_) => {
+                socket.cut();
+                Err(Trouble::Silent { node })
+            }
         }
     }
 
@@ -93,7 +101,7 @@ impl Plan {
         timeout(CONNECT_WITHIN, heard).await.ok()?.ok().flatten()
     }
 
-    async fn open(&self, host: &str, port: u16, name: &str) -> lapin::Result<Connection> {
+    async fn open(&self, host: &str, port: u16, name: &str, socket: Socket) -> lapin::Result<Connection> {
         let userinfo = AMQPUserInfo { username: self.username.clone(), password: self.password.expose().to_owned() };
         let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
         let uri = AMQPUri {
@@ -111,6 +119,9 @@ impl Plan {
             async move |_, runtime| {
                 let addresses: Vec<_> = tokio::net::lookup_host((&*host, port)).await?.collect();
                 let stream = AsyncTcpStream::connect(&runtime, &addresses[..]).await?;
+                if let AsyncTcpStream::Plain(stream) = &stream {
+                    socket.keep(stream.get_ref())?;
+                }
                 match &tls {
                     Some(tls) => Ok(stream.into_rustls(&RustlsConnector::from(tls.clone()), &host).await?),
                     None => Ok(stream),

@@ -9,6 +9,8 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 /// AMQP's codes for what concerns us.
 const ACCESS_REFUSED: u16 = 403;
+/// There is no such queue or exchange.
+pub const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
@@ -203,6 +205,14 @@ impl Trouble {
             }
             _ => Self::Unreachable { node, why: error.to_string() },
         }
+    }
+}
+
+/// AMQP's code of an error, if it has one.
+pub fn code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
     }
 }
 
