@@ -23,9 +23,6 @@ use tokio_util::task::TaskTracker;
 use super::{Inner, link::Live};
 use crate::broker::Error;
 
-/// Messages that may be on their way to this node at once; when they have come, the next are asked for.
-const WAVE: u16 = 256;
-
 /// When nothing has come for so long, the server is asked whether anything is left.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -46,6 +43,11 @@ pub struct Passes {
 }
 
 impl Passes {
+    /// Keeps passes from beginning; `None`: one is under way.
+    pub fn turn_now(&self) -> Option<OwnedMutexGuard<()>> {
+        self.turn.clone().try_lock_owned().ok()
+    }
+
     /// Waits until what passes held is back.
     pub async fn end(&self) {
         self.endings.close();
@@ -57,7 +59,7 @@ impl Passes {
 pub struct Pass {
     live: Live,
     channel: Channel,
-    /// Full ones, each of which holds a wave.
+    /// One for each queue that was looked into.
     consumers: Vec<Consumer>,
     /// The queues that were looked into.
     queues: Vec<String>,
@@ -88,7 +90,8 @@ impl Pass {
         ready(&self.channel, queue).await
     }
 
-    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough.
+    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough. To be called once for a queue:
+    /// what several consumers of it hold comes back in no order (measured).
     pub async fn look(
         &mut self,
         queue: &str,
@@ -96,57 +99,38 @@ impl Pass {
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut left = self.ready(queue).await?;
+        if left == 0 {
+            return Ok(());
+        }
         self.queues.push(queue.to_owned());
         self.there += left;
-        let mut seen = 0;
+        let mut consumer = self.consume(queue, most).await?;
+        let (mut seen, mut heard) = (0, Instant::now());
         while seen < most && left > 0 {
-            let wave = u16::try_from(most - seen).unwrap_or(WAVE).min(WAVE);
-            let (came, flow) = self.wave(queue, wave, left, &mut each).await?;
-            if flow.is_break() {
-                break;
-            }
-            seen += came;
-            left = self.ready(queue).await?;
-        }
-        Ok(())
-    }
-
-    async fn wave(
-        &mut self,
-        queue: &str,
-        wave: u16,
-        left: usize,
-        each: &mut impl FnMut(Message) -> ControlFlow<()>,
-    ) -> Result<(usize, ControlFlow<()>), Error> {
-        let left = left.min(wave.into());
-        let mut consumer = self.consume(queue, wave).await?;
-        let (mut came, mut heard) = (0, Instant::now());
-        let flow = loop {
-            if came >= left {
-                break ControlFlow::Continue(());
-            }
             match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => {
-                    (came, heard) = (came + 1, Instant::now());
+                    (seen, left, heard) = (seen + 1, left - 1, Instant::now());
                     if each(message).is_break() {
-                        break ControlFlow::Break(());
+                        break;
                     }
                 }
                 Ok(Some(Err(error))) => return Err(unseen(&error)),
                 Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
                 // Somebody else has taken the rest.
-                Err(_) if self.ready(queue).await? == 0 => break ControlFlow::Break(()),
+                Err(_) if self.ready(queue).await? == 0 => break,
                 Err(_) if heard.elapsed() > SILENT_MAX => return Err(silent()),
                 Err(_) => {}
             }
-        };
+        }
         self.consumers.push(consumer);
-        Ok((came, flow))
+        Ok(())
     }
 
-    async fn consume(&self, queue: &str, many: u16) -> Result<Consumer, Error> {
+    async fn consume(&self, queue: &str, most: usize) -> Result<Consumer, Error> {
+        // 0: as many as there are.
+        let prefetch = u16::try_from(most).unwrap_or(0);
         let open = async {
-            self.channel.basic_qos(many, BasicQosOptions::default()).await?;
+            self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
             self.channel.basic_consume(queue.into(), "".into(), options, arguments).await
         };

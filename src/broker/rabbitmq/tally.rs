@@ -28,8 +28,9 @@ pub(super) struct Tally {
 impl Tally {
     /// Asks for all queues; declared passively, for that takes no message out of them.
     pub async fn ask(&self, inner: &Arc<Inner>) -> Result<(), Error> {
-        // Nobody to ask: the numbers stay as they were.
+        // Nobody to ask, or a pass holds some of it: the numbers stay as they were.
         let Some(live) = inner.link.consume().live() else { return Ok(()) };
+        let Some(_turn) = inner.passes.turn_now() else { return Ok(()) };
         let mut current = self.channel.lock().await;
         let is_usable =
             |(generation, channel): &(u64, Channel)| *generation == live.generation && channel.status().connected();
