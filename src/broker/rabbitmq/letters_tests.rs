@@ -206,6 +206,20 @@ async fn a_letter_that_was_looked_at_too_often_begins_anew() {
     assert_eq!((letter.parked_at, letter.reason()), (Some(Timestamp(7)), "why"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_waits_for_the_look_of_another() {
+    let place = Place::new();
+    let (broker, beside) = (place.rabbitmq(Setup::default()).await, place.beside());
+    let other = beside.rabbitmq(Setup::default()).await;
+    for message in ["1", "2", "3"] {
+        park(&broker, message).await;
+    }
+    let held = broker.hold("e1").await.unwrap().unwrap();
+    let looking = tokio::spawn(async move { ids(&other).await });
+    held.discard().await.unwrap();
+    assert_eq!(looking.await.unwrap(), ["e2", "e3"], "all that is left, not what was left over");
+}
+
 /// Two who look at once see the same: one waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_look_at_once_wait_for_each_other() {

@@ -1,8 +1,10 @@
 //! A look into queues that nobody has to have in order: all that lies there is taken without an acknowledgement, and the
 //! channel closed, so that all of it comes back as it lay. RabbitMQ has no other way to look into a queue.
 //!
-//! One pass at a time: what one holds another does not see. Whatever happens to who looks (he gives up, his node dies),
-//! the channel ends with him.
+//! One pass at a time: what one holds another does not see. A node waits for its own; another node's it notices by its
+//! consumer, as far as the two do not begin in the same moment. Dead letters have consumers all the time, and what those
+//! hold is not seen: it is judged within moments. Whatever happens to who looks (he gives up, his node dies), the channel
+//! ends with him.
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -34,6 +36,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a server may take to put back what a closed channel held; some of it may go elsewhere at once.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long another node's pass is waited for.
+const OTHERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whose turn it is, and the ends of passes.
 #[derive(Default)]
@@ -67,6 +72,8 @@ pub struct Pass {
     there: usize,
     turn: Option<OwnedMutexGuard<()>>,
     endings: TaskTracker,
+    /// The queue that others consume from.
+    dead: String,
 }
 
 impl Pass {
@@ -77,7 +84,8 @@ impl Pass {
         let opened = timeout(ANSWERS_WITHIN, live.connection.create_channel()).await;
         let channel = opened.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
         let (consumers, queues, endings) = (Vec::new(), Vec::new(), inner.passes.endings.clone());
-        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings })
+        let dead = inner.topology.name("dead");
+        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings, dead })
     }
 
     /// The connection it goes through.
@@ -87,7 +95,7 @@ impl Pass {
 
     /// How much of a queue is in nobody's hand.
     pub async fn ready(&self, queue: &str) -> Result<usize, Error> {
-        ready(&self.channel, queue).await
+        Ok(declared(&self.channel, queue).await?.0)
     }
 
     /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough. To be called once for a queue:
@@ -98,6 +106,7 @@ impl Pass {
         most: usize,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        self.alone(queue).await?;
         let mut left = self.ready(queue).await?;
         if left == 0 {
             return Ok(());
@@ -123,6 +132,15 @@ impl Pass {
             }
         }
         self.consumers.push(consumer);
+        Ok(())
+    }
+
+    /// Waits a while for another node's pass.
+    async fn alone(&self, queue: &str) -> Result<(), Error> {
+        let began = Instant::now();
+        while queue != self.dead && declared(&self.channel, queue).await?.1 > 0 && began.elapsed() < OTHERS_WITHIN {
+            sleep(Duration::from_millis(50)).await;
+        }
         Ok(())
     }
 
@@ -187,7 +205,7 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     loop {
         let mut are_back = 0;
         for queue in queues {
-            let Ok(ready) = ready(&channel, queue).await else { return };
+            let Ok((ready, _)) = declared(&channel, queue).await else { return };
             are_back += ready;
         }
         if are_back >= there {
@@ -198,11 +216,12 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     let _ = channel.close(200, "back".into()).await;
 }
 
-async fn ready(channel: &Channel, queue: &str) -> Result<usize, Error> {
+/// How much of a queue is ready, and how many consume from it.
+async fn declared(channel: &Channel, queue: &str) -> Result<(usize, u32), Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let queue = timeout(ANSWERS_WITHIN, declared).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
-    Ok(usize::try_from(queue.message_count()).unwrap_or(usize::MAX))
+    let declaring = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let queue = timeout(ANSWERS_WITHIN, declaring).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
+    Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
 }
 
 fn silent() -> Error {
