@@ -17,7 +17,7 @@ use super::{
 use crate::{
     broker::{
         Broker, Error, Lane, Letters, Queue, SpoolConfig, Standing, Whose,
-        contract::{Setup, tools::*},
+        contract::{Setup, assert_none_is_lost, tools::*},
         letters::{Content, FOREIGN, Page, Which},
     },
     domain::{ids::UserId, job::Kind, time::Timestamp},
@@ -204,6 +204,31 @@ async fn a_letter_that_was_looked_at_too_often_begins_anew() {
     }
     let letter = broker.letter("eworn").await.unwrap().unwrap();
     assert_eq!((letter.parked_at, letter.reason()), (Some(Timestamp(7)), "why"));
+}
+
+/// As a node that dies: nothing it has begun comes to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_during_replays_lose_nothing() {
+    const MANY: usize = 9;
+    let place = Place::new();
+    let mut broker = place.rabbitmq(Setup::default()).await;
+    for n in 0..MANY {
+        park(&broker, &n.to_string()).await;
+    }
+    broker.hold("e0").await.unwrap().unwrap().replay().await.unwrap();
+    for n in 1..MANY {
+        let held = broker.hold(&format!("e{n}")).await.unwrap().expect("it lies there");
+        let replaying = tokio::spawn(held.replay());
+        for _ in 0..n * 8 {
+            tokio::task::yield_now().await;
+        }
+        broker.inner.link.close().await;
+        // Whatever it says, the letter is somewhere.
+        let _ = replaying.await;
+        drop(broker);
+        broker = place.rabbitmq(Setup::default()).await;
+    }
+    assert_none_is_lost(&place, MANY).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
