@@ -55,10 +55,9 @@ async fn letters_are_seen_replayed_and_discarded(config: &str) {
     let (_, of_one) = ask(&scene, Method::GET, "?conversation=b&limit=1", "looks").await;
     assert_eq!(of_one["letters"][0]["message_id"], *gone, "{of_one}");
     let (_, shown) = ask(&scene, Method::GET, &format!("/{again}"), "looks").await;
-    assert_eq!(
-        (&shown["message"]["text"], &shown["tries"], &shown["replay"]),
-        (&"my secret words".into(), &4.into(), &0.into())
-    );
+    let text = shown["message"]["text"].as_str().unwrap_or_default();
+    assert!(text.starts_with("my secret words"), "{shown}");
+    assert_eq!((&shown["tries"], &shown["replay"]), (&4.into(), &0.into()));
     for (method, path) in [(Method::POST, format!("/{again}/replay")), (Method::DELETE, format!("/{again}"))] {
         assert_eq!(ask(&scene, method, &path, "looks").await.0, 403, "a viewer looks, and does not act");
     }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use rusqlite::Connection;
 use tidegate::simulate::zendesk::Holder;
 
-use crate::support::{SOON, Scene, eventually};
+use crate::support::{SOON, Scene, eventually, rabbitmq};
 
 /// One message for each place where words can lie, of customers who are removed and of customers who stay.
 /// How it gets there, and how that shows.
@@ -92,4 +92,49 @@ async fn the_words_of_a_removed_customer_are_nowhere_and_others_are_untouched() 
     scene.daemon.restart("").await;
     let delayed = scene.daemon.admin(&format!("/admin/messages/{}", staying[1])).await;
     assert_eq!((&delayed["standing"], &delayed["tries"]), (&"delayed".into(), &1.into()), "{delayed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_customer_is_removed_from_rabbitmq_and_others_are_untouched() {
+    let (address, prefix) = rabbitmq::shared();
+    let config = format!(
+        "[retry]\nbase = '300s'\n[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\n\
+         password = 'guest'\nprefix = '{prefix}'\npartitions = 2\n"
+    );
+    let scene = Scene::with(&config).await;
+    let mut messages = Vec::new();
+    // Parked, and waiting for its next try.
+    for (place, how, pointer, expected) in
+        [("parked", "[[ai:refuse]]", "outcome", "parked"), ("tried", "[[ai:400]]", "", "")]
+    {
+        for who in ["stays", "gone"] {
+            let message = scene.say(&format!("{who} {place}"), &format!("{how} {}", words(who, place))).await;
+            if !pointer.is_empty() {
+                eventually("it is parked", SOON, async || {
+                    scene.daemon.admin(&format!("/admin/messages/{message}")).await[pointer] == expected
+                })
+                .await;
+            }
+            messages.push(message);
+        }
+    }
+    let delayed = async || scene.daemon.admin("/admin/queues").await["chat"]["delayed"] == 2;
+    eventually("both wait for their next try", SOON, delayed).await;
+    for place in ["parked", "tried"] {
+        assert!(scene.zendesk.remove_user(&format!("gone {place}")).await);
+    }
+    for gone in [&messages[1], &messages[3]] {
+        eventually("it is discarded", SOON, async || {
+            scene.daemon.admin(&format!("/admin/messages/{gone}")).await["outcome"] == "discarded"
+        })
+        .await;
+    }
+    let left = scene.daemon.admin("/admin/dead-letters").await;
+    let left: Vec<_> = left["letters"].as_array().into_iter().flatten().map(|it| it["message_id"].clone()).collect();
+    assert_eq!(left, [messages[0].as_str()]);
+    let counted = async || {
+        let chat = scene.daemon.admin("/admin/queues").await["chat"].clone();
+        (&chat["parked"], &chat["delayed"]) == (&1.into(), &1.into())
+    };
+    eventually("the one who stays is where they were", SOON, counted).await;
 }

@@ -222,7 +222,7 @@ async fn give_up_after<T>(polls: usize, work: impl Future<Output = T>) -> Option
 }
 
 /// Says that each of these is parked as it was, or ready in its next life.
-async fn assert_none_is_lost(factory: &dyn Factory, many: usize) {
+pub(in crate::broker) async fn assert_none_is_lost(factory: &dyn Factory, many: usize) {
     let broker = factory.open(Setup::default()).await;
     let parked = listed(&*factory.letters(), &Which::default(), 100).await;
     assert!(parked.iter().all(|letter| letter.replay == 0 && letter.reason() == "why"));

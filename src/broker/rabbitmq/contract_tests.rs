@@ -46,6 +46,11 @@ impl Place {
         Self { config, folder: tempfile::tempdir().unwrap(), open: Mutex::new(None) }
     }
 
+    /// Another node's place on the same queues.
+    pub fn beside(&self) -> Self {
+        Self { config: self.config.clone(), folder: tempfile::tempdir().unwrap(), open: Mutex::new(None) }
+    }
+
     pub async fn rabbitmq(&self, setup: Setup) -> Arc<Rabbitmq> {
         let before = self.open.lock().take();
         if let Some((before, mut rounds)) = before {

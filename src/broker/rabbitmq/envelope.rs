@@ -33,6 +33,9 @@ const REASON: &str = "x-last-error";
 const PARKED_FOR: &str = "x-parked-reason";
 const PARKED_AT: &str = "x-parked-at";
 
+/// Set by the server.
+const DELIVERIES: &str = "x-delivery-count";
+
 /// What a message carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -182,6 +185,23 @@ pub fn letter(properties: &BasicProperties, body: &[u8], standing: Standing) -> 
         reason: envelope.reason,
         parked_at: envelope.parked_at.filter(|_| standing == Standing::Parked),
     }
+}
+
+/// The same message as it lies there, to be published once more: how often the server has delivered it is counted anew.
+pub fn as_it_lies(properties: &BasicProperties) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(|headers| headers.inner()) {
+        if name.as_str() != DELIVERIES {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    properties.clone().with_delivery_mode(PERSISTENT).with_headers(headers)
+}
+
+/// How often the server has delivered it before.
+pub fn deliveries(properties: &BasicProperties) -> i64 {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    headers.and_then(|headers| headers.get(DELIVERIES)).and_then(number).unwrap_or_default()
 }
 
 /// When a message was parked, whatever it is.

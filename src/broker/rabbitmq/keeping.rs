@@ -28,27 +28,48 @@ const BROUGHT_BYTES_MAX: usize = 32 << 20;
 impl Inner {
     /// Throws away parked letters that have outlived their retention. How they ended was recorded when they were parked.
     pub(super) async fn tidy(&self) -> Result<(), Error> {
+        let mut gone = 0;
+        // Mostly the first is young already, and the others need not come.
+        for most in [1, TIDIED_MAX] {
+            // Nobody to ask.
+            if self.link.consume().live().is_none() {
+                break;
+            }
+            let (old, is_behind_them_all) = self.tidy_some(most).await?;
+            gone += old;
+            if is_behind_them_all {
+                break;
+            }
+        }
+        if gone > 0 {
+            tracing::info!(letters = gone, "parked letters have outlived retention.parked and are gone");
+        }
+        Ok(())
+    }
+
+    /// How many of the first ones have gone, and whether one was seen that is to stay.
+    async fn tidy_some(&self, most: usize) -> Result<(usize, bool), Error> {
         let before = self.clock.now().before(self.parked_for);
         let mut pass = Pass::begin(self).await?;
-        let mut old = Vec::new();
+        let (mut old, mut young) = (Vec::new(), false);
         let each = |message: Message| match envelope::parked_at(&message.properties) {
             Some(at) if at < before => {
                 old.push(message.acker);
                 ControlFlow::Continue(())
             }
             // They lie there in the order in which they were parked.
-            Some(_) => ControlFlow::Break(()),
+            Some(_) => {
+                young = true;
+                ControlFlow::Break(())
+            }
             None => ControlFlow::Continue(()),
         };
-        pass.look(&self.topology.name("parked"), TIDIED_MAX, each).await?;
+        pass.look(&self.topology.name("parked"), most, each).await?;
         for acker in &old {
             pass.acknowledge(acker).await?;
         }
         pass.end().await;
-        if !old.is_empty() {
-            tracing::info!(letters = old.len(), "parked letters have outlived retention.parked and are gone");
-        }
-        Ok(())
+        Ok((old.len(), young))
     }
 
     /// Publishes what lies among the unrouted messages to where it belongs.

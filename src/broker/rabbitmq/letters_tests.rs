@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::BasicProperties;
+use lapin::{BasicProperties, types::AMQPValue};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     broker::{
         Broker, Error, Lane, Letters, Queue, SpoolConfig, Standing, Whose,
-        contract::{Setup, tools::*},
+        contract::{Setup, assert_none_is_lost, tools::*},
         letters::{Content, FOREIGN, Page, Which},
     },
     domain::{ids::UserId, job::Kind, time::Timestamp},
@@ -187,6 +187,64 @@ async fn a_customer_is_removed_from_the_spool() {
     assert!(removal::in_spool(&spool, &whose).await.unwrap().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_was_looked_at_too_often_begins_anew() {
+    let place = Place::new();
+    let broker = place.rabbitmq(Setup::default()).await;
+    let letter = Envelope::new(Arc::new(job("worn", "c")), Lane::Chat).parked("why".into(), Timestamp(7));
+    let properties = letter.properties();
+    let mut headers = properties.headers().clone().unwrap();
+    // The server says nothing itself with the first delivery.
+    headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(500_001));
+    put(&broker, "dlx", "parked", properties.with_headers(headers), &letter.body()).await;
+    park(&broker, "fresh").await;
+    assert_eq!(ids(&broker).await, ["eworn", "efresh"]);
+    for _ in 0..2 {
+        assert_eq!(ids(&broker).await, ["efresh", "eworn"], "once");
+    }
+    let letter = broker.letter("eworn").await.unwrap().unwrap();
+    assert_eq!((letter.parked_at, letter.reason()), (Some(Timestamp(7)), "why"));
+}
+
+/// As a node that dies: nothing it has begun comes to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_during_replays_lose_nothing() {
+    const MANY: usize = 9;
+    let place = Place::new();
+    let mut broker = place.rabbitmq(Setup::default()).await;
+    for n in 0..MANY {
+        park(&broker, &n.to_string()).await;
+    }
+    broker.hold("e0").await.unwrap().unwrap().replay().await.unwrap();
+    for n in 1..MANY {
+        let held = broker.hold(&format!("e{n}")).await.unwrap().expect("it lies there");
+        let replaying = tokio::spawn(held.replay());
+        for _ in 0..n * 8 {
+            tokio::task::yield_now().await;
+        }
+        broker.inner.link.close().await;
+        // Whatever it says, the letter is somewhere.
+        let _ = replaying.await;
+        drop(broker);
+        broker = place.rabbitmq(Setup::default()).await;
+    }
+    assert_none_is_lost(&place, MANY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_waits_for_the_look_of_another() {
+    let place = Place::new();
+    let (broker, beside) = (place.rabbitmq(Setup::default()).await, place.beside());
+    let other = beside.rabbitmq(Setup::default()).await;
+    for message in ["1", "2", "3"] {
+        park(&broker, message).await;
+    }
+    let held = broker.hold("e1").await.unwrap().unwrap();
+    let looking = tokio::spawn(async move { ids(&other).await });
+    held.discard().await.unwrap();
+    assert_eq!(looking.await.unwrap(), ["e2", "e3"], "all that is left, not what was left over");
+}
+
 /// Two who look at once see the same: one waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_look_at_once_wait_for_each_other() {
@@ -199,7 +257,7 @@ async fn those_who_look_at_once_wait_for_each_other() {
     let looks = (0..4).map(|_| async { broker.list(&Which::default(), &Page { after: None, limit: 1_000 }).await });
     for seen in futures_util::future::join_all(looks).await {
         let seen: Vec<String> = seen.unwrap().letters.into_iter().map(|letter| letter.id).collect();
-        assert_eq!(seen, (0..700).map(|n| format!("e{n}")).collect::<Vec<_>>(), "more than one wave, in order");
+        assert_eq!(seen, (0..700).map(|n| format!("e{n}")).collect::<Vec<_>>(), "all of it, in order, again and again");
     }
     assert!(timeout(Duration::from_millis(50), broker.take(Queue::Dead, 1)).await.is_err(), "none is dead");
 }

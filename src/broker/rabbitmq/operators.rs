@@ -14,6 +14,8 @@ use super::{
     Inner, Rabbitmq,
     envelope::{self, Envelope},
     pass::Pass,
+    publisher::Outgoing,
+    topology::DELIVERY_LIMIT,
 };
 use crate::{
     broker::{
@@ -27,6 +29,10 @@ use crate::{
 const LOOKED_AT_MAX: usize = 10_000;
 const LOOKED_AT_BYTES_MAX: usize = 32 << 20;
 
+/// A letter that was delivered so often is published anew: a list that is shown every few seconds for weeks must not
+/// bring it to the limit.
+const DELIVERIES_MAX: i64 = DELIVERY_LIMIT / 2;
+
 /// The queues of letters, in the order of lists.
 const KINDS: [(Standing, &str); 2] = [(Standing::Dead, "dead"), (Standing::Parked, "parked")];
 
@@ -34,7 +40,7 @@ const KINDS: [(Standing, &str); 2] = [(Standing::Dead, "dead"), (Standing::Parke
 impl Letters for Rabbitmq {
     async fn list(&self, which: &Which, page: &Page) -> Result<Listing, Error> {
         let after = page.after.as_deref().map(|after| Place::parse(after).ok_or(Error::NoSuchPlace)).transpose()?;
-        let (mut letters, mut beyond) = (Vec::new(), false);
+        let (mut letters, mut worn, mut beyond) = (Vec::new(), Vec::new(), false);
         let mut pass = Pass::begin(&self.inner).await?;
         for (standing, queue) in KINDS {
             if !which.stands(standing) || after.as_ref().is_some_and(|after| after.is_behind(standing)) {
@@ -44,11 +50,15 @@ impl Letters for Rabbitmq {
             let each = |message: Message| {
                 (messages, bytes) = (messages + 1, bytes + message.data.len());
                 letters.push(envelope::letter(&message.properties, &message.data, standing));
+                if envelope::deliveries(&message.properties) > DELIVERIES_MAX {
+                    worn.push((queue, message));
+                }
                 beyond |= messages == LOOKED_AT_MAX || bytes > LOOKED_AT_BYTES_MAX;
                 if bytes > LOOKED_AT_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             pass.look(&self.inner.topology.name(queue), LOOKED_AT_MAX, each).await?;
         }
+        renew(&self.inner, &mut pass, worn).await?;
         pass.end().await;
         let first = after.map_or(0, |after| after.first_behind(&letters));
         let mut meant: Vec<Letter> = letters.into_iter().skip(first).filter(|letter| which.means(letter)).collect();
@@ -69,6 +79,17 @@ impl Letters for Rabbitmq {
         let in_hand = InHand { inner: self.inner.clone(), pass, acker: found.acker, envelope: found.envelope };
         Ok(Some(Held::new(found.letter, Box::new(in_hand))))
     }
+}
+
+/// Begins anew with letters that were looked at so often that the server would soon throw them away.
+async fn renew(inner: &Inner, pass: &mut Pass, worn: Vec<(&'static str, Message)>) -> Result<(), Error> {
+    for (queue, message) in worn {
+        let properties = envelope::as_it_lies(&message.properties);
+        let (exchange, key) = (inner.topology.name("dlx"), queue.to_owned());
+        inner.publisher.publish(Outgoing { exchange, key, properties, body: message.data }).await?;
+        pass.acknowledge(&message.acker).await?;
+    }
+    Ok(())
 }
 
 struct Found {

@@ -1,8 +1,10 @@
 //! A look into queues that nobody has to have in order: all that lies there is taken without an acknowledgement, and the
 //! channel closed, so that all of it comes back as it lay. RabbitMQ has no other way to look into a queue.
 //!
-//! One pass at a time: what one holds another does not see. Whatever happens to who looks (he gives up, his node dies),
-//! the channel ends with him.
+//! One pass at a time: what one holds another does not see. A node waits for its own; another node's it notices by its
+//! consumer, as far as the two do not begin in the same moment. Dead letters have consumers all the time, and what those
+//! hold is not seen: it is judged within moments. Whatever happens to who looks (he gives up, his node dies), the channel
+//! ends with him.
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -23,9 +25,6 @@ use tokio_util::task::TaskTracker;
 use super::{Inner, link::Live};
 use crate::broker::Error;
 
-/// Messages that may be on their way to this node at once; when they have come, the next are asked for.
-const WAVE: u16 = 256;
-
 /// When nothing has come for so long, the server is asked whether anything is left.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -38,6 +37,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a server may take to put back what a closed channel held; some of it may go elsewhere at once.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long another node's pass is waited for.
+const OTHERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Whose turn it is, and the ends of passes.
 #[derive(Default)]
 pub struct Passes {
@@ -46,6 +48,11 @@ pub struct Passes {
 }
 
 impl Passes {
+    /// Keeps passes from beginning; `None`: one is under way.
+    pub fn turn_now(&self) -> Option<OwnedMutexGuard<()>> {
+        self.turn.clone().try_lock_owned().ok()
+    }
+
     /// Waits until what passes held is back.
     pub async fn end(&self) {
         self.endings.close();
@@ -57,7 +64,7 @@ impl Passes {
 pub struct Pass {
     live: Live,
     channel: Channel,
-    /// Full ones, each of which holds a wave.
+    /// One for each queue that was looked into.
     consumers: Vec<Consumer>,
     /// The queues that were looked into.
     queues: Vec<String>,
@@ -65,6 +72,8 @@ pub struct Pass {
     there: usize,
     turn: Option<OwnedMutexGuard<()>>,
     endings: TaskTracker,
+    /// The queue that others consume from.
+    dead: String,
 }
 
 impl Pass {
@@ -75,7 +84,8 @@ impl Pass {
         let opened = timeout(ANSWERS_WITHIN, live.connection.create_channel()).await;
         let channel = opened.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
         let (consumers, queues, endings) = (Vec::new(), Vec::new(), inner.passes.endings.clone());
-        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings })
+        let dead = inner.topology.name("dead");
+        Ok(Self { live, channel, consumers, queues, there: 0, turn: Some(turn), endings, dead })
     }
 
     /// The connection it goes through.
@@ -85,68 +95,60 @@ impl Pass {
 
     /// How much of a queue is in nobody's hand.
     pub async fn ready(&self, queue: &str) -> Result<usize, Error> {
-        ready(&self.channel, queue).await
+        Ok(declared(&self.channel, queue).await?.0)
     }
 
-    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough.
+    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough. To be called once for a queue:
+    /// what several consumers of it hold comes back in no order (measured).
     pub async fn look(
         &mut self,
         queue: &str,
         most: usize,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        self.alone(queue).await?;
         let mut left = self.ready(queue).await?;
+        if left == 0 {
+            return Ok(());
+        }
         self.queues.push(queue.to_owned());
         self.there += left;
-        let mut seen = 0;
+        let mut consumer = self.consume(queue, most).await?;
+        let (mut seen, mut heard) = (0, Instant::now());
         while seen < most && left > 0 {
-            let wave = u16::try_from(most - seen).unwrap_or(WAVE).min(WAVE);
-            let (came, flow) = self.wave(queue, wave, left, &mut each).await?;
-            if flow.is_break() {
-                break;
-            }
-            seen += came;
-            left = self.ready(queue).await?;
-        }
-        Ok(())
-    }
-
-    async fn wave(
-        &mut self,
-        queue: &str,
-        wave: u16,
-        left: usize,
-        each: &mut impl FnMut(Message) -> ControlFlow<()>,
-    ) -> Result<(usize, ControlFlow<()>), Error> {
-        let left = left.min(wave.into());
-        let mut consumer = self.consume(queue, wave).await?;
-        let (mut came, mut heard) = (0, Instant::now());
-        let flow = loop {
-            if came >= left {
-                break ControlFlow::Continue(());
-            }
             match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => {
-                    (came, heard) = (came + 1, Instant::now());
+                    (seen, left, heard) = (seen + 1, left - 1, Instant::now());
                     if each(message).is_break() {
-                        break ControlFlow::Break(());
+                        break;
                     }
                 }
                 Ok(Some(Err(error))) => return Err(unseen(&error)),
                 Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
                 // Somebody else has taken the rest.
-                Err(_) if self.ready(queue).await? == 0 => break ControlFlow::Break(()),
+                Err(_) if self.ready(queue).await? == 0 => break,
                 Err(_) if heard.elapsed() > SILENT_MAX => return Err(silent()),
                 Err(_) => {}
             }
-        };
+        }
         self.consumers.push(consumer);
-        Ok((came, flow))
+        Ok(())
     }
 
-    async fn consume(&self, queue: &str, many: u16) -> Result<Consumer, Error> {
+    /// Waits a while for another node's pass.
+    async fn alone(&self, queue: &str) -> Result<(), Error> {
+        let began = Instant::now();
+        while queue != self.dead && declared(&self.channel, queue).await?.1 > 0 && began.elapsed() < OTHERS_WITHIN {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    async fn consume(&self, queue: &str, most: usize) -> Result<Consumer, Error> {
+        // 0: as many as there are.
+        let prefetch = u16::try_from(most).unwrap_or(0);
         let open = async {
-            self.channel.basic_qos(many, BasicQosOptions::default()).await?;
+            self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
             self.channel.basic_consume(queue.into(), "".into(), options, arguments).await
         };
@@ -203,7 +205,7 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     loop {
         let mut are_back = 0;
         for queue in queues {
-            let Ok(ready) = ready(&channel, queue).await else { return };
+            let Ok((ready, _)) = declared(&channel, queue).await else { return };
             are_back += ready;
         }
         if are_back >= there {
@@ -214,11 +216,12 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     let _ = channel.close(200, "back".into()).await;
 }
 
-async fn ready(channel: &Channel, queue: &str) -> Result<usize, Error> {
+/// How much of a queue is ready, and how many consume from it.
+async fn declared(channel: &Channel, queue: &str) -> Result<(usize, u32), Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let queue = timeout(ANSWERS_WITHIN, declared).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
-    Ok(usize::try_from(queue.message_count()).unwrap_or(usize::MAX))
+    let declaring = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let queue = timeout(ANSWERS_WITHIN, declaring).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
+    Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
 }
 
 fn silent() -> Error {

@@ -42,8 +42,9 @@ impl Tally {
     }
 
     async fn count(&self, inner: &Inner) -> Result<(), Error> {
-        // Nobody to ask: the numbers stay as they were.
+        // Nobody to ask, or a pass holds some of it: the numbers stay as they were.
         let Some(live) = inner.link.consume().live() else { return Ok(()) };
+        let Some(_turn) = inner.passes.turn_now() else { return Ok(()) };
         let mut current = self.channel.lock().await;
         let is_usable =
             |(generation, channel): &(u64, Channel)| *generation == live.generation && channel.status().connected();

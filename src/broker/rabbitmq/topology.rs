@@ -24,9 +24,10 @@ use crate::{
     domain::ids::ConversationId,
 };
 
-/// Never reached: each lost connection raises a message's count, so it is no measure of failures (design rule 6). Absent
+/// Never reached: each lost connection and each look raises a message's count (`operators.rs` begins anew in time), so it is
+/// no measure of failures (design rule 6). Absent
 /// it would be 20 from RabbitMQ 4.0 on; -1 would move returned messages to the back of their queue.
-const DELIVERY_LIMIT: i64 = 1_000_000;
+pub const DELIVERY_LIMIT: i64 = 1_000_000;
 
 /// The pauses for which there is a queue each. A pause is waited for in the longest tier that is not longer; whoever
 /// receives it waits for the rest.
