@@ -56,6 +56,11 @@ pub trait Upkeep: Send + Sync {
         None
     }
 
+    /// Of those the messages that stay there, because they are larger than the broker takes.
+    fn oversized(&self) -> u64 {
+        0
+    }
+
     /// Tells which nodes answer conversations, `me` among them if this one does: the partitions are spread over them.
     fn spread(&self, me: &str, nodes: &[String]);
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel, Confirmation, ErrorKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -48,6 +48,9 @@ pub enum Unconfirmed {
     /// The server does not take it: a full queue, or an error of its own.
     #[error("RabbitMQ refused the message")]
     Refused,
+    /// It is larger than the server takes; sent again it would end the channel again.
+    #[error("the message is larger than RabbitMQ's max_message_size")]
+    TooLarge,
     /// It leads nowhere.
     #[error("RabbitMQ has no queue for the message")]
     Unroutable,
@@ -56,12 +59,18 @@ pub enum Unconfirmed {
 /// Becomes the outcome of one publication.
 pub type Confirm = oneshot::Receiver<Result<(), Unconfirmed>>;
 
+/// Where the outcome of one publication goes.
+type Answer = oneshot::Sender<Result<(), Unconfirmed>>;
+
 /// The publisher.
 pub struct Publisher {
     line: Arc<Line>,
     confirm_timeout: Duration,
     channel: Mutex<Option<(u64, Channel)>>,
     in_flight: Arc<Semaphore>,
+    /// The largest body in bytes, once the server has told it, and the connection on which it did: somebody may raise it
+    /// and start the server anew.
+    body_max: Arc<parking_lot::Mutex<Option<(u64, usize)>>>,
     /// Messages the server gave back although their confirm said that all is well.
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
     tasks: TaskTracker,
@@ -75,7 +84,8 @@ impl Publisher {
         returned: mpsc::UnboundedSender<BasicReturnMessage>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self { line, confirm_timeout, channel: Mutex::default(), in_flight, returned, tasks: TaskTracker::new() }
+        let (channel, body_max, tasks) = Default::default();
+        Self { line, confirm_timeout, channel, in_flight, body_max, returned, tasks }
     }
 
     /// Sends all, in order, and returns their confirms. Waits only while too many are under way. What was sent is
@@ -99,7 +109,7 @@ impl Publisher {
         confirm.await.unwrap_or(Err(Unconfirmed::Lost))
     }
 
-    async fn send_batch(&self, batch: Vec<Outgoing>, answers: Vec<oneshot::Sender<Result<(), Unconfirmed>>>) {
+    async fn send_batch(&self, batch: Vec<Outgoing>, answers: Vec<Answer>) {
         let many = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         let Ok(permits) = self.in_flight.clone().acquire_many_owned(many).await else { return };
         // Held until the frames are written, so that batches do not mix and an order once given is kept.
@@ -108,7 +118,8 @@ impl Publisher {
             Ok(channel) => channel,
             Err(error) => return answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
         };
-        let line = self.line.clone();
+        let (batch, answers) = self.without_too_large(generation, batch, answers);
+        let (line, body_max) = (self.line.clone(), self.body_max.clone());
         let returned = self.returned.clone();
         let within = self.confirm_timeout;
         let (written, is_written) = oneshot::channel();
@@ -118,16 +129,26 @@ impl Publisher {
             let sent = join_all(batch.iter().map(|outgoing| send(&channel, outgoing))).await;
             let _ = written.send(());
             let followed = sent.into_iter().zip(&batch).zip(answers).map(|((sent, outgoing), answer)| {
-                let (line, returned) = (&line, &returned);
+                let (line, returned, body_max, channel) = (&line, &returned, &body_max, &channel);
                 async move {
+                    // A channel that the server has closed is opened anew, on the same connection.
+                    let mut is_useless = true;
                     let outcome = match sent {
                         Ok(confirm) => match timeout(within, confirm).await {
+                            Ok(Err(error)) if let Some(max) = told_max(&error) => {
+                                *body_max.lock() = Some((generation, max));
+                                is_useless = false;
+                                Err(if outgoing.body.len() > max { Unconfirmed::TooLarge } else { Unconfirmed::Lost })
+                            }
                             Ok(confirmation) => judge(confirmation, outgoing, returned),
                             Err(_) => Err(Unconfirmed::Lost),
                         },
-                        Err(_) => Err(Unconfirmed::Lost),
+                        Err(_) => {
+                            is_useless = channel.status().connected();
+                            Err(Unconfirmed::Lost)
+                        }
                     };
-                    if outcome == Err(Unconfirmed::Lost) {
+                    if outcome == Err(Unconfirmed::Lost) && is_useless {
                         line.give_up(generation);
                     }
                     // Who does not wait any more has taken care of it otherwise.
@@ -138,6 +159,22 @@ impl Publisher {
         });
         // A server that does not read holds up whoever comes next for no longer than it may take to confirm.
         let _ = timeout(within, is_written).await;
+    }
+
+    /// Answers for those the server is known not to take.
+    fn without_too_large(
+        &self,
+        generation: u64,
+        batch: Vec<Outgoing>,
+        answers: Vec<Answer>,
+    ) -> (Vec<Outgoing>, Vec<Answer>) {
+        let Some((_, max)) = self.body_max.lock().filter(|(told_on, _)| *told_on == generation) else {
+            return (batch, answers);
+        };
+        let (large, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().zip(answers).partition(|(outgoing, _)| outgoing.body.len() > max);
+        large.into_iter().for_each(|(_, answer)| drop(answer.send(Err(Unconfirmed::TooLarge))));
+        rest.into_iter().unzip()
     }
 
     async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(u64, Channel), Unconfirmed> {
@@ -166,6 +203,15 @@ async fn send(channel: &Channel, outgoing: &Outgoing) -> lapin::Result<lapin::Pu
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let (exchange, key) = (outgoing.exchange.as_str().into(), outgoing.key.as_str().into());
     channel.basic_publish(exchange, key, options, &outgoing.body, outgoing.properties.clone()).await
+}
+
+/// The largest body the server takes, if it closed the channel over one that is larger: `message size 30000 is larger than
+/// configured max size 20000`.
+fn told_max(error: &lapin::Error) -> Option<usize> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    let said = error.get_message().to_string();
+    let (_, max) = said.split_once("is larger than")?;
+    max.rsplit(' ').next()?.parse().ok()
 }
 
 fn judge(

@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,8 @@ pub struct Publishing {
     confirm_within: Duration,
     /// The server did not confirm in time; until it has taken something from the spool nobody waits for it.
     stalled: AtomicBool,
+    /// What lies in the spool and is larger than the server takes, as the last round found it.
+    oversized: AtomicU64,
     seen: Seen,
     tasks: TaskTracker,
 }
@@ -72,6 +74,7 @@ impl Publishing {
             enabled: config.enabled,
             confirm_within: config.confirm_within,
             stalled: AtomicBool::new(false),
+            oversized: AtomicU64::new(0),
             seen,
             tasks: TaskTracker::new(),
         })
@@ -85,6 +88,21 @@ impl Publishing {
     /// The spool, if messages may be added to it.
     pub fn open_spool(&self) -> Option<&Arc<Spool>> {
         self.spool.as_ref().filter(|_| self.enabled)
+    }
+
+    /// How many messages stay in the spool because RabbitMQ does not take what is so large.
+    pub fn oversized(&self) -> u64 {
+        self.oversized.load(Ordering::Relaxed)
+    }
+
+    /// A round has found so many.
+    fn note_oversized(&self, many: u64) {
+        if self.oversized.swap(many, Ordering::Relaxed) < many {
+            tracing::error!(
+                messages = many,
+                "RabbitMQ does not take messages that are so large; they stay in the spool until its max_message_size is raised and it is started again"
+            );
+        }
     }
 
     /// Waits for what is under way, but not longer than the slowest confirm may take.
@@ -177,7 +195,7 @@ impl Inner {
         if timeout(LOOK_FOR, spool.filled()).await.is_err() {
             return Ok(());
         }
-        let mut held_up = HashSet::new();
+        let (mut held_up, mut oversized) = (HashSet::new(), 0);
         let mut after = 0;
         for _ in 0..BATCHES_MAX {
             if !self.takes_messages() {
@@ -188,12 +206,13 @@ impl Inner {
             let Some(last) = batch.last() else { break };
             after = last.seq;
             let sendable = batch.into_iter().filter(|spooled| !held_up.contains(&spooled.place)).collect();
-            let broken = self.forward_batch(spool, sendable, &mut held_up).await?;
+            let broken = self.forward_batch(spool, sendable, &mut held_up, &mut oversized).await?;
             if broken {
                 break;
             }
         }
-        if !held_up.is_empty() {
+        self.publishing.note_oversized(oversized);
+        if !held_up.is_empty() || oversized > 0 {
             sleep(PAUSE).await;
         }
         Ok(())
@@ -205,6 +224,7 @@ impl Inner {
         spool: &Spool,
         batch: Vec<Spooled>,
         held_up: &mut HashSet<Place>,
+        oversized: &mut u64,
     ) -> Result<bool, Error> {
         let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
         let (mut safe, mut broken) = (Vec::new(), false);
@@ -212,6 +232,8 @@ impl Inner {
             match confirm.await.unwrap_or(Err(Unconfirmed::Lost)) {
                 Ok(()) if !held_up.contains(&spooled.place) => safe.push(spooled.seq),
                 Ok(()) => {}
+                // Whoever waited behind it would wait for ever: it alone stays.
+                Err(Unconfirmed::TooLarge) => *oversized += 1,
                 Err(why) => {
                     broken |= matches!(why, Unconfirmed::Away | Unconfirmed::Lost);
                     held_up.insert(spooled.place);

@@ -3,8 +3,13 @@
 //! A server takes ten seconds to start. Tests that do it no harm share one ([`shared`]), each under a prefix of its
 //! own; the others start theirs ([`Rabbit`]), or a [`Cluster`] of three.
 
+#[allow(clippy::duplicate_mod, reason = "in the library the tests of the broker and of the state are strangers")]
+#[path = "redis/certificates.rs"]
+mod certificates;
 #[path = "rabbitmq/cluster.rs"]
 mod cluster;
+#[path = "rabbitmq/definitions.rs"]
+mod definitions;
 
 use std::{
     fs,
@@ -22,7 +27,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub use self::cluster::Cluster;
+pub use self::{certificates::Certificates, cluster::Cluster, definitions::definitions};
 
 /// A loaded machine takes 40 s to boot one server, and 80 s for three of a cluster.
 const STARTS_WITHIN: Duration = Duration::from_secs(180);
@@ -144,6 +149,11 @@ impl Rabbit {
     /// Stops the process where it is, or lets it go on: it accepts connections and does not answer.
     pub fn freeze(&self, frozen: bool) {
         self.server.freeze(frozen);
+    }
+
+    /// Adds lines to its settings, for the next start.
+    pub fn configure(&self, lines: &str) {
+        self.server.configure(lines);
     }
 
     /// Runs `rabbitmqctl`, which takes seconds; what it prints.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::{Connection, Event};
+use lapin::{Connection, ErrorKind, Event, protocol::AMQPErrorKind};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -149,6 +149,8 @@ impl Line {
         let ends = async {
             while let Some(event) = events.next().await {
                 match event {
+                    // Whoever used the channel sees to it; the connection goes on.
+                    Event::Error(error) if is_of_a_channel(&error) => {}
                     Event::Error(error) => return error.to_string(),
                     Event::ConnectionBlocked(why) => {
                         tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
@@ -208,6 +210,14 @@ impl Line {
         };
         goodbye(&connection).await;
         Err(trouble)
+    }
+}
+
+/// The server closes a channel for some errors and the connection for others (AMQP 0-9-1, section 1.5.1).
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        _ => false,
     }
 }
 
