@@ -34,6 +34,7 @@ mod problems;
 mod quarantine;
 mod rabbitmq;
 mod rabbitmq_check;
+mod rabbitmq_faults;
 mod recorder;
 mod redis_link;
 mod removal;

@@ -44,6 +44,9 @@ const PORTS_TRIED: usize = 3;
 /// Debian's wrapper in /usr/sbin changes the user and the folder; these do not.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
+/// Where another Debian lies, whose RabbitMQ is to be used (`scripts/rabbitmq4`). Temporary folders must lie in it.
+const ROOT: &str = "TIDEGATE_TEST_RABBITMQ_ROOT";
+
 /// Reads the first line of its input, which ends with whoever holds the other end; then ends the server and its folder.
 const GUARDIAN: &str = "cat >/dev/null; kill -9 \"$1\" \"$2\" 2>/dev/null; rm -rf \"$3\"";
 
@@ -244,7 +247,15 @@ impl Server {
 
     fn command(&self, script: &str) -> Command {
         let place = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(Path::new(SCRIPTS).join(script));
+        let script = Path::new(SCRIPTS).join(script);
+        let mut command = match std::env::var_os(ROOT) {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(script);
+                command
+            }
+            None => Command::new(script),
+        };
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
