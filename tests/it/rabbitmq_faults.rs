@@ -75,6 +75,8 @@ async fn a_message_that_is_too_large_for_the_server_is_told_and_harms_nobody() {
     let told = async || readiness(&scene).await.1.contains("larger than RabbitMQ's max_message_size");
     eventually("it is told", SOON, told).await;
     assert_eq!(scene.daemon.metric("tidegate_spool_oversized_messages").await, 1.0);
+    let alone = async || scene.daemon.metric("tidegate_spool_messages").await < 1.5;
+    eventually("it waits alone", SOON, alone).await;
     let log = scene.daemon.log();
     assert!(log.contains("until its max_message_size is raised") && !log.contains("xxxx"), "the operator is told");
     rabbit.configure("max_message_size = 1000000\n");
