@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::{Broker, Standing, Upkeep};
 use crate::telemetry::{Clock, series::Labels};
 
-/// `tidegate_queue_messages{lane,state}`, `tidegate_queue_oldest_age_seconds{lane}` and `tidegate_spool_messages`, read when
-/// scraped.
+/// `tidegate_queue_messages{lane,state}`, `tidegate_queue_oldest_age_seconds{lane}`, `tidegate_spool_messages` and
+/// `tidegate_spool_oversized_messages`, read when scraped.
 pub struct Metrics {
     broker: Arc<dyn Broker>,
     upkeep: Arc<dyn Upkeep>,
@@ -54,6 +54,10 @@ impl Collector for Metrics {
         }
         let spool = "Messages on this node that RabbitMQ has not confirmed";
         let spool = encoder.encode_descriptor("tidegate_spool_messages", spool, None, MetricType::Gauge)?;
-        ConstGauge::new(self.upkeep.spooled().unwrap_or(0)).encode(spool)
+        ConstGauge::new(self.upkeep.spooled().unwrap_or(0)).encode(spool)?;
+        let oversized = "Messages that stay in the spool because they are larger than RabbitMQ takes";
+        let oversized =
+            encoder.encode_descriptor("tidegate_spool_oversized_messages", oversized, None, MetricType::Gauge)?;
+        ConstGauge::new(self.upkeep.oversized()).encode(oversized)
     }
 }

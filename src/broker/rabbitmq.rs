@@ -12,6 +12,8 @@ mod arrivals;
 #[cfg(test)]
 mod contract_tests;
 mod envelope;
+#[cfg(test)]
+mod faults_tests;
 mod keeping;
 mod lease;
 #[cfg(test)]
@@ -321,8 +323,16 @@ impl Upkeep for Rabbitmq {
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        let trouble = self.inner.link.trouble()?;
-        Some(Trouble { reason: trouble.to_string(), lasting: trouble.is_lasting() })
+        if let Some(trouble) = self.inner.link.trouble() {
+            return Some(Trouble { reason: trouble.to_string(), lasting: trouble.is_lasting() });
+        }
+        let many = self.oversized();
+        let reason = format!("{many} messages in the spool are larger than RabbitMQ's max_message_size");
+        (many > 0).then_some(Trouble { reason, lasting: false })
+    }
+
+    fn oversized(&self) -> u64 {
+        self.inner.publishing.oversized()
     }
 
     fn spooled(&self) -> Option<u64> {

@@ -65,6 +65,11 @@ pub trait Upkeep: Send + Sync {
         None
     }
 
+    /// Of those the messages that stay there, because they are larger than the broker takes.
+    fn oversized(&self) -> u64 {
+        0
+    }
+
     /// How many of them are of a lane.
     fn spooled_of(&self, _: Lane) -> Option<u64> {
         None

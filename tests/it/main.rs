@@ -37,6 +37,7 @@ mod rabbitmq;
 mod rabbitmq_ai_outage;
 mod rabbitmq_check;
 mod rabbitmq_cluster;
+mod rabbitmq_faults;
 mod rabbitmq_outage;
 mod rabbitmq_reconnects;
 mod recorder;

@@ -7,7 +7,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::{
     SOON, Scene, eventually,
@@ -58,24 +58,15 @@ async fn still() -> (Scene, std::path::PathBuf, String) {
     (scene, path, good)
 }
 
-/// Users, virtual hosts and rights, as a server loads them when it starts.
-fn definitions(folder: &Path) -> String {
-    let rights = |user: &str, pattern: &str| json!({ "user": user, "vhost": "/", "configure": pattern, "write": pattern, "read": pattern });
-    let user = |name: &str, tags: &str| json!({ "name": name, "password": name, "tags": tags });
-    let definitions = json!({
-        "vhosts": [{ "name": "/" }, { "name": "closed" }],
-        "users": [user("guest", "administrator"), user("reader", ""), user("narrow", "")],
-        "permissions": [rights("guest", ".*"), rights("reader", "^$"), rights("narrow", "^tg\\.c\\.")],
-    });
-    let path = folder.join("definitions.json");
-    std::fs::write(&path, definitions.to_string()).unwrap();
-    format!("load_definitions = {}\nmanagement.tcp.port = PORT\nmanagement.tcp.ip = 127.0.0.1\n", path.display())
+/// `definitions`, and the management API on a further port.
+fn managed(folder: &Path) -> String {
+    format!("{}management.tcp.port = PORT\nmanagement.tcp.ip = 127.0.0.1\n", rabbitmq::definitions(folder))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_is_a_failure_with_a_remedy_and_nothing_is_made() {
     let folder = tempfile::tempdir().unwrap();
-    let rabbit = Rabbit::with(&definitions(folder.path()));
+    let rabbit = Rabbit::with(&managed(folder.path()));
     let (there, management) = (rabbit.address(), rabbit.further_address());
     let address = format!("amqp://guest:guest@{there}/%2f");
     let connection = Connection::connect(&address, ConnectionProperties::default()).await.unwrap();
@@ -159,7 +150,7 @@ async fn names(management: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_works_and_could_be_better_is_a_warning_and_the_commands_told_are_right() {
     let folder = tempfile::tempdir().unwrap();
-    let rabbit = Rabbit::with(&definitions(folder.path()));
+    let rabbit = Rabbit::with(&managed(folder.path()));
     let url = format!("management_url = 'http://{}'", rabbit.further_address());
     let (mut scene, path, _) = still().await;
     let nodes = [rabbit.address(), "127.0.0.1:1".into()];

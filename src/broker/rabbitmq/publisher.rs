@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel, Confirmation, ErrorKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -48,6 +48,9 @@ pub enum Unconfirmed {
     /// The server does not take it: a full queue, or an error of its own.
     #[error("RabbitMQ refused the message")]
     Refused,
+    /// It is larger than the server takes; sent again it would end the channel again.
+    #[error("the message is larger than RabbitMQ's max_message_size")]
+    TooLarge,
     /// It leads nowhere.
     #[error("RabbitMQ has no queue for the message")]
     Unroutable,
@@ -56,12 +59,18 @@ pub enum Unconfirmed {
 /// Becomes the outcome of one publication.
 pub type Confirm = oneshot::Receiver<Result<(), Unconfirmed>>;
 
+/// Where the outcome of one publication goes.
+type Answer = oneshot::Sender<Result<(), Unconfirmed>>;
+
 /// The publisher.
 pub struct Publisher {
     line: Arc<Line>,
     confirm_timeout: Duration,
     channel: Mutex<Option<(u64, Channel)>>,
     in_flight: Arc<Semaphore>,
+    /// The largest body in bytes, once the server has told it, and the connection on which it did: somebody may raise it
+    /// and start the server anew.
+    body_max: Arc<parking_lot::Mutex<Option<(u64, usize)>>>,
     /// Messages the server gave back although their confirm said that all is well.
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
     tasks: TaskTracker,
@@ -75,7 +84,8 @@ impl Publisher {
         returned: mpsc::UnboundedSender<BasicReturnMessage>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self { line, confirm_timeout, channel: Mutex::default(), in_flight, returned, tasks: TaskTracker::new() }
+        let (channel, body_max, tasks) = Default::default();
+        Self { line, confirm_timeout, channel, in_flight, body_max, returned, tasks }
     }
 
     /// Sends all, in order, and returns their confirms. Waits only while too many are under way. What was sent is
@@ -112,7 +122,9 @@ impl Publisher {
             Ok(channel) => channel,
             Err(error) => return answer_all(answers, &error),
         };
-        let way = Way { line: self.line.clone(), live, within: self.confirm_timeout, returned: self.returned.clone() };
+        let (batch, answers) = self.without_too_large(live.generation, batch, answers);
+        let (line, returned, body_max) = (self.line.clone(), self.returned.clone(), self.body_max.clone());
+        let way = Way { line, live, within: self.confirm_timeout, returned, body_max };
         let (written, is_written) = oneshot::channel();
         self.tasks.spawn(async move {
             let _permits = permits;
@@ -125,6 +137,22 @@ impl Publisher {
     /// The connection, while the server takes messages.
     fn usable(&self) -> Option<Live> {
         self.line.live().filter(|live| !live.is_blocked())
+    }
+
+    /// Answers for those the server is known not to take.
+    fn without_too_large(
+        &self,
+        generation: u64,
+        batch: Vec<Outgoing>,
+        answers: Vec<Answer>,
+    ) -> (Vec<Outgoing>, Vec<Answer>) {
+        let Some((_, max)) = self.body_max.lock().filter(|(told_on, _)| *told_on == generation) else {
+            return (batch, answers);
+        };
+        let (large, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().zip(answers).partition(|(outgoing, _)| outgoing.body.len() > max);
+        answer_all(large.into_iter().map(|(_, answer)| answer).collect(), &Unconfirmed::TooLarge);
+        rest.into_iter().unzip()
     }
 
     async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(Live, Channel), Unconfirmed> {
@@ -149,9 +177,6 @@ impl Publisher {
     }
 }
 
-/// Gets the outcome of one publication.
-type Answer = oneshot::Sender<Result<(), Unconfirmed>>;
-
 fn answer_all(answers: Vec<Answer>, error: &Unconfirmed) {
     for answer in answers {
         // Who does not wait any more has taken care of it otherwise.
@@ -165,6 +190,7 @@ struct Way {
     live: Live,
     within: Duration,
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
+    body_max: Arc<parking_lot::Mutex<Option<(u64, usize)>>>,
 }
 
 impl Way {
@@ -178,23 +204,40 @@ impl Way {
         };
         let _ = written.send(());
         let followed = sent.into_iter().zip(batch).zip(answers).map(|((sent, outgoing), answer)| async move {
-            let outcome = match sent {
-                Ok(confirm) => match timeout(self.within, confirm).await {
-                    Ok(confirmation) => judge(confirmation, outgoing, &self.returned),
-                    Err(_) => Err(Unconfirmed::Lost),
-                },
-                Err(_) => Err(Unconfirmed::Lost),
-            };
-            match outcome {
-                Err(Unconfirmed::Lost) => self.is_lost(),
-                // The next connection declares what is missing.
-                Err(Unconfirmed::Unroutable) => self.line.give_up(self.live.generation),
-                _ => {}
-            }
             // Who does not wait any more has taken care of it otherwise.
-            let _ = answer.send(outcome);
+            let _ = answer.send(self.follow(channel, sent, outgoing).await);
         });
         join_all(followed).await;
+    }
+
+    /// Waits for the confirm of one that was written.
+    async fn follow(
+        &self,
+        channel: &Channel,
+        sent: lapin::Result<lapin::PublisherConfirm>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Unconfirmed> {
+        let outcome = match sent {
+            Ok(confirm) => match timeout(self.within, confirm).await {
+                Ok(Err(error)) if let Some(max) = told_max(&error) => {
+                    *self.body_max.lock() = Some((self.live.generation, max));
+                    // The channel is opened anew, on the same connection.
+                    return Err(if outgoing.body.len() > max { Unconfirmed::TooLarge } else { Unconfirmed::Lost });
+                }
+                Ok(confirmation) => judge(confirmation, outgoing, &self.returned),
+                Err(_) => Err(Unconfirmed::Lost),
+            },
+            // So it is after the server has closed the channel.
+            Err(_) if !channel.status().connected() => return Err(Unconfirmed::Lost),
+            Err(_) => Err(Unconfirmed::Lost),
+        };
+        match outcome {
+            Err(Unconfirmed::Lost) => self.is_lost(),
+            // The next connection declares what is missing.
+            Err(Unconfirmed::Unroutable) => self.line.give_up(self.live.generation),
+            _ => {}
+        }
+        outcome
     }
 
     /// A server in alarm reads nothing; on another connection it would not either.
@@ -209,6 +252,15 @@ async fn send(channel: &Channel, outgoing: &Outgoing) -> lapin::Result<lapin::Pu
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let (exchange, key) = (outgoing.exchange.as_str().into(), outgoing.key.as_str().into());
     channel.basic_publish(exchange, key, options, &outgoing.body, outgoing.properties.clone()).await
+}
+
+/// The largest body the server takes, if it closed the channel over one that is larger: `message size 30000 is larger than
+/// configured max size 20000`.
+fn told_max(error: &lapin::Error) -> Option<usize> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    let said = error.get_message().to_string();
+    let (_, max) = said.split_once("is larger than")?;
+    max.rsplit(' ').next()?.parse().ok()
 }
 
 fn judge(

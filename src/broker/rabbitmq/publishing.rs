@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,8 @@ pub struct Publishing {
     confirm_within: Duration,
     /// The server did not confirm in time; until it has taken something from the spool nobody waits for it.
     stalled: AtomicBool,
+    /// What lies in the spool and is larger than the server takes, as the last round found it.
+    oversized: AtomicU64,
     seen: Seen,
     /// Numbers in the spool of what was forwarded and is not deleted yet.
     sent: tokio::sync::Mutex<Vec<i64>>,
@@ -75,6 +77,7 @@ impl Publishing {
             // Nobody is told sooner that it is not confirmed when there is nowhere else to keep it.
             confirm_within: if config.enabled { config.confirm_within } else { confirm_timeout },
             stalled: AtomicBool::new(false),
+            oversized: AtomicU64::new(0),
             seen,
             sent: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
@@ -89,6 +92,21 @@ impl Publishing {
     /// The spool, if messages may be added to it.
     pub fn open_spool(&self) -> Option<&Arc<Spool>> {
         self.spool.as_ref().filter(|_| self.enabled)
+    }
+
+    /// How many messages stay in the spool because RabbitMQ does not take what is so large.
+    pub fn oversized(&self) -> u64 {
+        self.oversized.load(Ordering::Relaxed)
+    }
+
+    /// A round has found so many.
+    fn note_oversized(&self, many: u64) {
+        if self.oversized.swap(many, Ordering::Relaxed) < many {
+            tracing::error!(
+                messages = many,
+                "RabbitMQ does not take messages that are so large; they stay in the spool until its max_message_size is raised and it is started again"
+            );
+        }
     }
 
     /// Waits for what is under way, but not longer than the slowest confirm may take.
@@ -195,7 +213,7 @@ impl Inner {
         let mut sent = self.publishing.sent.lock().await;
         spool.remove(sent.clone()).await?;
         sent.clear();
-        let mut any = false;
+        let (mut any, mut oversized) = (false, 0);
         for place in spool.places() {
             let mut after = 0;
             for _ in 0..BATCHES_MAX {
@@ -205,27 +223,34 @@ impl Inner {
                 let batch = spool.next(place, after, BATCH).await?;
                 let Some(last) = batch.last() else { break };
                 after = last.seq;
-                let confirmed = self.send_in_order(&batch).await;
-                sent.extend(batch[..confirmed].iter().map(|spooled| spooled.seq));
+                let is_held_up = self.send_in_order(&batch, &mut sent, &mut oversized).await;
+                any |= !sent.is_empty();
                 spool.remove(sent.clone()).await?;
                 sent.clear();
-                any |= confirmed > 0;
-                if confirmed < batch.len() {
+                if is_held_up {
                     break;
                 }
             }
         }
+        self.publishing.note_oversized(oversized);
         if any {
             self.publishing.stalled.store(false, Ordering::Relaxed);
         }
         Ok(any)
     }
 
-    /// Sends a batch; how many of it, from the first, are confirmed without a gap.
-    async fn send_in_order(&self, batch: &[Spooled]) -> usize {
+    /// Sends a batch and notes what was confirmed, up to the first that was not: whether there is such a one.
+    async fn send_in_order(&self, batch: &[Spooled], sent: &mut Vec<i64>, oversized: &mut u64) -> bool {
         let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
-        let outcomes = join_all(confirms).await;
-        outcomes.iter().take_while(|outcome| matches!(outcome, Ok(Ok(())))).count()
+        for (spooled, outcome) in batch.iter().zip(join_all(confirms).await) {
+            match outcome {
+                Ok(Ok(())) => sent.push(spooled.seq),
+                // Whoever waited behind it would wait for ever: it alone stays.
+                Ok(Err(Unconfirmed::TooLarge)) => *oversized += 1,
+                _ => return true,
+            }
+        }
+        false
     }
 
     fn takes_messages(&self) -> bool {

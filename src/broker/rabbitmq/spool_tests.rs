@@ -13,20 +13,20 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn config(address: String, folder: &Path) -> Config {
+pub(super) fn config(address: String, folder: &Path) -> Config {
     let rabbitmq = RabbitmqConfig { nodes: vec![address], password: Secret::new("guest"), ..RabbitmqConfig::default() };
     let path = folder.join("spool").display().to_string();
     Config { rabbitmq, spool: SpoolConfig { path, ..SpoolConfig::default() }, ..Config::default() }
 }
 
 /// A broker whose rounds are gone, each in a task, until it is dropped.
-struct Kept {
-    broker: Arc<Rabbitmq>,
+pub(super) struct Kept {
+    pub broker: Arc<Rabbitmq>,
     _rounds: JoinSet<()>,
 }
 
 impl Kept {
-    fn open(config: &Config) -> Self {
+    pub fn open(config: &Config) -> Self {
         let broker = Arc::new(Rabbitmq::open(config, Duration::MAX, Clock::system()).unwrap());
         let mut rounds = JoinSet::new();
         for round in broker.rounds() {
@@ -36,7 +36,7 @@ impl Kept {
         Self { broker, _rounds: rounds }
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&Rabbitmq) -> bool) {
+    pub async fn until(&self, what: &str, holds: impl Fn(&Rabbitmq) -> bool) {
         let began = Instant::now();
         while !holds(&self.broker) {
             assert!(began.elapsed() < PATIENCE, "{what}: {:?}", self.broker.trouble());
@@ -44,14 +44,14 @@ impl Kept {
         }
     }
 
-    async fn publish(&self, names: std::ops::Range<usize>) -> Duration {
+    pub async fn publish(&self, names: std::ops::Range<usize>) -> Duration {
         let began = Instant::now();
         let messages = names.map(|n| tools::chat(n, "c")).collect();
         assert!(self.broker.publish(messages).await.unwrap().iter().all(|outcome| *outcome == Published::Stored));
         began.elapsed()
     }
 
-    fn spooled(&self) -> u64 {
+    pub fn spooled(&self) -> u64 {
         self.broker.spooled().unwrap()
     }
 }

@@ -3,8 +3,13 @@
 //! A server takes ten seconds to start. Tests that do it no harm share one ([`shared`]), each under a prefix of its
 //! own; the others start theirs ([`Rabbit`]), or a [`Cluster`] of three.
 
+#[allow(clippy::duplicate_mod, reason = "in the library the tests of the broker and of the state are strangers")]
+#[path = "redis/certificates.rs"]
+mod certificates;
 #[path = "rabbitmq/cluster.rs"]
 mod cluster;
+#[path = "rabbitmq/definitions.rs"]
+mod definitions;
 
 use std::{
     fs,
@@ -22,7 +27,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub use self::cluster::Cluster;
+pub use self::{certificates::Certificates, cluster::Cluster, definitions::definitions};
 
 /// A loaded machine takes 40 s to boot one server, and 80 s for three of a cluster.
 const STARTS_WITHIN: Duration = Duration::from_secs(180);
@@ -41,6 +46,9 @@ pub const PARTITIONS: usize = 8;
 
 /// Debian's wrapper in /usr/sbin changes the user and the folder; these do not.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+
+/// Where another Debian lies, whose RabbitMQ is to be used (`scripts/rabbitmq4`). Temporary folders must lie in it.
+const ROOT: &str = "TIDEGATE_TEST_RABBITMQ_ROOT";
 
 /// Reads the first line of its input, which ends with whoever holds the other end; then ends the server and its folder.
 const GUARDIAN: &str = "cat >/dev/null; kill -9 \"$1\" \"$2\" 2>/dev/null; rm -rf \"$3\"";
@@ -156,6 +164,11 @@ impl Rabbit {
         self.server.freeze(frozen);
     }
 
+    /// Adds lines to its settings, for the next start.
+    pub fn configure(&self, lines: &str) {
+        self.server.configure(lines);
+    }
+
     /// Runs `rabbitmqctl`, which takes seconds; what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         self.server.ctl(arguments)
@@ -259,7 +272,15 @@ impl Server {
 
     fn command(&self, script: &str) -> Command {
         let place = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(Path::new(SCRIPTS).join(script));
+        let script = Path::new(SCRIPTS).join(script);
+        let mut command = match std::env::var_os(ROOT) {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(script);
+                command
+            }
+            None => Command::new(script),
+        };
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::Event;
+use lapin::{ErrorKind, Event, protocol::AMQPErrorKind};
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -16,9 +16,6 @@ use crate::broker::rabbitmq::topology::Topology;
 
 /// A look at a connection that works takes this long, so that who goes the rounds shows signs of life.
 const LOOK_FOR: Duration = Duration::from_secs(2);
-
-/// How soon after its error a connection is known to have ended.
-const NOTED_WITHIN: Duration = Duration::from_millis(20);
 
 /// The pauses between attempts to connect: doubling from the first to the second, half of each left to chance.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -166,14 +163,11 @@ impl Line {
         let mut events = live.connection.events_listener();
         while let Some(event) = events.next().await {
             match event {
-                Event::Error(error) => {
-                    // It is told a moment before it is noted.
-                    sleep(NOTED_WITHIN).await;
-                    if !live.connection.status().connected() {
-                        return error.to_string();
-                    }
+                // Whoever used the channel sees to it; the connection goes on.
+                Event::Error(error) if is_of_a_channel(&error) => {
                     tracing::warn!(connection = self.name, %error, "a channel to RabbitMQ is lost");
                 }
+                Event::Error(error) => return error.to_string(),
                 Event::ConnectionBlocked(why) => {
                     tracing::warn!(connection = self.name, why, "RabbitMQ takes no messages");
                 }
@@ -221,5 +215,13 @@ impl Line {
         };
         connection.goodbye().await;
         Err(trouble)
+    }
+}
+
+/// The server closes a channel for some errors and the connection for others (AMQP 0-9-1, section 1.5.1).
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        _ => false,
     }
 }

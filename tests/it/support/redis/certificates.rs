@@ -35,7 +35,12 @@ impl Certificates {
 
     /// The authority's certificate.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
+        self.file("ca.pem")
+    }
+
+    /// One of the files: `ca.pem`, `server.pem` (a client may show it as well), `key.pem`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// What a server is told.
