@@ -16,7 +16,7 @@ use crate::support::{
 const NODES: usize = 3;
 
 /// A node that is silent for so long is gone; only then the others take its partitions over.
-const EXPIRES_AFTER: Duration = Duration::from_secs(10);
+const EXPIRES_AFTER: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -117,7 +117,7 @@ struct Trial {
 impl Trial {
     async fn begins(seed: u64) -> Self {
         let began = Instant::now();
-        let (rabbit, redis) = block_in_place(|| (Cluster::start(), Redis::start()));
+        let (rabbit, redis) = block_in_place(|| (Cluster::with("net_ticktime = 5"), Redis::start()));
         println!("the cluster was there after {:.1?}", began.elapsed());
         let mut proxies = Vec::new();
         for address in rabbit.addresses() {

@@ -52,6 +52,14 @@ impl Lease {
         acknowledged.await.unwrap_or(Err(Error::Lost))
     }
 
+    /// Sends the message into another queue. It may be back from there before the confirm is.
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), Unconfirmed> {
+        if let Some(held) = &self.held {
+            self.source.window().leaves(held);
+        }
+        self.inner.publisher.publish(outgoing).await
+    }
+
     fn give_back_in(&mut self, after: Duration) {
         if let Some(held) = self.held.take() {
             self.source.window().give_back(held, self.inner.clock.monotonic(), after);
@@ -77,7 +85,7 @@ impl Lease {
             Some(tier) => self.inner.to_tier(&envelope, tier),
             None => self.inner.to_work(&envelope),
         };
-        match self.inner.publisher.publish(outgoing).await {
+        match self.publish(outgoing).await {
             Ok(()) => self.ack().await,
             // It is safe where it lies.
             Err(_) => {
@@ -88,7 +96,7 @@ impl Lease {
     }
 
     async fn move_to(mut self, outgoing: Outgoing) -> Result<(), Error> {
-        match self.inner.publisher.publish(outgoing).await {
+        match self.publish(outgoing).await {
             Ok(()) => self.ack().await,
             Err(error) => {
                 self.give_back_in(COMES_AGAIN);

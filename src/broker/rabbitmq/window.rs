@@ -4,7 +4,7 @@
 //! copies share one fate: the second is no further delivery, only a further tag to acknowledge with the first.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -145,6 +145,14 @@ impl Window {
         given
     }
 
+    /// One that is out is on its way into another queue: what comes from there is the message itself from now on, also if
+    /// it comes before this one is settled, and no copy to be acknowledged with it.
+    pub fn leaves(&mut self, held: &Held) {
+        if self.is_known(held) {
+            self.known.remove(&key(&held.envelope));
+        }
+    }
+
     /// One that was out comes back, and is given out again in `after`.
     pub fn give_back(&mut self, held: Held, now: Duration, after: Duration) {
         if !self.is_ours(&held) {
@@ -153,6 +161,15 @@ impl Window {
         self.out -= 1;
         if held.epoch.is_withdrawn() {
             return self.forget(&held);
+        }
+        match self.known.entry(key(&held.envelope)) {
+            Entry::Occupied(known) if !Arc::ptr_eq(known.get(), &held.tags) => {
+                // It was on its way, nobody knew whether it arrived, and it has come again: from now on that one is it.
+                let tags = std::mem::take(&mut *held.tags.0.lock());
+                known.get().0.lock().extend(tags);
+                return self.forget(&held);
+            }
+            known => drop(known.or_insert_with(|| held.tags.clone())),
         }
         self.keep(Held { redelivered: true, ..held }, now + after, after.is_zero());
     }
@@ -218,8 +235,14 @@ impl Window {
         }
     }
 
+    fn is_known(&self, held: &Held) -> bool {
+        self.known.get(&key(&held.envelope)).is_some_and(|tags| Arc::ptr_eq(tags, &held.tags))
+    }
+
     fn forget(&mut self, held: &Held) {
-        self.known.remove(&key(&held.envelope));
+        if self.is_known(held) {
+            self.known.remove(&key(&held.envelope));
+        }
         self.since.remove(&held.number);
         let conversation = &held.envelope.job.conversation;
         if let Some(count) = self.of_conversation.get_mut(conversation) {
@@ -233,4 +256,72 @@ impl Window {
 
 fn key(envelope: &Envelope) -> Key {
     (envelope.job.id.clone(), envelope.replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::Delivery;
+
+    use super::*;
+    use crate::broker::{Lane, contract::tools::job};
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn envelope() -> Envelope {
+        Envelope::new(Arc::new(job("m", "c")), Lane::Chat)
+    }
+
+    fn acker(tag: u64) -> Acker {
+        Delivery::mock(tag, "x".into(), "00".into(), false, Vec::new()).acker
+    }
+
+    /// A window with one message, which is out.
+    fn with_one_out() -> (Window, Held) {
+        let mut window = Window::default();
+        window.put(envelope(), false, acker(1), NOW, Duration::ZERO);
+        let held = window.pop(1, NOW).pop().unwrap();
+        (window, held)
+    }
+
+    #[test]
+    fn a_copy_of_what_is_held_is_acknowledged_with_it() {
+        let (mut window, held) = with_one_out();
+        assert!(window.is_copy(&envelope(), &acker(2)));
+        assert_eq!(window.settle(&held).map(|tags| tags.len()), Some(2));
+    }
+
+    #[test]
+    fn what_comes_back_before_its_original_is_settled_is_not_settled_with_it() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        let back = envelope().buried("it failed".into());
+        assert!(!window.is_copy(&back, &acker(2)));
+        window.put(back, false, acker(2), NOW, Duration::ZERO);
+        assert_eq!(window.settle(&held).map(|tags| tags.len()), Some(1), "its own tag");
+        assert_eq!(window.settle(&held).map(|tags| tags.len()), Some(0), "it is settled");
+        assert_eq!((window.out(), window.of_conversation(&envelope().job.conversation)), (0, 1));
+        assert!(window.is_copy(&envelope(), &acker(3)), "the one that came back is known");
+        assert_eq!(window.pop(1, NOW)[0].envelope.tries, 1);
+    }
+
+    #[test]
+    fn what_could_not_leave_is_known_again() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        window.give_back(held, NOW, Duration::ZERO);
+        assert!(window.is_copy(&envelope(), &acker(2)));
+        let held = window.pop(1, NOW).pop().unwrap();
+        assert_eq!(window.settle(&held).map(|tags| tags.len()), Some(2));
+    }
+
+    #[test]
+    fn what_has_left_although_nobody_confirmed_it_lives_on_once() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        window.put(envelope().buried("it failed".into()), false, acker(2), NOW, Duration::ZERO);
+        window.give_back(held, NOW, Duration::ZERO);
+        let again = window.pop(2, NOW);
+        assert_eq!(again.iter().map(|held| held.envelope.tries).collect::<Vec<_>>(), [1]);
+        assert_eq!(window.settle(&again[0]).map(|tags| tags.len()), Some(2), "both are acknowledged");
+    }
 }
