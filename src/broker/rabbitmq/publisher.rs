@@ -4,7 +4,13 @@
 //! returned message is known by its id, whichever confirm carries it. As a rule nothing is returned at all: every
 //! exchange has an alternate one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use lapin::{
@@ -14,7 +20,7 @@ use lapin::{
 };
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +28,11 @@ use super::link::{Line, Live};
 
 /// Publications under way at once; more only lengthens their wait (measured: about 100 is the sweet spot).
 const IN_FLIGHT_MAX: usize = 256;
+
+/// A channel on which something was refused is used for so long before another takes its place. One that was opened when a
+/// queue's leader had just gone refuses what is for that queue for ever (RabbitMQ 3.10: a channel asks the leader it knew
+/// when it first published there, and nobody else).
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// What is to be published.
 #[derive(Debug, Clone)]
@@ -56,11 +67,23 @@ pub enum Unconfirmed {
 /// Becomes the outcome of one publication.
 pub type Confirm = oneshot::Receiver<Result<(), Unconfirmed>>;
 
+/// The channel of the moment.
+struct Current {
+    /// Of the connection.
+    generation: u64,
+    /// Counts channels.
+    number: u64,
+    opened: Instant,
+    channel: Channel,
+}
+
 /// The publisher.
 pub struct Publisher {
     line: Arc<Line>,
     confirm_timeout: Duration,
-    channel: Mutex<Option<(u64, Channel)>>,
+    channel: Mutex<Option<Current>>,
+    /// The number of the last channel on which something was refused.
+    refused_on: Arc<AtomicU64>,
     in_flight: Arc<Semaphore>,
     /// Messages the server gave back although their confirm said that all is well.
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
@@ -75,7 +98,8 @@ impl Publisher {
         returned: mpsc::UnboundedSender<BasicReturnMessage>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self { line, confirm_timeout, channel: Mutex::default(), in_flight, returned, tasks: TaskTracker::new() }
+        let (channel, refused_on) = (Mutex::default(), Arc::default());
+        Self { line, confirm_timeout, channel, refused_on, in_flight, returned, tasks: TaskTracker::new() }
     }
 
     /// Sends all, in order, and returns their confirms. Waits only while too many are under way. What was sent is
@@ -104,12 +128,13 @@ impl Publisher {
         let Ok(permits) = self.in_flight.clone().acquire_many_owned(many).await else { return };
         // Held until the frames are written, so that batches do not mix and an order once given is kept.
         let mut current = self.channel.lock().await;
-        let (generation, channel) = match self.channel(&mut current).await {
+        let (generation, number, channel) = match self.channel(&mut current).await {
             Ok(channel) => channel,
             Err(error) => return answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
         };
         let line = self.line.clone();
         let returned = self.returned.clone();
+        let refused_on = self.refused_on.clone();
         let within = self.confirm_timeout;
         let (written, is_written) = oneshot::channel();
         self.tasks.spawn(async move {
@@ -118,7 +143,7 @@ impl Publisher {
             let sent = join_all(batch.iter().map(|outgoing| send(&channel, outgoing))).await;
             let _ = written.send(());
             let followed = sent.into_iter().zip(&batch).zip(answers).map(|((sent, outgoing), answer)| {
-                let (line, returned) = (&line, &returned);
+                let (line, returned, refused_on) = (&line, &returned, &refused_on);
                 async move {
                     let outcome = match sent {
                         Ok(confirm) => match timeout(within, confirm).await {
@@ -127,8 +152,10 @@ impl Publisher {
                         },
                         Err(_) => Err(Unconfirmed::Lost),
                     };
-                    if outcome == Err(Unconfirmed::Lost) {
-                        line.give_up(generation);
+                    match outcome {
+                        Err(Unconfirmed::Lost) => line.give_up(generation),
+                        Err(Unconfirmed::Refused) => drop(refused_on.fetch_max(number, Ordering::Relaxed)),
+                        _ => {}
                     }
                     // Who does not wait any more has taken care of it otherwise.
                     let _ = answer.send(outcome);
@@ -140,13 +167,15 @@ impl Publisher {
         let _ = timeout(within, is_written).await;
     }
 
-    async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(u64, Channel), Unconfirmed> {
+    async fn channel(&self, current: &mut Option<Current>) -> Result<(u64, u64, Channel), Unconfirmed> {
         let live: Live = self.line.live().filter(|live| !live.is_blocked()).ok_or(Unconfirmed::Away)?;
-        if let Some((generation, channel)) = current
-            && *generation == live.generation
-            && channel.status().connected()
-        {
-            return Ok((*generation, channel.clone()));
+        let refused_on = self.refused_on.load(Ordering::Relaxed);
+        let is_usable = |current: &Current| {
+            let is_refused = current.number == refused_on && current.opened.elapsed() > RENEW_EVERY;
+            current.generation == live.generation && current.channel.status().connected() && !is_refused
+        };
+        if let Some(current) = current.as_ref().filter(|current| is_usable(current)) {
+            return Ok((current.generation, current.number, current.channel.clone()));
         }
         let open = async {
             let channel = live.connection.create_channel().await?;
@@ -157,8 +186,10 @@ impl Publisher {
             self.line.give_up(live.generation);
             return Err(Unconfirmed::Away);
         };
-        *current = Some((live.generation, channel.clone()));
-        Ok((live.generation, channel))
+        let number = current.as_ref().map_or(0, |current| current.number) + 1;
+        let opened = Instant::now();
+        *current = Some(Current { generation: live.generation, number, opened, channel: channel.clone() });
+        Ok((live.generation, number, channel))
     }
 }
 
