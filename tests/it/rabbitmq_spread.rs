@@ -36,7 +36,7 @@ async fn consumed(fleet: &Fleet) -> Vec<usize> {
     let mut counts = Vec::new();
     eventually("something is taken from every partition", SOON, async || {
         counts.clear();
-        let mut seen = vec![false; rabbitmq::PARTITIONS];
+        let mut seen = [false; rabbitmq::PARTITIONS];
         for (daemon, before) in fleet.daemons.iter().zip(&before) {
             let now = taken(daemon).await;
             let more: Vec<bool> = now.iter().zip(before).map(|(now, before)| now > before).collect();
