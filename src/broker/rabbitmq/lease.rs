@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::options::BasicAckOptions;
+use tokio::time::timeout;
 
 use super::{
     Inner,
@@ -16,6 +17,9 @@ use crate::broker::{Delivery, Error, Settle, Settlement};
 
 /// While nothing can be published a message that is to wait for longer waits here for so long, and then tries again.
 const WAITS_HERE: Duration = Duration::from_secs(5);
+
+/// As long an acknowledgement may take to be written; of one that meets the end of its connection lapin may never tell.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause before a message comes again that could not be sent to the dead letters.
 const COMES_AGAIN: Duration = Duration::from_secs(1);
@@ -114,9 +118,15 @@ async fn acknowledge(source: &Source, held: &Held) -> Result<(), Error> {
             return Ok(());
         }
         for tag in tags {
-            // A channel that was closed meanwhile says `false`, not an error.
-            if !matches!(tag.ack(BasicAckOptions::default()).await, Ok(true)) {
-                return Err(Error::Lost);
+            match timeout(WRITTEN_WITHIN, tag.ack(BasicAckOptions::default())).await {
+                Ok(Ok(true)) => {}
+                // A channel that was closed meanwhile says `false`, not an error.
+                Ok(_) => return Err(Error::Lost),
+                Err(_) => {
+                    // All that is held comes again, with another channel.
+                    held.epoch.end();
+                    return Err(Error::Lost);
+                }
             }
         }
     }

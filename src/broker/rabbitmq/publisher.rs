@@ -140,17 +140,17 @@ impl Publisher {
         self.tasks.spawn(async move {
             let _permits = permits;
             // Each is polled once before any is polled again: they are written in this order.
-            let sent = join_all(batch.iter().map(|outgoing| send(&channel, outgoing))).await;
+            let sent = join_all(batch.iter().map(|outgoing| timeout(within, send(&channel, outgoing)))).await;
             let _ = written.send(());
             let followed = sent.into_iter().zip(&batch).zip(answers).map(|((sent, outgoing), answer)| {
                 let (line, returned, refused_on) = (&line, &returned, &refused_on);
                 async move {
                     let outcome = match sent {
-                        Ok(confirm) => match timeout(within, confirm).await {
+                        Ok(Ok(confirm)) => match timeout(within, confirm).await {
                             Ok(confirmation) => judge(confirmation, outgoing, returned),
                             Err(_) => Err(Unconfirmed::Lost),
                         },
-                        Err(_) => Err(Unconfirmed::Lost),
+                        Ok(Err(_)) | Err(_) => Err(Unconfirmed::Lost),
                     };
                     match outcome {
                         Err(Unconfirmed::Lost) => line.give_up(generation),
