@@ -40,6 +40,8 @@ mod rabbitmq_cluster;
 mod rabbitmq_faults;
 mod rabbitmq_outage;
 mod rabbitmq_reconnects;
+mod rabbitmq_roles;
+mod rabbitmq_spread;
 mod recorder;
 mod redis_link;
 mod removal;

@@ -16,7 +16,7 @@ use crate::support::{
 const NODES: usize = 3;
 
 /// A node that is silent for so long is gone; only then the others take its partitions over.
-const EXPIRES_AFTER: Duration = Duration::from_secs(10);
+const EXPIRES_AFTER: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -74,8 +74,9 @@ impl Probes {
         self.zendesk.say(conversation, &format!("are you there? {reference}")).await;
     }
 
-    /// Writes for a while and waits until all is answered; the longest anybody waited for an answer.
-    async fn longest_wait(&self, for_a_while: Duration) -> Duration {
+    /// Writes for a while and waits until all is answered; the longest anybody waited for an answer, or who waits too long.
+    async fn longest_wait(&self, for_a_while: Duration) -> Result<Duration, String> {
+        let allowed = Duration::from_millis(figure("TIDEGATE_RECOVERS_MS", 60_000));
         let began = Instant::now();
         let mut asked = Vec::new();
         for conversation in &self.conversations {
@@ -87,7 +88,9 @@ impl Probes {
             for (conversation, (number, since)) in self.conversations.iter().zip(&mut asked) {
                 let Some(said) = *since else { continue };
                 let waits = said.elapsed();
-                assert!(waits < SOON * 3, "{conversation} waits for {waits:?}: {:?}", self.zendesk.stats());
+                if waits > allowed {
+                    return Err(format!("{conversation} waits for {waits:.1?}: {:?}", self.zendesk.stats()));
+                }
                 if self.answered(conversation) < *number {
                     continue;
                 }
@@ -100,7 +103,7 @@ impl Probes {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        longest
+        Ok(longest)
     }
 }
 
@@ -110,14 +113,13 @@ struct Trial {
     proxies: Vec<Proxy>,
     probes: Probes,
     random: StdRng,
-    /// The longest wait after each fault, and after its end.
-    waits: Vec<(Fault, Option<Duration>, Duration)>,
 }
 
 impl Trial {
     async fn begins(seed: u64) -> Self {
         let began = Instant::now();
-        let (rabbit, redis) = block_in_place(|| (Cluster::start(), Redis::start()));
+        // Until its net_ticktime is over the others wait for a server that hangs, whatever a client does; a minute by default.
+        let (rabbit, redis) = block_in_place(|| (Cluster::with("net_ticktime = 5"), Redis::start()));
         println!("the cluster was there after {:.1?}", began.elapsed());
         let mut proxies = Vec::new();
         for address in rabbit.addresses() {
@@ -134,31 +136,33 @@ impl Trial {
         };
         let fleet = Fleet::set(redis, &place, &[config.as_str(); NODES], options).await;
         fleet.ai.behave(ai::Behaviour { latency_ms: 20, latency_jitter_ms: 20, ..ai::Behaviour::default() });
-        println!("the nodes were there after {:.1?}", began.elapsed());
         let probes = Probes::new(&fleet.zendesk);
         let random = StdRng::seed_from_u64(seed);
-        Self { fleet, rabbit, proxies, probes, random, waits: Vec::new() }
+        Self { fleet, rabbit, proxies, probes, random }
+    }
+
+    async fn recovers(&self, what: &str, for_a_while: Duration) -> Duration {
+        let waited = self.probes.longest_wait(for_a_while).await;
+        waited.unwrap_or_else(|why| panic!("{what}: {why}\n{}", self.fleet.logs()))
     }
 
     async fn strikes(&mut self, fault: Fault) {
         let n = self.random.random_range(0..NODES);
         let for_a_while = Duration::from_millis(figure("TIDEGATE_CALM_MS", 1_500));
-        println!("{fault:?} ({n})");
         self.begins_to(fault, n).await;
         let without = if fault == Fault::ServersParted {
             tokio::time::sleep(for_a_while).await;
             None
         } else {
-            Some(self.probes.longest_wait(for_a_while).await)
+            Some(self.recovers(&format!("{fault:?} ({n})"), for_a_while).await)
         };
         if fault == Fault::NodeHung {
             // Until the others take it for gone.
             tokio::time::sleep(EXPIRES_AFTER).await;
         }
         self.ends(fault, n).await;
-        let afterwards = self.probes.longest_wait(for_a_while).await;
+        let afterwards = self.recovers(&format!("{fault:?} ({n}) is over"), for_a_while).await;
         println!("{fault:?} ({n}): answered after {without:.1?}; when it was over after {afterwards:.1?}");
-        self.waits.push((fault, without, afterwards));
     }
 
     async fn begins_to(&mut self, fault: Fault, n: usize) {
@@ -230,7 +234,7 @@ async fn nodes_servers_and_the_ways_between_them_fail_one_after_another() {
         &trial.fleet.zendesk,
         Plan { conversations, per_second, total: Some(total), ..Plan::default() },
     );
-    let usual = trial.probes.longest_wait(Duration::from_secs(1)).await;
+    let usual = trial.recovers("before anything", Duration::from_secs(1)).await;
     println!("usually answered after {usual:.1?}");
     let wanted = std::env::var("TIDEGATE_FAULTS").unwrap_or_default();
     let mut faults = match wanted.as_str() {
@@ -244,9 +248,10 @@ async fn nodes_servers_and_the_ways_between_them_fail_one_after_another() {
         for fault in &faults {
             trial.strikes(*fault).await;
         }
-        if customers.written() >= total {
+        if wanted.is_empty() || customers.written() >= total {
             break;
         }
     }
+    assert!(customers.finished(SOON * 2).await);
     trial.ends_well().await;
 }

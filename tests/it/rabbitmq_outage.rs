@@ -39,6 +39,8 @@ impl Outage {
     /// Looks at the node for half of the outage: it is ready and says why it is not well.
     async fn goes_on(&self) {
         eventually("messages are spooled", SOON, async || self.spooled().await > 0.5).await;
+        let says_so = async || self.scene.daemon.admin("/readyz").await["status"] == "degraded";
+        eventually("the node says that it is degraded", SOON, says_so).await;
         let until = Instant::now() + Duration::from_millis(figure("TIDEGATE_AWAY_MS", 5_000)) / 2;
         while Instant::now() < until {
             let answer = reqwest::get(self.scene.daemon.url("/readyz")).await.expect("the process lives");

@@ -6,11 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::{message::Delivery as Message, options::BasicAckOptions};
+use lapin::message::Delivery as Message;
 
 use super::{
     Inner,
     envelope::Envelope,
+    lease::ack,
     publisher::Outgoing,
     source::{Source, Subscribed, TRY_AGAIN},
     window::Epoch,
@@ -56,7 +57,7 @@ impl Source {
         let Some(subscription) = &mut *subscribed else { return subscribed };
         let mut next = Some(first);
         while let Some(message) = next {
-            subscription.aside.extend(self.put(&inner, message).await);
+            subscription.aside.extend(self.put(&inner, message, &subscription.epoch).await);
             let said = subscription.consumer.next().now_or_never();
             next = said.and_then(|said| self.heard(&inner, &subscription.epoch, said));
         }
@@ -64,15 +65,15 @@ impl Source {
     }
 
     /// Holds a message if its turn has come, or gives it back.
-    async fn put(&self, inner: &Inner, message: Message) -> Option<Aside> {
+    async fn put(&self, inner: &Inner, message: Message, epoch: &Epoch) -> Option<Aside> {
         let came = inner.clock.monotonic();
         let Some(envelope) = Envelope::read(&message.properties, &message.data, self.lane) else {
             tracing::error!(queue = self.queue, "a message that is none of Tidegate's is moved to the parked letters");
             return Some(Aside { envelope: None, message, came });
         };
         if self.window().is_copy(&envelope) {
-            // The one that is held keeps the message. One that cannot be acknowledged comes again.
-            let _ = message.acker.ack(BasicAckOptions::default()).await;
+            // The one that is held keeps the message.
+            ack(&message.acker, epoch).await;
             return None;
         }
         if !self.admits(&envelope) {
@@ -109,8 +110,7 @@ impl Source {
         let confirms = inner.publisher.send(outgoing).await;
         for (confirm, aside) in confirms.into_iter().zip(leaving) {
             if confirm.await.is_ok_and(|outcome| outcome.is_ok()) {
-                // One that cannot be acknowledged any more comes again.
-                let _ = aside.message.acker.ack(BasicAckOptions::default()).await;
+                ack(&aside.message.acker, &subscription.epoch).await;
             } else {
                 subscription.aside.push(aside);
             }

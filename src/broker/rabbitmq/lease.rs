@@ -3,19 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lapin::options::BasicAckOptions;
+use lapin::{Acker, options::BasicAckOptions};
+use tokio::time::timeout;
 
 use super::{
     Inner,
     envelope::Envelope,
     publisher::{Outgoing, Unconfirmed},
     source::Source,
-    window::Held,
+    window::{Epoch, Held},
 };
 use crate::broker::{Delivery, Error, Settle, Settlement};
 
 /// While nothing can be published a message that is to wait for longer waits here for so long, and then tries again.
 const WAITS_HERE: Duration = Duration::from_secs(5);
+
+/// As long an acknowledgement may take to be written; of one that meets the end of its connection lapin may never tell.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause before a message comes again that could not be sent to the dead letters.
 const COMES_AGAIN: Duration = Duration::from_secs(1);
@@ -44,19 +48,26 @@ impl Lease {
     async fn ack(mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else { return Err(Error::Lost) };
         let source = self.source.clone();
-        let acknowledged = self.source.steps().spawn(async move {
-            let acknowledged = acknowledge(&source, &held).await;
-            source.ring();
-            acknowledged
-        });
+        let acknowledged = self.source.steps().spawn(async move { acknowledge(&source, &held).await });
         acknowledged.await.unwrap_or(Err(Error::Lost))
     }
 
-    fn give_back_in(&mut self, after: Duration) {
-        if let Some(held) = self.held.take() {
-            self.source.window().give_back(held, self.inner.clock.monotonic(), after);
-            self.source.ring();
+    /// Sends the message into another queue. It may be back from there before the confirm is.
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), Unconfirmed> {
+        if let Some(held) = &self.held {
+            self.source.window().leaves(held);
         }
+        self.inner.publisher.publish(outgoing).await
+    }
+
+    fn give_back_in(&mut self, after: Duration) {
+        let Some(held) = self.held.take() else { return };
+        if self.source.window().give_back(held.clone(), self.inner.clock.monotonic(), after) {
+            let source = self.source.clone();
+            // One that cannot be acknowledged comes again.
+            self.source.steps().spawn(async move { acknowledge(&source, &held).await });
+        }
+        self.source.ring();
     }
 
     fn envelope(&self) -> &Envelope {
@@ -77,7 +88,7 @@ impl Lease {
             Some(tier) => self.inner.to_tier(&envelope, tier),
             None => self.inner.to_work(&envelope),
         };
-        match self.inner.publisher.publish(outgoing).await {
+        match self.publish(outgoing).await {
             Ok(()) => self.ack().await,
             // It is safe where it lies.
             Err(_) => {
@@ -88,7 +99,7 @@ impl Lease {
     }
 
     async fn move_to(mut self, outgoing: Outgoing) -> Result<(), Error> {
-        match self.inner.publisher.publish(outgoing).await {
+        match self.publish(outgoing).await {
             Ok(()) => self.ack().await,
             Err(error) => {
                 self.give_back_in(COMES_AGAIN);
@@ -101,12 +112,23 @@ impl Lease {
 /// Counts as in hand until the server was told.
 async fn acknowledge(source: &Source, held: &Held) -> Result<(), Error> {
     let is_ours = source.window().owns(held);
-    // A channel that was closed meanwhile says `false`, not an error.
-    if !is_ours || !matches!(held.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
-        return Err(Error::Lost);
+    let acknowledged = is_ours && ack(&held.acker, &held.epoch).await;
+    if acknowledged {
+        source.window().settle(held);
     }
-    source.window().settle(held);
-    Ok(())
+    source.ring();
+    if acknowledged { Ok(()) } else { Err(Error::Lost) }
+}
+
+/// Tells the server that a message is done with. What cannot be told comes again.
+pub(super) async fn ack(acker: &Acker, epoch: &Epoch) -> bool {
+    let Ok(acknowledged) = timeout(WRITTEN_WITHIN, acker.ack(BasicAckOptions::default())).await else {
+        // All that is held comes again, with another channel.
+        epoch.end();
+        return false;
+    };
+    // A channel that was closed meanwhile says `false`, not an error.
+    matches!(acknowledged, Ok(true))
 }
 
 impl From<Unconfirmed> for Error {

@@ -4,7 +4,13 @@
 //! returned message is known by its id, whichever confirm carries it. As a rule nothing is returned at all: every
 //! exchange has an alternate one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use lapin::{
@@ -14,7 +20,7 @@ use lapin::{
 };
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +28,11 @@ use super::link::{Line, Live};
 
 /// Publications under way at once; more only lengthens their wait (measured: about 100 is the sweet spot).
 const IN_FLIGHT_MAX: usize = 256;
+
+/// A channel on which something was refused is used for so long before another takes its place. One that was opened when a
+/// queue's leader had just gone refuses what is for that queue for ever (RabbitMQ 3.10: a channel asks the leader it knew
+/// when it first published there, and nobody else).
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// What is to be published.
 #[derive(Debug, Clone)]
@@ -62,11 +73,23 @@ pub type Confirm = oneshot::Receiver<Result<(), Unconfirmed>>;
 /// Where the outcome of one publication goes.
 type Answer = oneshot::Sender<Result<(), Unconfirmed>>;
 
+/// The channel of the moment.
+struct Current {
+    /// Of the connection.
+    generation: u64,
+    /// Counts channels.
+    number: u64,
+    opened: Instant,
+    channel: Channel,
+}
+
 /// The publisher.
 pub struct Publisher {
     line: Arc<Line>,
     confirm_timeout: Duration,
-    channel: Mutex<Option<(u64, Channel)>>,
+    channel: Mutex<Option<Current>>,
+    /// The number of the last channel on which something was refused.
+    refused_on: Arc<AtomicU64>,
     in_flight: Arc<Semaphore>,
     /// The largest body in bytes, once the server has told it, and the connection on which it did: somebody may raise it
     /// and start the server anew.
@@ -84,8 +107,8 @@ impl Publisher {
         returned: mpsc::UnboundedSender<BasicReturnMessage>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        let (channel, body_max, tasks) = Default::default();
-        Self { line, confirm_timeout, channel, in_flight, body_max, returned, tasks }
+        let (channel, refused_on, body_max, tasks) = Default::default();
+        Self { line, confirm_timeout, channel, refused_on, in_flight, body_max, returned, tasks }
     }
 
     /// Sends all, in order, and returns their confirms. Waits only while too many are under way. What was sent is
@@ -118,13 +141,14 @@ impl Publisher {
         let Ok(permits) = self.in_flight.clone().acquire_many_owned(many).await else { return };
         // Held until the frames are written, so that batches do not mix and an order once given is kept.
         let mut current = self.channel.lock().await;
-        let (live, channel) = match self.channel(&mut current).await {
+        let (live, number, channel) = match self.channel(&mut current).await {
             Ok(channel) => channel,
             Err(error) => return answer_all(answers, &error),
         };
         let (batch, answers) = self.without_too_large(live.generation, batch, answers);
         let (line, returned, body_max) = (self.line.clone(), self.returned.clone(), self.body_max.clone());
-        let way = Way { line, live, within: self.confirm_timeout, returned, body_max };
+        let (within, refused_on) = (self.confirm_timeout, self.refused_on.clone());
+        let way = Way { line, live, number, within, returned, body_max, refused_on };
         let (written, is_written) = oneshot::channel();
         self.tasks.spawn(async move {
             let _permits = permits;
@@ -155,13 +179,15 @@ impl Publisher {
         rest.into_iter().unzip()
     }
 
-    async fn channel(&self, current: &mut Option<(u64, Channel)>) -> Result<(Live, Channel), Unconfirmed> {
+    async fn channel(&self, current: &mut Option<Current>) -> Result<(Live, u64, Channel), Unconfirmed> {
         let live = self.usable().ok_or(Unconfirmed::Away)?;
-        if let Some((generation, channel)) = current
-            && *generation == live.generation
-            && channel.status().connected()
-        {
-            return Ok((live, channel.clone()));
+        let refused_on = self.refused_on.load(Ordering::Relaxed);
+        let is_usable = |current: &Current| {
+            let is_refused = current.number == refused_on && current.opened.elapsed() > RENEW_EVERY;
+            current.generation == live.generation && current.channel.status().connected() && !is_refused
+        };
+        if let Some(current) = current.as_ref().filter(|current| is_usable(current)) {
+            return Ok((live, current.number, current.channel.clone()));
         }
         let open = async {
             let channel = live.connection.create_channel().await?;
@@ -172,8 +198,10 @@ impl Publisher {
             self.line.give_up(live.generation);
             return Err(Unconfirmed::Away);
         };
-        *current = Some((live.generation, channel.clone()));
-        Ok((live, channel))
+        let number = current.as_ref().map_or(0, |current| current.number) + 1;
+        let (generation, opened) = (live.generation, Instant::now());
+        *current = Some(Current { generation, number, opened, channel: channel.clone() });
+        Ok((live, number, channel))
     }
 }
 
@@ -188,9 +216,12 @@ fn answer_all(answers: Vec<Answer>, error: &Unconfirmed) {
 struct Way {
     line: Arc<Line>,
     live: Live,
+    /// Of the channel.
+    number: u64,
     within: Duration,
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
     body_max: Arc<parking_lot::Mutex<Option<(u64, usize)>>>,
+    refused_on: Arc<AtomicU64>,
 }
 
 impl Way {
@@ -233,6 +264,7 @@ impl Way {
         };
         match outcome {
             Err(Unconfirmed::Lost) => self.is_lost(),
+            Err(Unconfirmed::Refused) => drop(self.refused_on.fetch_max(self.number, Ordering::Relaxed)),
             // The next connection declares what is missing.
             Err(Unconfirmed::Unroutable) => self.line.give_up(self.live.generation),
             _ => {}

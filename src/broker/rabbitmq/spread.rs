@@ -32,7 +32,7 @@ fn assign<'a>(queues: &[&str], nodes: &[&'a str]) -> Vec<Option<&'a str>> {
     let mut more = queues.len() % nodes.len();
     let mut pairs: Vec<(u64, usize, &str)> = Vec::with_capacity(queues.len() * nodes.len());
     for (n, queue) in queues.iter().enumerate() {
-        pairs.extend(nodes.iter().map(|node| (mixed(hash(&format!("{node}/{queue}"))), n, *node)));
+        pairs.extend(nodes.iter().map(|node| (hash(&format!("{node}/{queue}")), n, *node)));
     }
     pairs.sort_unstable_by(|a, b| b.cmp(a));
     let mut had: HashMap<&str, usize> = HashMap::new();
@@ -46,14 +46,6 @@ fn assign<'a>(queues: &[&str], nodes: &[&'a str]) -> Vec<Option<&'a str>> {
         }
     }
     owners
-}
-
-/// Names that differ in their last letters only have hashes that differ little; this spreads them (the finalizer of
-/// MurmurHash3, Appleby).
-fn mixed(hash: u64) -> u64 {
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]

@@ -132,6 +132,24 @@ impl Topology {
         }
     }
 
+    /// Whether everything is there, as far as it can be seen without touching it. Binding what is bound already waits for
+    /// all servers of a cluster, also for one that hangs (measured on 3.10: as long as its `net_ticktime`, a minute).
+    ///
+    /// # Errors
+    /// When the connection breaks meanwhile.
+    pub async fn is_there(&self, connection: &Connection) -> lapin::Result<bool> {
+        let channel = connection.create_channel().await?;
+        for object in self.objects() {
+            match object.look(&channel).await {
+                Ok(()) => {}
+                // The server has closed the channel on which it was asked for what is not there.
+                Err(_) if connection.status().connected() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        channel.close(200, "seen".into()).await.map(|()| true)
+    }
+
     /// Declares everything, on a channel of its own: one that is refused is closed by the server. What exists already
     /// with other arguments is not touched; the error names it.
     pub async fn declare(&self, connection: &Connection) -> lapin::Result<()> {
@@ -150,13 +168,16 @@ impl Topology {
     }
 }
 
-/// FNV-1a (64 bit, offset and prime as published by its authors), of which the upper half is mixed best. It must be the same on
-/// every node and in every version.
+/// FNV-1a (64 bit, offset and prime as published by its authors), and after it the finalizer of MurmurHash3 (Appleby):
+/// without that the last letters of a name, in which ids of one minute differ, hardly count. It must be the same on every
+/// node and in every version.
 pub fn hash(text: &str) -> u64 {
     let hash = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    hash >> 32
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
 struct Listing<'a> {
@@ -247,4 +268,46 @@ fn dead_lettering(exchange: &str, key: Option<&str>) -> Vec<(&'static str, AMQPV
         vec![("x-dead-letter-exchange", text(exchange)), ("x-dead-letter-strategy", text("at-least-once"))];
     arguments.extend(key.map(|key| ("x-dead-letter-routing-key", text(key))));
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversations_of_one_minute_are_spread_over_all_partitions() {
+        let topology = Topology::new(&RabbitmqConfig::default());
+        let mut counts = vec![0_u32; topology.partitions() as usize];
+        for n in 0..1_600_u32 {
+            let id = ConversationId::new(&format!("66f0a1b2c3d4e5f600{n:06x}")).unwrap();
+            counts[topology.partition_of(&id) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (60..=140).contains(count)), "about 100 each: {counts:?}");
+    }
+
+    #[test]
+    fn a_conversation_stays_in_its_partition_whatever_version_runs() {
+        let topology = Topology::new(&RabbitmqConfig::default());
+        let pinned = ["66f0a1b2c3d4e5f600000001", "c", "support:1"]
+            .map(|id| topology.partition_of(&ConversationId::new(id).unwrap()));
+        assert_eq!(pinned, [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_pause_is_waited_for_in_the_longest_tier_that_is_not_longer() {
+        let topology = Topology::new(&RabbitmqConfig::default());
+        let tier = |seconds: f64| topology.tier_for(Duration::from_secs_f64(seconds)).map(|tier| tier.name);
+        let table =
+            [(0.0, None), (0.99, None), (1.0, Some("1s")), (3.9, Some("2s")), (4.0, Some("4s")), (29.0, Some("4s"))];
+        let longer = [
+            (30.0, Some("30s")),
+            (119.0, Some("30s")),
+            (120.0, Some("2m")),
+            (599.0, Some("2m")),
+            (86_400.0, Some("10m")),
+        ];
+        for (seconds, name) in table.into_iter().chain(longer) {
+            assert_eq!(tier(seconds), name, "{seconds} s");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! second is no further delivery as long as the first is held.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +84,8 @@ pub struct Window {
     ready: BTreeMap<u64, Held>,
     /// By the time (monotonic) until which nobody is to have them.
     waiting: BTreeMap<(Duration, u64), Held>,
-    known: HashSet<Key>,
+    /// Which number a life of a message has.
+    known: HashMap<Key, u64>,
     of_conversation: HashMap<ConversationId, usize>,
     /// Whatever came, by number, until it is settled.
     came: BTreeMap<u64, Came>,
@@ -118,15 +119,15 @@ impl Window {
 
     /// Whether the message is a copy of one that is held.
     pub fn is_copy(&self, envelope: &Envelope) -> bool {
-        self.known.contains(&key(envelope))
+        self.known.contains_key(&key(envelope))
     }
 
     /// Takes a message that came `now` (monotonic).
     pub fn put(&mut self, envelope: Envelope, redelivered: bool, acker: Acker, now: Duration) {
-        self.known.insert(key(&envelope));
         *self.of_conversation.entry(envelope.job.conversation.clone()).or_default() += 1;
         let number = self.next;
         self.next += 1;
+        self.known.insert(key(&envelope), number);
         let (conversation, id) = (envelope.job.conversation.clone(), envelope.job.id.clone());
         self.came.insert(number, Came { conversation, id, at: now });
         let rest = envelope.rest.unwrap_or_default();
@@ -162,16 +163,32 @@ impl Window {
         (given, in_hand)
     }
 
-    /// One that was out comes back, and is given out again in `after`.
-    pub fn give_back(&mut self, held: Held, now: Duration, after: Duration) {
+    /// One that is out is on its way into another queue: what comes from there is the message itself from now on, also if
+    /// it comes before this one is settled, and no copy of it.
+    pub fn leaves(&mut self, held: &Held) {
+        if self.is_known(held) {
+            self.known.remove(&key(&held.envelope));
+        }
+    }
+
+    /// One that was out comes back, and is given out again in `after`. `true`: it is to be acknowledged instead. It was on
+    /// its way, nobody knew whether it arrived, and it has come again: from now on that one is it.
+    #[must_use = "one that lives on elsewhere is to be acknowledged"]
+    pub fn give_back(&mut self, held: Held, now: Duration, after: Duration) -> bool {
         if !self.owns(&held) {
-            return;
+            return false;
+        }
+        if self.known.contains_key(&key(&held.envelope)) && !self.is_known(&held) {
+            return true;
         }
         self.out.remove(&held.number);
         if held.epoch.is_withdrawn() {
-            return self.forget(&held);
+            self.forget(&held);
+            return false;
         }
+        self.known.insert(key(&held.envelope), held.number);
         self.keep(Held { redelivered: true, ..held }, now + after, after.is_zero());
+        false
     }
 
     /// Whether one that is out can still be acknowledged.
@@ -235,8 +252,12 @@ impl Window {
         }
     }
 
+    fn is_known(&self, held: &Held) -> bool {
+        self.known.get(&key(&held.envelope)) == Some(&held.number)
+    }
+
     fn forget(&mut self, held: &Held) {
-        self.known.remove(&key(&held.envelope));
+        self.leaves(held);
         self.came.remove(&held.number);
         let conversation = &held.envelope.job.conversation;
         if let Some(count) = self.of_conversation.get_mut(conversation) {
@@ -256,4 +277,76 @@ fn split_off<K: Ord>(from: &mut BTreeMap<K, Held>, is_meant: impl Fn(&Held) -> b
 
 fn key(envelope: &Envelope) -> Key {
     (envelope.job.id.clone(), envelope.replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::Delivery;
+
+    use super::*;
+    use crate::broker::{Lane, contract::tools::job};
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn envelope() -> Envelope {
+        Envelope::new(Arc::new(job("m", "c")), Lane::Chat)
+    }
+
+    fn acker(tag: u64) -> Acker {
+        Delivery::mock(tag, "x".into(), "00".into(), false, Vec::new()).acker
+    }
+
+    /// A window with one message, which is out.
+    fn with_one_out() -> (Window, Held) {
+        let mut window = Window::default();
+        window.put(envelope(), false, acker(1), NOW);
+        let held = window.pop(1, NOW).pop().unwrap();
+        (window, held)
+    }
+
+    fn tries(given: &[Held]) -> Vec<u32> {
+        given.iter().map(|held| held.envelope.tries).collect()
+    }
+
+    #[test]
+    fn a_copy_is_known_as_long_as_the_first_is_held() {
+        let (mut window, held) = with_one_out();
+        assert!(window.is_copy(&envelope()));
+        window.settle(&held);
+        assert!(!window.is_copy(&envelope()));
+        assert_eq!((window.out(), window.of_conversation(&envelope().job.conversation)), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_back_before_its_original_is_settled_is_no_copy() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        let back = envelope().buried("it failed".into());
+        assert!(!window.is_copy(&back));
+        window.put(back, false, acker(2), NOW);
+        window.settle(&held);
+        assert_eq!((window.out(), window.of_conversation(&envelope().job.conversation)), (0, 1));
+        assert!(window.is_copy(&envelope()), "the one that came back is known");
+        assert_eq!(tries(&window.pop(1, NOW)), [1]);
+    }
+
+    #[test]
+    fn what_could_not_leave_is_known_again() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        assert!(!window.give_back(held, NOW, NOW));
+        assert!(window.is_copy(&envelope()));
+        assert_eq!(tries(&window.pop(2, NOW)), [0]);
+    }
+
+    #[test]
+    fn what_has_left_although_nobody_confirmed_it_lives_on_once() {
+        let (mut window, held) = with_one_out();
+        window.leaves(&held);
+        window.put(envelope().buried("it failed".into()), false, acker(2), NOW);
+        assert!(window.give_back(held.clone(), NOW, NOW), "it is to be acknowledged");
+        window.settle(&held);
+        assert_eq!(tries(&window.pop(2, NOW)), [1]);
+        assert!(window.is_copy(&envelope()) && window.out() == 1);
+    }
 }

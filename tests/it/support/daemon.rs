@@ -54,6 +54,7 @@ log_format = "json"
 pub struct Daemon {
     child: Child,
     folder: TempDir,
+    arguments: Vec<String>,
     public: SocketAddr,
     admin: SocketAddr,
     client: reqwest::Client,
@@ -86,6 +87,11 @@ fn lay(below: &mut toml::Table, above: toml::Table) {
 impl Daemon {
     /// Starts a daemon and waits until it serves.
     pub async fn start(config: &str, zendesk: &Zendesk, ai: &Ai) -> Self {
+        Self::start_with(&[], config, zendesk, ai).await
+    }
+
+    /// The same with more arguments for `tidegate run`.
+    pub async fn start_with(arguments: &[&str], config: &str, zendesk: &Zendesk, ai: &Ai) -> Self {
         tidegate::cli::tls();
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let [public, admin] = free_ports();
@@ -110,8 +116,9 @@ impl Daemon {
         lay(&mut table, config.parse().unwrap_or_else(|error| panic!("the test's configuration: {error}")));
         fs::write(folder.path().join("config.toml"), toml::to_string(&table).expect("it is TOML"))
             .expect("it can be written");
-        let child = spawn(&folder);
-        let mut daemon = Self { child, folder, public, admin, client: reqwest::Client::new() };
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let child = spawn(&folder, &arguments);
+        let mut daemon = Self { child, folder, arguments, public, admin, client: reqwest::Client::new() };
         daemon.serves().await;
         daemon
     }
@@ -120,7 +127,7 @@ impl Daemon {
     pub async fn restart(&mut self, changes: &str) {
         self.kill();
         self.change(changes);
-        self.child = spawn(&self.folder);
+        self.child = spawn(&self.folder, &self.arguments);
         self.serves().await;
     }
 
@@ -135,7 +142,7 @@ impl Daemon {
     /// Starts the process and does not wait for it.
     pub fn spawn_again(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder);
+        self.child = spawn(&self.folder, &self.arguments);
     }
 
     /// Waits until the daemon answers.
@@ -251,13 +258,14 @@ pub fn metric(metrics: &str, series: &str) -> f64 {
     values.iter().sum()
 }
 
-fn spawn(folder: &TempDir) -> Child {
+fn spawn(folder: &TempDir, arguments: &[String]) -> Child {
     let log =
         fs::File::options().create(true).append(true).open(folder.path().join("log")).expect("a log can be written");
     Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .arg("run")
         .arg("--config")
         .arg(folder.path().join("config.toml"))
+        .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -83,7 +83,28 @@ impl<R> Fleet<R> {
     /// Waits until every accepted message is answered or handed over.
     pub async fn settles(&self) {
         let settled = tidegate::simulate::customers::settled(&self.zendesk, settle_within()).await;
-        assert!(settled, "not everything was settled: {:?}\n{}", self.zendesk.stats(), self.logs());
+        if !settled {
+            let where_they_are = self.unsettled().await;
+            panic!("not everything was settled: {:?}\n{where_they_are}\n{}", self.zendesk.stats(), self.logs());
+        }
+    }
+
+    /// What the nodes know of some messages that are not settled, and of their queues; for failures.
+    async fn unsettled(&self) -> String {
+        let mut told = String::new();
+        for offence in self.zendesk.report().offences.iter().take(3) {
+            told += &format!("{offence:?}\n");
+            for (n, daemon) in self.daemons.iter().enumerate() {
+                told += &format!(
+                    "  node {n}: {}\n",
+                    daemon.admin(&format!("/admin/messages/{}", offence.message_id)).await
+                );
+            }
+        }
+        for (n, daemon) in self.daemons.iter().enumerate() {
+            told += &format!("node {n}: {}\n", daemon.admin("/admin/queues").await);
+        }
+        told
     }
 
     /// Nothing lost, nothing twice, everything in order.

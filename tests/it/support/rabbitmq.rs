@@ -202,11 +202,14 @@ pub fn config(nodes: &[String], prefix: &str) -> String {
     )
 }
 
-/// The partition of a conversation under [`config`]: FNV-1a, as on every node.
+/// The partition of a conversation under [`config`]: FNV-1a and the finalizer of MurmurHash3, as on every node.
 pub fn partition_of(conversation: &str) -> usize {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = conversation.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 32;
-    usize::try_from(hash).expect("it has 32 bits") % PARTITIONS
+    let hash = conversation.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let partitions = u64::try_from(PARTITIONS).expect("they are few");
+    usize::try_from((hash ^ (hash >> 33)) % partitions).expect("they are few")
 }
 
 impl Rabbit {

@@ -62,6 +62,8 @@ struct Keeping {
     turn: usize,
     /// Since a connection last was good.
     attempts: u32,
+    /// Whether everything was declared by this process, or found.
+    declared: bool,
 }
 
 impl Keeping {
@@ -183,12 +185,13 @@ impl Line {
     async fn connect(&self, keeping: &mut Keeping) {
         let connected = self.plan.connect(keeping.turn, self.name).await;
         let prepared = match connected {
-            Ok(connection) => self.prepare(connection, self.plan.node(keeping.turn)).await,
+            Ok(connection) => self.prepare(connection, self.plan.node(keeping.turn), keeping.declared).await,
             Err(trouble) => Err(trouble),
         };
         match prepared {
             Ok(connection) => {
                 keeping.attempts = 0;
+                keeping.declared = true;
                 keeping.generation += 1;
                 *self.trouble.lock() = None;
                 let live =
@@ -207,8 +210,14 @@ impl Line {
         }
     }
 
-    async fn prepare(&self, connection: Wire, node: String) -> Result<Wire, Trouble> {
-        let trouble = match timeout(DECLARE_WITHIN, self.topology.declare(&connection)).await {
+    async fn prepare(&self, connection: Wire, node: String, declared: bool) -> Result<Wire, Trouble> {
+        let declaring = async {
+            if declared && self.topology.is_there(&connection).await? {
+                return Ok(());
+            }
+            self.topology.declare(&connection).await
+        };
+        let trouble = match timeout(DECLARE_WITHIN, declaring).await {
             Ok(Ok(())) => return Ok(connection),
             Ok(Err(error)) => Trouble::of_declaring(node, &error),
             Err(_) => Trouble::Silent { node },
