@@ -290,7 +290,7 @@ mod tests {
         let topology = Topology::new(&RabbitmqConfig::default());
         let pinned = ["66f0a1b2c3d4e5f600000001", "c", "support:1"]
             .map(|id| topology.partition_of(&ConversationId::new(id).unwrap()));
-        assert_eq!(pinned, [0, 0, 0]);
+        assert_eq!(pinned, [0, 14, 0]);
     }
 
     #[test]
