@@ -49,18 +49,13 @@ impl Actor for Consumer {
 impl Consumer {
     async fn pull(&self) -> Result<(), ActorProcessingErr> {
         self.card.meet_fault().await?;
-        let held = self.parts.directory.held();
-        self.card.waiting(held);
-        let freed = self.parts.directory.freed();
+        self.card.waiting(self.parts.directory.held());
         let window = self.parts.upkeep.shape().window;
-        if held >= window {
-            tokio::select! {
-                () = self.parts.draining.cancelled() => {}
-                () = freed => {}
-            }
-            return Ok(());
-        }
-        let taking = self.parts.broker.take(Queue::Chat(self.partition), window - held);
+        let room = tokio::select! {
+            () = self.parts.draining.cancelled() => return Ok(()),
+            room = self.parts.directory.room(window) => room,
+        };
+        let taking = self.parts.broker.take(Queue::Chat(self.partition), room);
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
             taken = taking => taken,

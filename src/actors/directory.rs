@@ -39,7 +39,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.freed.notify_one();
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -88,9 +88,17 @@ impl Directory {
         self.held.count.load(Ordering::Relaxed)
     }
 
-    /// Waits until one message less is held.
-    pub async fn freed(&self) {
-        self.held.freed.notified().await;
+    /// Waits until fewer messages than `window` are held; how many more may be.
+    pub async fn room(&self, window: usize) -> usize {
+        loop {
+            let mut freed = std::pin::pin!(self.held.freed.notified());
+            // Heard of from now on, so that none is missed between the look and the wait.
+            freed.as_mut().enable();
+            match window.checked_sub(self.held()) {
+                Some(room) if room > 0 => return room,
+                _ => freed.await,
+            }
+        }
     }
 
     /// The cell of a conversation, if it is alive.

@@ -216,8 +216,10 @@ impl Grower<'_> {
         let round: Round = Arc::new(move || {
             let parts = parts.clone();
             Box::pin(async move {
+                // A node that drains leaves its partitions to the others while it finishes what is in hand.
+                let consumes = parts.upkeep.consumes() && !parts.draining.is_cancelled();
                 let in_hand = parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
-                match parts.nodes.beat(in_hand, parts.upkeep.consumes()).await {
+                match parts.nodes.beat(in_hand, consumes).await {
                     // The keeper of the connection has said so.
                     Ok(()) | Err(state::Error::Away(_)) => Ok(()),
                     Err(error) => Err(error.into()),
@@ -318,6 +320,9 @@ impl Grower<'_> {
                 if parts.nodes.unheard_for() > UNHEARD_MAX {
                     // Another may have died meanwhile. Who has a partition keeps it; the others stand by.
                     peers.retain(|peer| peer.id == parts.nodes.id());
+                }
+                if parts.draining.is_cancelled() {
+                    peers.clear();
                 }
                 parts.upkeep.spread(parts.nodes.id(), &peers);
                 parts.directory.let_go();

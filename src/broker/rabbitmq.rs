@@ -351,7 +351,11 @@ impl Upkeep for Rabbitmq {
         let connected_for = self.inner.link.consume().live().map(|live| live.since.elapsed());
         let owners = spread::owners(&self.inner.chat, &spread::candidates(me, peers, connected_for));
         for (source, owner) in self.inner.chat.iter().zip(owners) {
-            source.want(owner == Some(me));
+            if source.want(owner == Some(me)) {
+                // Whoever takes from it sees to it; this is for when nobody does.
+                let (source, inner) = (source.clone(), self.inner.clone());
+                self.inner.publishing.begin(async move { source.attend(&inner).await });
+            }
         }
     }
 

@@ -7,7 +7,15 @@
 //! `axum::serve` has neither limit. Who holds his connection without asking anything keeps its slot only for
 //! `head_within`, which also ends a connection that is kept alive and not used.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -41,6 +49,9 @@ const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
 
 /// When those who are turned away may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing has been asked yet is closed so long after all ends.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// The pause after a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -94,14 +105,29 @@ async fn attend(
     until: CancellationToken,
     _slot: OwnedSemaphorePermit,
 ) {
-    let answer = hyper::service::service_fn(move |request: Request<Incoming>| router.clone().call(request));
+    let asked = Arc::new(AtomicBool::new(false));
+    let is_asked = asked.clone();
+    let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
+        is_asked.store(true, Ordering::Relaxed);
+        router.clone().call(request)
+    });
     let mut connection =
         std::pin::pin!(http(limits.head_within).serve_connection(TokioIo::new(Lingering::new(stream)), answer));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = until.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // hyper goes on waiting for the first request of a connection.
+            let silent = async {
+                tokio::time::sleep(SILENT_MAX).await;
+                if asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                outcome = connection => outcome,
+                () = silent => Ok(()),
+            }
         }
     };
     if let Err(error) = outcome {

@@ -7,6 +7,7 @@ use tidegate::simulate::{ai, zendesk};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 
 use crate::support::{
@@ -224,6 +225,10 @@ async fn sigterm_closes_the_door_finishes_what_is_in_hand_and_ends_with_0() {
     scene.ai.behave(ai::Behaviour { latency_ms: 2_000, ..ai::Behaviour::default() });
     scene.say("c", "a slow one").await;
     eventually("it is in the AI's hands", SOON, async || scene.ai.stats().in_flight == 1).await;
+    // One who says nothing holds up nobody.
+    let door = scene.daemon.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let _silent = TcpStream::connect(door).await.expect("it listens");
+    let began = Instant::now();
     scene.daemon.terminate();
     let (status, report) = async {
         let url = scene.daemon.admin_url("/readyz");
@@ -236,5 +241,6 @@ async fn sigterm_closes_the_door_finishes_what_is_in_hand_and_ends_with_0() {
     eventually("nobody is let in any more", SOON, async || reqwest::get(&public).await.is_err()).await;
     eventually("it ends", SOON, async || scene.daemon.ended().is_some()).await;
     assert_eq!(scene.daemon.ended().and_then(|status| status.code()), Some(0), "{}", scene.daemon.log_tail());
+    assert!(began.elapsed() < Duration::from_secs(20), "it waited for its whole grace");
     assert_eq!(scene.replies("c").len(), 1, "what was in hand was finished");
 }

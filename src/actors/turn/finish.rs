@@ -16,6 +16,7 @@ use crate::{
         roster::LastFailure,
         story,
     },
+    broker::{self, Delivery},
     domain::{
         ids::{ConversationId, MessageId},
         prompt::{History, Role},
@@ -136,12 +137,24 @@ async fn conclude(
         parts.in_hand.forget(job.message.as_str());
         settled(parts, &job, 1, None);
         let was_away = item.delivery.tries > 0;
-        item.delivery.ack().await?;
+        acknowledge(item.delivery).await?;
         if was_away {
             parts.state.note_away(&job.conversation, None).await?;
         }
     }
     Ok(())
+}
+
+/// What cannot be acknowledged any more comes to whoever holds it by now, and is found to have ended.
+async fn acknowledge(delivery: Delivery) -> Result<(), broker::Error> {
+    let id = delivery.job.id.clone();
+    match delivery.ack().await {
+        Err(broker::Error::Lost) => {
+            tracing::debug!(job.id = %id, "a message that has ended comes once more");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn record(
@@ -210,7 +223,7 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
             // Recorded before it lay there; twice is better than not at all.
             copy.delivery.park("it was parked before").await?;
         } else {
-            copy.delivery.ack().await?;
+            acknowledge(copy.delivery).await?;
         }
     }
     Ok(Next::Done)

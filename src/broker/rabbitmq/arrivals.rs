@@ -77,6 +77,9 @@ impl Source {
             return None;
         }
         if !self.admits(&envelope) {
+            // From now on nobody overtakes it, though room may be made any moment.
+            let job = &envelope.job;
+            self.overflow().away(&job.conversation, &job.id, came + TRY_AGAIN);
             return Some(Aside { envelope: Some(envelope), message, came });
         }
         self.window().put(envelope, message.redelivered, message.acker, came);

@@ -14,7 +14,7 @@ use crate::domain::ids::{ConversationId, EventId};
 
 /// All come back in the order of their times, give or take the time a server takes to notice them. One that should have
 /// been back so long before another that is back went another way: it was removed, or another node had it.
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(30);
 
 /// Marks of one partition at most; what exceeds them is away without one.
 const MARKS_MAX: usize = 100_000;

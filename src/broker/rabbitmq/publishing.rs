@@ -117,6 +117,11 @@ impl Publishing {
         }
     }
 
+    /// Begins what is waited for at the end.
+    pub fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
     /// Runs to its end although whoever asked may be gone.
     pub async fn whole<T: Send + 'static>(
         &self,

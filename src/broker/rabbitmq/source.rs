@@ -92,9 +92,9 @@ impl Source {
         })
     }
 
-    /// Says whether this node is to consume from it.
-    pub fn want(&self, wanted: bool) {
-        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+    /// Says whether this node is to consume from it; `true`: that is new.
+    pub fn want(&self, wanted: bool) -> bool {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted)
     }
 
     /// What is held.
