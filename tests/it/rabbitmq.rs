@@ -46,8 +46,7 @@ async fn the_broker_goes_and_comes_back_and_every_webhook_is_answered_meanwhile(
     scene.settles().await;
     scene.assert_sound();
     eventually("the spool is empty", SOON, async || scene.daemon.metric("tidegate_spool_messages").await < 0.5).await;
-    let refused = scene.zendesk.stats();
-    println!("{refused:?}");
+    assert_eq!(scene.zendesk.stats().webhook_failed_attempts, 0, "every webhook was answered 200");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +54,9 @@ async fn nodes_share_the_partitions_and_take_over_from_one_that_dies() {
     let (address, prefix) = rabbitmq::shared();
     let redis = Redis::start();
     let place = format!("nodes = ['{}']\n", redis.address());
-    let mut fleet = Fleet::on(redis, &place, 3, &on(&address, &prefix)).await;
+    // What lies in the spool of a node that has died comes late, and that is nothing to be judged here.
+    let patient = format!("{}[broker.spool]\nconfirm_within = '10s'\n", on(&address, &prefix));
+    let mut fleet = Fleet::on(redis, &place, 3, &patient).await;
     let customers = Customers::start(&fleet.zendesk, plan(40, 900));
     eventually("the work is under way", SOON, async || fleet.zendesk.stats().judged.answered >= 200).await;
     fleet.daemons[0].kill();
