@@ -5,8 +5,8 @@
 //!                                                       ^                    | retry, bury, park: a copy is confirmed,
 //!                                                    tiers <-- lease --------+ then the original is acknowledged
 //! ```
-//! A crash between the two leaves both; whoever meets the second finds the first settled in the ledger, or holds both and
-//! settles them as one (`window.rs`).
+//! A crash between the two leaves both; whoever meets the second finds the first settled in the ledger, or holds it and
+//! acknowledges the second (`window.rs`).
 
 mod arrivals;
 #[cfg(test)]
@@ -59,7 +59,7 @@ use self::{
     envelope::Envelope,
     link::{Line, Link},
     pass::Passes,
-    publisher::{Outgoing, Publisher, Unconfirmed},
+    publisher::{Outgoing, Publisher},
     publishing::Publishing,
     source::Source,
     tally::Tally,
@@ -210,12 +210,6 @@ impl Inner {
             };
             while let Err(error) = self.publisher.publish(outgoing.clone()).await {
                 tracing::error!(%error, "it could not be published again; the next attempt follows");
-                // The next connection declares what is missing.
-                if error == Unconfirmed::Unroutable
-                    && let Some(live) = self.link.publish().live()
-                {
-                    self.link.publish().give_up(live.generation);
-                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

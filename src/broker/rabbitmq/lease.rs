@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{Acker, options::BasicAckOptions};
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::{
     Inner,
@@ -122,13 +122,18 @@ async fn acknowledge(source: &Source, held: &Held) -> Result<(), Error> {
 
 /// Tells the server that a message is done with. What cannot be told comes again.
 pub(super) async fn ack(acker: &Acker, epoch: &Epoch) -> bool {
-    let Ok(acknowledged) = timeout(WRITTEN_WITHIN, acker.ack(BasicAckOptions::default())).await else {
+    tell(acker).await.unwrap_or_else(|_| {
         // All that is held comes again, with another channel.
         epoch.end();
-        return false;
-    };
+        false
+    })
+}
+
+/// Whether the server was told; an error: it is not known, and may never be.
+pub(super) async fn tell(acker: &Acker) -> Result<bool, Elapsed> {
+    let told = timeout(WRITTEN_WITHIN, acker.ack(BasicAckOptions::default())).await?;
     // A channel that was closed meanwhile says `false`, not an error.
-    matches!(acknowledged, Ok(true))
+    Ok(matches!(told, Ok(true)))
 }
 
 impl From<Unconfirmed> for Error {

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use lapin::{
     Acker, Channel, Consumer,
     message::Delivery as Message,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use tokio::{
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Inner, link::Live};
+use super::{Inner, lease::tell, link::Live};
 use crate::broker::Error;
 
 /// When nothing has come for so long, the server is asked whether anything is left.
@@ -158,9 +158,7 @@ impl Pass {
     /// Acknowledges a message of this pass: it is gone.
     pub async fn acknowledge(&mut self, acker: &Acker) -> Result<(), Error> {
         self.there = self.there.saturating_sub(1);
-        // A channel that was closed meanwhile says `false`, not an error.
-        let told = timeout(ANSWERS_WITHIN, acker.ack(BasicAckOptions::default())).await;
-        if matches!(told, Ok(Ok(true))) { Ok(()) } else { Err(Error::Lost) }
+        if matches!(tell(acker).await, Ok(true)) { Ok(()) } else { Err(Error::Lost) }
     }
 
     /// Ends it; returns when everything has come back, and what was acknowledged is gone.
