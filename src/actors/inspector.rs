@@ -145,10 +145,13 @@ impl Inspector {
 
     /// What is known of a message, by event id or message id.
     pub async fn message(&self, id: &str) -> Result<Option<MessageView>, String> {
-        if let Some(record) = self.parts.state.record(id).await.map_err(|error| error.to_string())? {
+        if let Some(record) = self.record(id).await? {
             return Ok(Some(MessageView::Ended(record)));
         }
-        let Some(found) = self.parts.broker.find(id).await.map_err(|error| error.to_string())? else { return Ok(None) };
+        let Some(found) = self.parts.broker.find(id).await.map_err(|error| error.to_string())? else {
+            // It may have ended between the two looks.
+            return Ok(self.record(id).await?.map(MessageView::Ended));
+        };
         let (phase, timeline) = self.in_memory(&found.job.conversation, found.job.message.as_str());
         let timeline = match timeline {
             Some((timeline, true)) => timeline,
@@ -169,6 +172,10 @@ impl Inspector {
                 timeline: story(&timeline),
             }
         }))
+    }
+
+    async fn record(&self, id: &str) -> Result<Option<Record>, String> {
+        self.parts.state.record(id).await.map_err(|error| error.to_string())
     }
 
     /// What was written down of earlier tries, and this one.

@@ -18,11 +18,6 @@ async fn told(scene: &Scene, message: &str) -> Value {
     scene.daemon.admin(&format!("/admin/messages/{message}")).await
 }
 
-async fn ended(scene: &Scene, message: &str) -> Value {
-    eventually("it has ended", SOON, async || told(scene, message).await["state"] == "ended").await;
-    told(scene, message).await
-}
-
 fn stages(told: &Value) -> Vec<&str> {
     told["timeline"].as_array().into_iter().flatten().filter_map(|entry| entry["stage"].as_str()).collect()
 }
@@ -63,10 +58,10 @@ async fn a_message_that_comes_after_its_successor_was_answered_is_answered_and_m
     let successor = scene.say("c", "hello").await;
     scene.settles().await;
     deliver_late(&scene, "m-late", "c").await;
-    let late = ended(&scene, "m-late").await;
+    let late = scene.daemon.settled("m-late").await;
     assert_eq!(late["outcome"], "replied", "{late}");
     assert!(stages(&late).contains(&"late"), "{late}");
-    assert!(!stages(&ended(&scene, &successor).await).contains(&"late"));
+    assert!(!stages(&scene.daemon.settled(&successor).await).contains(&"late"));
     assert_eq!(answered(&scene, "c"), [successor.as_str(), "m-late"]);
 }
 
@@ -75,7 +70,7 @@ async fn an_intent_is_revoked_when_an_earlier_message_arrives_before_the_post() 
     let scene = Scene::with("[zendesk]\nposts_per_second = 1\n").await;
     let message = reply_waits(&scene, "c").await;
     deliver_late(&scene, "m-first", "c").await;
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert_eq!(answered(&scene, "c"), ["m-first", message.as_str()], "{told}");
     assert_eq!(stages(&told).iter().filter(|stage| **stage == "intended").count(), 2, "{told}");
     assert!(!stages(&told).contains(&"late"), "{told}");
@@ -88,7 +83,7 @@ async fn a_human_who_takes_over_while_the_reply_waits_for_its_turn_is_not_talked
     let scene = Scene::with("[zendesk]\nposts_per_second = 1\n").await;
     let message = reply_waits(&scene, "c").await;
     assert!(scene.zendesk.control("c", Some(Holder::Agent)).await);
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert_eq!(told["outcome"], "ignored", "{told}");
     assert_eq!((scene.replies("c").len(), scene.zendesk.stats().posts_while_human), (0, 0));
 }
@@ -101,7 +96,7 @@ async fn a_message_that_grows_too_old_in_a_pause_is_not_answered_by_the_last_loo
     eventually("the AI has failed", SOON, async || scene.ai.stats().errors == 1).await;
     // The pause after the failure is longer than what is left of the deadline.
     scene.ai.behave(ai::Behaviour::default());
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert_eq!((told["outcome"].as_str(), scene.ai.stats().calls), (Some("handed_over"), 1), "{told}");
     assert!(scene.replies("c").iter().all(|reply| !reply.starts_with("Answer")), "{:?}", scene.replies("c"));
 }

@@ -171,7 +171,7 @@ async fn a_message_that_kills_the_process_again_and_again_is_found_and_parked_al
     assert!(at_once[2..].iter().all(|most| *most <= 1), "from two on, one at a time: {at_once:?}");
     scene.settles().await;
     scene.assert_sound();
-    let shown = scene.daemon.admin(&format!("/admin/messages/{poison}")).await;
+    let shown = scene.daemon.settled(&poison).await;
     assert_eq!(shown["cause"], "the process died 4 times with it in hand", "{shown}");
     let judged = scene.zendesk.stats().judged;
     assert_eq!((judged.answered, judged.handed_off), (3, 1), "its neighbours are answered: {judged:?}");

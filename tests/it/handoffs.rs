@@ -16,14 +16,6 @@ async fn handoffs(daemon: &Daemon, outcome: &str) -> f64 {
     daemon.metric(&format!("tidegate_handoffs_total{{outcome=\"{outcome}\"}}")).await
 }
 
-async fn ended(scene: &Scene, message: &str) -> Value {
-    eventually("it has ended", SOON, async || {
-        scene.daemon.admin(&format!("/admin/messages/{message}")).await["state"] == "ended"
-    })
-    .await;
-    scene.daemon.admin(&format!("/admin/messages/{message}")).await
-}
-
 fn cause(told: &Value) -> &str {
     told["cause"].as_str().unwrap_or_default()
 }
@@ -67,7 +59,7 @@ async fn a_refused_hand_off_is_told_and_parked_and_the_bot_stays() {
         ("model", "[[ai:handoff]]", "the model asked for a human"),
         ("content", "[[ai:refuse]]", "content"),
     ] {
-        let told = ended(&scene, &scene.say(conversation, text).await).await;
+        let told = scene.daemon.settled(&scene.say(conversation, text).await).await;
         assert_eq!(told["outcome"], "parked", "{told}");
         assert!(cause(&told).contains(why) && cause(&told).contains("refuses the hand-off"), "{told}");
         assert_eq!(scene.replies(conversation), [APOLOGY], "told once");
@@ -75,7 +67,7 @@ async fn a_refused_hand_off_is_told_and_parked_and_the_bot_stays() {
     scene.say("phrase", "then you").await;
     eventually("the bot answers", SOON, async || scene.replies("phrase").len() == 2).await;
     scene.ai.behave(ai::Behaviour { status: 503, ..ai::Behaviour::default() });
-    let late = ended(&scene, &scene.say("late", "is anybody there?").await).await;
+    let late = scene.daemon.settled(&scene.say("late", "is anybody there?").await).await;
     assert_eq!(late["outcome"], "parked", "{late}");
     assert!(cause(&late).contains("deadline") && cause(&late).contains("refuses the hand-off"), "{late}");
     assert!((handoffs(&scene.daemon, "refused").await - 4.0).abs() < 0.1);
@@ -90,7 +82,7 @@ async fn an_answer_that_is_lost_after_the_event_came_is_not_asked_for_again() {
     let config = format!("[zendesk]\napi_url = '{}/sc'\n[chat]\nhandoff_phrases = ['human']\n", recorder.url());
     let scene = Scene::with(&config).await;
     recorder.aim(&scene.zendesk.url());
-    let told = ended(&scene, &scene.say("c", "a human, please").await).await;
+    let told = scene.daemon.settled(&scene.say("c", "a human, please").await).await;
     assert_eq!(told["outcome"], "handed_over", "{told}");
     eventually("it is confirmed", SOON, async || handoffs(&scene.daemon, "confirmed").await > 0.5).await;
     assert_eq!(scene.zendesk.stats().passes, 1);

@@ -42,7 +42,7 @@ async fn timelines_know_of_no_try(fleet: &Fleet, conversations: &[String]) {
     let messages = conversations.iter().flat_map(|conversation| fleet.zendesk.messages(conversation));
     let written = messages.filter(|message| message.author == "user").take(READ_MAX);
     for message in written {
-        let shown = fleet.daemons[0].admin(&format!("/admin/messages/{}", message.id)).await;
+        let shown = fleet.daemons[0].settled(&message.id).await;
         assert_eq!(shown["outcome"], "replied", "{shown}");
         let timeline = shown["timeline"].as_array().expect("an ended message has one");
         let failed = timeline.iter().any(|entry| entry["stage"] == "failed" || entry["on"] == "retry");

@@ -52,7 +52,7 @@ async fn each_role_in_a_process_of_its_own_settles_everything_together() {
     eventually("what the AI refuses is parked", SOON, async || told().await["outcome"] == "parked").await;
 
     let answered = &fleet.zendesk.messages(&customers.conversations()[0])[0];
-    let shown = with(&fleet, "chat").admin(&format!("/admin/messages/{}", answered.id)).await;
+    let shown = with(&fleet, "chat").settled(&answered.id).await;
     let (status, task) = with(&fleet, "api").task(shown["id"].as_str().expect("it has an id")).await;
     assert_eq!((status, &task["state"], &task["outcome"]), (200, &json!("done"), &json!("replied")), "{task}");
 

@@ -18,11 +18,6 @@ async fn told(scene: &Scene, message: &str) -> Value {
     scene.daemon.admin(&format!("/admin/messages/{message}")).await
 }
 
-async fn ended(scene: &Scene, message: &str) -> Value {
-    eventually("it has ended", SOON, async || told(scene, message).await["state"] == "ended").await;
-    told(scene, message).await
-}
-
 fn entries(told: &Value) -> Vec<Value> {
     told["timeline"].as_array().cloned().unwrap_or_default()
 }
@@ -58,7 +53,7 @@ async fn a_message_that_waited_failed_was_tried_again_and_answered_tells_all_of_
     // Its answer is withheld for the newer message; when both are taken up, the actor panics.
     assert_eq!(scene.daemon.crash("node/conversations/c", r#"{"mode":"panic"}"#).await / 100, 2);
     scene.say("c", "hello?").await;
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert_eq!(told["outcome"], "replied", "{told}");
     for on in ["merge", "backoff", "breaker", "retry"] {
         assert!(waited(&told, on) > 0, "{on}: {told}");
@@ -92,7 +87,7 @@ async fn a_message_that_is_dead_or_delayed_explains_itself_also_after_a_restart(
     scene.daemon.restart("").await;
     assert!(tells(&scene).await, "{}", told(&scene, &message).await);
     assert_eq!(told(&scene, &message).await["standing"], "delayed");
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert!(waited(&told, "retry") >= 3_000, "{told}");
     assert!(covered(&told) >= 0.95, "{told}");
 }
@@ -100,7 +95,7 @@ async fn a_message_that_is_dead_or_delayed_explains_itself_also_after_a_restart(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_message_tells_each_of_its_tries() {
     let scene = Scene::with("[retry]\nbase = '20ms'\n").await;
-    let told = ended(&scene, &scene.say("c", "[[ai:400]]").await).await;
+    let told = scene.daemon.settled(&scene.say("c", "[[ai:400]]").await).await;
     let tries = entries(&told).iter().filter(|entry| entry["stage"] == "asked").count();
     assert_eq!((told["outcome"].as_str(), tries), (Some("parked"), 4), "{told}");
 }
@@ -118,7 +113,7 @@ async fn each_wait_has_its_cause() {
     scene.settles().await;
     let mut all = Vec::new();
     for message in &messages {
-        all.push(ended(&scene, message).await);
+        all.push(scene.daemon.settled(message).await);
     }
     for told in &all {
         let share = covered(told);
@@ -141,14 +136,14 @@ async fn a_wait_for_zendesk_is_told_too() {
     scene.zendesk.behave(Behaviour { down: true, ..Behaviour::default() });
     tokio::time::sleep(Duration::from_secs(3)).await;
     scene.zendesk.behave(Behaviour::default());
-    let told = ended(&scene, &message).await;
+    let told = scene.daemon.settled(&message).await;
     assert!(waited(&told, "zendesk") > 2_000, "{told}");
     assert!(covered(&told) >= 0.95, "{told}");
     let throttle = Some(Quota { requests: 1, per_ms: 2_000 });
     scene.zendesk.behave(Behaviour { throttle, ..Behaviour::default() });
     let second = scene.say("c", "first").await;
     let third = scene.say("c", "second").await;
-    let (second, third) = (ended(&scene, &second).await, ended(&scene, &third).await);
+    let (second, third) = (scene.daemon.settled(&second).await, scene.daemon.settled(&third).await);
     assert!(waited(&second, "zendesk") + waited(&third, "zendesk") > 500, "{second} {third}");
     assert_ne!(scene.zendesk.holder("c"), Some(Holder::Agent));
 }

@@ -210,6 +210,19 @@ impl Daemon {
         answer.json().await.expect("it answers JSON")
     }
 
+    /// What is told of a message that has ended. Its end is written down after the reply is seen, maybe by another node.
+    pub async fn settled(&self, message: &str) -> Value {
+        let deadline = Instant::now() + super::SOON;
+        loop {
+            let told = self.admin(&format!("/admin/messages/{message}")).await;
+            if told["state"] == "ended" {
+                return told;
+            }
+            assert!(Instant::now() < deadline, "{message} does not end: {told}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Orders an actor to fail; the status.
     pub async fn crash(&self, actor: &str, body: &str) -> u16 {
         let url = self.admin_url(&format!("/admin/actors/{actor}/crash"));
