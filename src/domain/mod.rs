@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod burst;
+pub mod completion;
 pub mod content;
 pub mod control;
 pub mod event;
