@@ -139,6 +139,8 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         received: head.received,
         tokens: prompt.tokens(),
         key,
+        chain: None,
+        until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };
     let call = |index: usize| parts.ai[index].0.ask(prompt, parts.clock.now());

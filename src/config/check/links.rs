@@ -73,6 +73,10 @@ fn api_keys(keys: &[ApiKey], rules: &mut Rules) {
     for (index, key) in keys.iter().enumerate() {
         let at = format!("api.keys[{index}].key");
         rules.present(key.key.expose(), &at, "write a long random string");
+        let hashed = key.key.expose().strip_prefix("sha256:");
+        let sound = hashed.is_none_or(|hash| hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let remedy = "write the 64 hex digits that `printf %s KEY | sha256sum` prints after sha256:";
+        rules.holds(sound, &at, "begins with sha256: and is no SHA-256", remedy);
         let first = keys[..index].iter().position(|other| other.key == key.key && !key.key.is_empty());
         if let Some(first) = first {
             let other = format!("api.keys[{first}].key");
