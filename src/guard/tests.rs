@@ -7,7 +7,10 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::{
-    guard::limiter::{Limits, WindowLimit},
+    guard::{
+        breaker::Caller,
+        limiter::{Limits, WindowLimit},
+    },
     store::calls::{Calls, Past},
 };
 
