@@ -106,7 +106,7 @@ pub struct ApiConfig {
     pub backoff_factor: f64,
     /// All further tries together, as a share of all calls; from 0 to 1.
     pub retry_budget: f64,
-    /// How long a free slot, a permit or a closed breaker is waited for.
+    /// How long a free slot, a permit or a closed breaker is waited for, within `http.request_timeout`.
     #[serde(with = "units::duration")]
     pub wait: Duration,
     /// Whether services that do not offer the model asked for stand in with their own, after those that do.

@@ -86,9 +86,6 @@ fn retries(config: &Config, rules: &mut Rules) {
     let wrong = format!("{factor} is not a number of seconds");
     rules.holds((0.0..=3600.0).contains(&factor), "api.backoff_factor", wrong, "write a number from 0 to 3600");
     rules.rate(config.api.retry_budget, "api.retry_budget");
-    let (key, wrong) = ("api.wait", "is longer than http.request_timeout, which ends every request");
-    let in_time = config.api.wait <= config.http.request_timeout;
-    rules.together(in_time, key, &["http.request_timeout"], wrong, "write a shorter time");
 }
 
 fn keeping(config: &Config, rules: &mut Rules) {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 65] = [
+const SENSELESS: [(&str, &[&str]); 64] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -21,7 +21,6 @@ const SENSELESS: [(&str, &[&str]); 65] = [
     ("api.keys = [{name='a',key='sha256:abc'}]", &["api.keys[0].key"]),
     ("api.max_retries = 100", &["api.max_retries"]),
     ("api.retry_budget = 1.5", &["api.retry_budget"]),
-    ("api.wait = '31s'", &["api.wait", "http.request_timeout"]),
     ("api.backoff_factor = -1", &["api.backoff_factor"]),
     ("zendesk.api_url = 'api.smooch.io'", &["zendesk.api_url"]),
     ("zendesk.timeout = '0s'", &["zendesk.timeout"]),
