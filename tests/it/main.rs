@@ -4,6 +4,7 @@
 
 mod absence;
 mod admin_tokens;
+mod ai_providers;
 mod bounds;
 mod chaos;
 mod chat_answers;

@@ -6,6 +6,7 @@ use super::Rules;
 use crate::{
     actors::Service,
     broker,
+    client::Provider,
     config::{Config, address::is_node},
     guard::{breaker, limiter::Limits},
     http::ApiKey,
@@ -164,6 +165,16 @@ fn service_alone(service: &Service, at: &str, rules: &mut Rules) {
     }
     rules.some_time(service.timeout, &format!("{at}.timeout"));
     rules.count(service.concurrency as u64, &format!("{at}.concurrency"), 1..=CONCURRENCY_MAX);
+    rules.count(service.max_output_tokens.into(), &format!("{at}.max_output_tokens"), 1..=u32::MAX.into());
+    let versioned = service.provider != Provider::Azure || !service.api_version.trim().is_empty();
+    let (key, with) = (format!("{at}.api_version"), format!("{at}.provider"));
+    rules.together(versioned, &key, &[&with], "is empty, but provider is azure", "write a version like 2024-10-21");
+    let named = service.models.iter().all(|(ours, theirs)| !ours.trim().is_empty() && !theirs.trim().is_empty());
+    rules.holds(named, &format!("{at}.models"), "has an empty name in it", "write both names of each model");
+    for (name, price) in [("input", service.price.input), ("output", service.price.output)] {
+        let sound = price.is_finite() && price >= 0.0;
+        rules.holds(sound, &format!("{at}.price.{name}"), format!("{price} is no price"), "write a number from 0 up");
+    }
     windows(&service.limits, &format!("{at}.limits"), rules);
     breaker(&service.breaker, &format!("{at}.breaker"), rules);
 }
