@@ -113,7 +113,7 @@ pub struct Parts {
     /// The guards of the AI services.
     pub stack: Stack,
     /// The AI services, in the order of the guards' chain, with their models.
-    pub ai: Vec<(client::Ai, String)>,
+    pub ai: Vec<client::Ai>,
     /// Zendesk.
     pub sunshine: Sunshine,
     /// Whether the last call to Zendesk worked.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{secret::Secret, units};
+use crate::domain::{answer::Tokens, secret::Secret, units};
 
 /// `[ai]`: the chain of services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,18 @@ pub struct Price {
     pub input: f64,
     /// Of the answer.
     pub output: f64,
+}
+
+impl Price {
+    /// What so many tokens cost.
+    pub fn of(&self, tokens: Tokens) -> f64 {
+        (tokens.input as f64 * self.input + tokens.output as f64 * self.output) / 1e6
+    }
+
+    /// Whether nothing is known of what tokens cost.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One AI service, with its limits `L` and its breaker `B`.

@@ -159,13 +159,9 @@ fn gate(service: &actors::Service, clock: &Clock, boards: Option<&Arc<dyn Boards
     }
 }
 
-fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {
-    let client = |service| -> anyhow::Result<(Ai, String)> {
-        let service: &actors::Service = service;
-        let client = Ai::new(service, &config.chat.handoff_tool).context("the client of an AI service")?;
-        Ok((client, service.model.clone()))
-    };
-    config.ai.services.iter().map(client).collect()
+fn ai(config: &Config) -> anyhow::Result<Vec<Ai>> {
+    let services = config.ai.services.iter();
+    services.map(|service| Ai::new(service, &config.chat.handoff_tool).context("the client of an AI service")).collect()
 }
 
 /// As long as this a call counts.

@@ -143,7 +143,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };
-    let call = |index: usize| parts.ai[index].0.ask(prompt, parts.clock.now());
+    let call = |index: usize| parts.ai[index].ask(prompt, parts.clock.now());
     let asking = parts.stack.ask(question, &watch, call);
     tokio::pin!(asking);
     let soft_limit = state.cell.lock().hand.as_ref().map(|hand| hand.soft_limit.clone()).unwrap_or_default();
@@ -182,7 +182,7 @@ fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Optio
     let was_in_hand = prepare::jobs(state).iter().any(|(_, _, redelivered)| *redelivered);
     let first = state.begins == Some(true) && prompt.images.is_empty() && !was_in_hand;
     let tenant = Tenant::new(head.app.as_deref().unwrap_or_default());
-    first.then(|| Key::new(tenant, head.brand.as_deref().unwrap_or_default(), &parts.ai[0].1, prompt))
+    first.then(|| Key::new(tenant, head.brand.as_deref().unwrap_or_default(), parts.ai[0].model(), prompt))
 }
 
 fn until_deadline(parts: &Parts, head: &Job) -> Duration {

@@ -31,7 +31,7 @@ pub use self::{
     refusal::Refusal,
     stream::{Chunk, Stream},
 };
-use super::{AiService, Provider, http};
+use super::{AiService, Price, Provider, http};
 use crate::domain::{
     answer::{Answer, Tokens},
     completion::{Kind, Request},
@@ -52,6 +52,7 @@ pub struct Ai {
     images: bool,
     handoff_tool: String,
     timeout: Duration,
+    price: Price,
     client: reqwest::Client,
 }
 
@@ -76,6 +77,7 @@ impl Ai {
             images: service.images,
             handoff_tool: handoff_tool.to_owned(),
             timeout: service.timeout,
+            price: service.price,
             client: http::unhurried(service.timeout)?,
         })
     }
@@ -89,6 +91,11 @@ impl Ai {
     /// The model asked for when nobody says which; may be empty.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// What tokens cost.
+    pub fn price(&self) -> Price {
+        self.price
     }
 
     /// The names clients may ask for, each once.
@@ -119,7 +126,7 @@ impl Ai {
     }
 
     /// Gets one whole answer to a client's request, which must not ask for a stream. `model`: by the provider's name.
-    /// `within`: time for all of it.
+    /// `within`: time for all of it, at most `service.timeout`.
     ///
     /// An answer in which the model refuses, or that a filter cut off, is an answer: its fields tell the client. The
     /// same said by a status (Azure OpenAI's 400 `content_filter`) is a refusal, [`Failure::ContentRefused`].
@@ -131,7 +138,7 @@ impl Ai {
         now: Timestamp,
     ) -> Result<Completion, Refusal> {
         let body = self.endpoint.body(request, model)?;
-        let (body, advice) = self.whole(request.kind, model, body, within, now).await?;
+        let (body, advice) = self.whole(request.kind, model, body, within.min(self.timeout), now).await?;
         let (body, tokens) = match self.endpoint.provider {
             Provider::Openai | Provider::Azure => {
                 let tokens = openai::tokens(request.kind, &body)?;
@@ -143,8 +150,8 @@ impl Ai {
     }
 
     /// Gets an answer in parts to a client's request, which must ask for a stream; returns when the first one is there.
-    /// `model`: by the provider's name. `first_within`: time until then; after it at most `service.timeout` between two
-    /// events.
+    /// `model`: by the provider's name. `first_within`: time until then; it and the time between two events are at most
+    /// `service.timeout`.
     pub async fn stream(
         &self,
         request: &Request,
@@ -152,7 +159,7 @@ impl Ai {
         first_within: Duration,
         now: Timestamp,
     ) -> Result<Stream, Refusal> {
-        let until = Instant::now() + first_within;
+        let until = Instant::now() + first_within.min(self.timeout);
         let stream = timeout_at(until, self.open(request, model, now)).await;
         stream.unwrap_or_else(|_| Err(Refusal::of(Failure::Timeout)))
     }
