@@ -58,6 +58,7 @@ impl Chain {
     ) -> Result<Answer, Failed> {
         let question = Question {
             caller: Caller { conversation, message: conversation },
+            class: Class::Chat,
             received: self.clock.now(),
             tokens: 1,
             key: None,
@@ -150,6 +151,7 @@ async fn a_call_that_is_given_up_leaves_nothing_behind() {
     let begun = Arc::new(AtomicUsize::new(0));
     let question = |name| Question {
         caller: Caller { conversation: name, message: name },
+        class: Class::Chat,
         received: chain.clock.now(),
         tokens: 1,
         key: None,

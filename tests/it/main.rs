@@ -4,6 +4,7 @@
 
 mod absence;
 mod admin_tokens;
+mod api_keys;
 mod bounds;
 mod chaos;
 mod chat_answers;
