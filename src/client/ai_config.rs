@@ -9,18 +9,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{answer::Tokens, secret::Secret, units};
 
-/// `[ai]`: the chain of services.
+/// `[ai]`: the chain of services, with how callers share them, `S`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[serde(bound(deserialize = "L: Deserialize<'de> + Default, B: Deserialize<'de> + Default"))]
-pub struct AiConfig<L, B> {
+#[serde(bound(
+    deserialize = "L: Deserialize<'de> + Default, B: Deserialize<'de> + Default, S: Deserialize<'de> + Default"
+))]
+pub struct AiConfig<L, B, S> {
+    /// How conversations and the synchronous road share each service when both wait for it.
+    pub shares: S,
     /// The services; the first answers, the others stand in for it.
     pub services: Vec<AiService<L, B>>,
 }
 
-impl<L: Default, B: Default> Default for AiConfig<L, B> {
+impl<L: Default, B: Default, S: Default> Default for AiConfig<L, B, S> {
     fn default() -> Self {
-        Self { services: vec![AiService::default()] }
+        Self { shares: S::default(), services: vec![AiService::default()] }
     }
 }
 

@@ -8,14 +8,17 @@
 //! nothing. A slot comes before a permit, because a permit is good for 300 ms only and a wait for a slot may be long.
 //! The breaker's pass comes last: a probe's lease must not wait for anything else.
 
+mod allowance;
 pub mod bell;
 pub mod breaker;
 pub mod bulkhead;
 mod cache;
 mod config;
+mod fair;
 mod fleet;
 mod gate;
 pub mod limiter;
+mod lines;
 mod machine;
 mod metrics;
 mod permits;
@@ -39,8 +42,10 @@ use crate::{
     telemetry::Clock,
 };
 
+pub use allowance::{Allowance, Spent};
 pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Source, Tenant};
 pub use config::CacheConfig;
+pub use fair::{Class, Shares};
 pub use fleet::Sharing;
 pub use gate::Gate;
 pub use metrics::Metrics;
@@ -220,11 +225,11 @@ impl Stack {
         let breaker = |retry_at| (Wait::Breaker, retry_at);
         service.gate.look(question.caller).map_err(breaker)?;
         progress.waiting(Wait::Slot, None);
-        let slot = self.while_it_pays(bounds, service.bulkhead.enter(question.received.0)).await;
+        let slot = self.while_it_pays(bounds, service.bulkhead.enter(question.received.0, question.class)).await;
         let slot = slot.ok_or_else(|| (Wait::Slot, self.clock.monotonic()))?;
         loop {
             service.gate.look(question.caller).map_err(breaker)?;
-            let permit = self.permit(service, question.tokens, bounds, progress).await?;
+            let permit = self.permit(service, question, bounds, progress).await?;
             service.gate.lease(question.caller).await;
             let pass = service.gate.admit(question.caller).map_err(breaker)?;
             if let Some(permit) = permit.used_now() {
@@ -245,7 +250,7 @@ impl Stack {
     async fn permit(
         &self,
         service: &Service,
-        tokens: u64,
+        Question { tokens, class, .. }: Question<'_>,
         bounds: Bounds,
         progress: &dyn Progress,
     ) -> Result<permits::Permit, (Wait, Duration)> {
@@ -259,7 +264,7 @@ impl Stack {
             return Err((Wait::Limiter, free_at));
         }
         progress.waiting(Wait::Limiter, None);
-        let permit = self.while_it_pays(bounds, service.permits.acquire(tokens)).await;
+        let permit = self.while_it_pays(bounds, service.permits.acquire(tokens, class)).await;
         self.metrics.limiter_waited(service.name, self.clock.monotonic().saturating_sub(began));
         permit.ok_or_else(|| (Wait::Limiter, self.clock.monotonic()))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{breaker::Caller, cache::Key};
+use super::{breaker::Caller, cache::Key, fair::Class};
 use crate::domain::{
     answer::{Answer, Tokens},
     time::Timestamp,
@@ -25,6 +25,8 @@ pub trait Progress: Send + Sync {
 pub struct Question<'a> {
     /// Who asks; evidence counts conversations.
     pub caller: Caller<'a>,
+    /// With whom it shares when others wait too.
+    pub class: Class,
     /// When the customer wrote, for the order in which slots are given.
     pub received: Timestamp,
     /// An estimate of the tokens it will use.

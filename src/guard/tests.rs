@@ -56,6 +56,7 @@ impl Chain {
     fn question<'a>(&self, conversation: &'a str) -> Question<'a> {
         Question {
             caller: Caller { conversation, message: conversation },
+            class: Class::Chat,
             received: self.clock.now(),
             tokens: 1,
             key: None,

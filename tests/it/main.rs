@@ -5,6 +5,7 @@
 mod absence;
 mod admin_tokens;
 mod ai_providers;
+mod api_keys;
 mod bounds;
 mod chaos;
 mod chat_answers;

@@ -17,7 +17,7 @@ use crate::{
         timeline::{Stage, Wait},
         verdict::{Blame, Failure, SERVICE_FAILURES_MAX, blame},
     },
-    guard::{Failed, Key, Progress, Question, Tenant, breaker::Caller},
+    guard::{Class, Failed, Key, Progress, Question, Tenant, breaker::Caller},
     store::in_hand::Working,
 };
 
@@ -136,6 +136,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
     set_phase(state, parts, key.as_ref().map_or(Phase::Preparing, |_| Phase::Waiting(Wait::Shared, None)));
     let question = Question {
         caller: Caller { conversation: state.cell.id.as_str(), message: head.message.as_str() },
+        class: Class::Chat,
         received: head.received,
         tokens: prompt.tokens(),
         key,

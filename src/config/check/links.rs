@@ -28,6 +28,12 @@ const CONCURRENCY_MAX: u64 = 100_000;
 /// The limiter and the quota of the posts have this name, among those of the services.
 const POSTS: &str = "zendesk";
 
+/// Those of an API key begin so.
+const KEYS: &str = "key:";
+
+/// Shares further apart than this are meant as never.
+const SHARE_MAX: u64 = 1_000;
+
 pub(super) fn check(config: &Config, rules: &mut Rules) {
     listeners(config, rules);
     api_keys(&config.api.keys, rules);
@@ -146,11 +152,16 @@ fn redis(redis: &state::RedisConfig, rules: &mut Rules) {
 fn services(config: &Config, rules: &mut Rules) {
     let services = &config.ai.services;
     rules.holds(!services.is_empty(), "ai.services", "is empty", "add an [[ai.services]]");
+    for (share, key) in [(config.ai.shares.chat, "ai.shares.chat"), (config.ai.shares.api, "ai.shares.api")] {
+        rules.count(share.into(), key, 1..=SHARE_MAX);
+    }
     rules.names(services.iter().map(|service| service.name.as_str()), "ai.services", "name");
     for (index, service) in services.iter().enumerate() {
         let at = format!("ai.services[{index}]");
         let wrong = format!("{POSTS} is what the posts to Zendesk are called, and would share their limits");
         rules.holds(service.name != POSTS, &format!("{at}.name"), wrong, "write another name");
+        let wrong = format!("begins with {KEYS}, as what is counted for API keys does");
+        rules.holds(!service.name.starts_with(KEYS), &format!("{at}.name"), wrong, "write another name");
         service_alone(service, &at, rules);
         let in_time = service.timeout < config.chat.soft_time_limit;
         let wrong = "is not shorter than chat.soft_time_limit, which would cut every slow call";

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 70] = [
+const SENSELESS: [(&str, &[&str]); 72] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -46,6 +46,8 @@ const SENSELESS: [(&str, &[&str]); 70] = [
     ("ai.services = [{ name = '' }]", &["ai.services[0].name"]),
     ("ai.services = [{}, {}]", &["ai.services[1].name"]),
     ("ai.services = [{ name = 'zendesk' }]", &["ai.services[0].name"]),
+    ("ai.services = [{ name = 'key:shop' }]", &["ai.services[0].name"]),
+    ("ai.shares = { chat = 0, api = 1001 }", &["ai.shares.api", "ai.shares.chat"]),
     ("ai.services = [{ base_url = 'host/v1' }]", &["ai.services[0].base_url"]),
     ("ai.services = [{ concurrency = 0 }]", &["ai.services[0].concurrency"]),
     ("ai.services = [{ timeout = '240s' }]", &["ai.services[0].timeout"]),
