@@ -30,7 +30,7 @@ async fn all_slots_are_free(scene: &Scene) {
     eventually("every slot is free", SOON, async || in_use(scene).await == 0).await;
 }
 
-async fn breaker(scene: &Scene) -> String {
+async fn state_of_breaker(scene: &Scene) -> String {
     scene.daemon.admin("/admin/breakers").await["primary"]["state"].as_str().expect("it has a state").to_owned()
 }
 
@@ -97,7 +97,7 @@ async fn while_the_first_service_hangs_the_second_answers_and_the_first_is_only_
     assert_eq!(answer.json()["model"], "other", "it stands in with its own model");
     eventually("the breaker opens", SOON, async || {
         gateway.post("/v1/chat/completions", &chat("simulated")).await;
-        breaker(&scene).await != "closed"
+        state_of_breaker(&scene).await != "closed"
     })
     .await;
     let (touched, answered) = (scene.ai.stats().calls, second.stats().calls);
@@ -184,7 +184,7 @@ async fn a_stream_that_breaks_off_ends_with_an_error_and_counts_against_the_serv
         assert_eq!(events.len(), 3, "no further try, whose parts would follow: {events:?}");
     }
     assert_eq!(scene.ai.stats().calls, 3);
-    eventually("the breaker opens", SOON, async || breaker(&scene).await == "open").await;
+    eventually("the breaker opens", SOON, async || state_of_breaker(&scene).await == "open").await;
     all_slots_are_free(&scene).await;
 }
 
@@ -211,7 +211,7 @@ async fn a_client_that_goes_takes_its_call_with_it() {
     }
     eventually("the others' too", SOON, async || scene.ai.stats().aborted_by_client == 3).await;
     all_slots_are_free(&scene).await;
-    assert_eq!(breaker(&scene).await, "closed", "none of it was the service's fault");
+    assert_eq!(state_of_breaker(&scene).await, "closed", "none of it was the service's fault");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,20 +223,23 @@ async fn a_client_in_a_hurry_is_told_in_time_and_proves_nothing_against_the_serv
         let answer = gateway.send(crate::support::KEY, &body.to_string(), &[("x-request-timeout", "0.2")]).await;
         assert_eq!((answer.status, &answer.json()["error"]["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!("timeout")));
     }
-    assert_eq!(breaker(&scene).await, "closed");
+    assert_eq!(state_of_breaker(&scene).await, "closed");
     all_slots_are_free(&scene).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_who_does_not_read_holds_up_nobody_and_is_given_up() {
-    let scene =
-        Scene::with("[http]\nrequest_timeout = '3s'\n[broker.spool]\nconfirm_within = '1s'\n[api]\nwait = '1s'\n")
-            .await;
-    let gateway = Gateway::of(&scene);
-    // More than the sockets between them take.
+/// An answer of which its client reads nothing: more than the sockets between them take.
+async fn unread(scene: &Scene, gateway: &Gateway) -> reqwest::Response {
     scene.ai.behave(Behaviour { reply_chars: 2_000_000, ..Behaviour::default() });
     let unread = gateway.begin(&stream("simulated")).await;
     scene.ai.behave(Behaviour { chunk_gap_ms: 1, reply_chars: 24 * 20, ..Behaviour::default() });
+    unread
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_does_not_read_holds_up_nobody() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    let unread = unread(&scene, &gateway).await;
     let all = (0..30).map(|_| gateway.clone()).map(|gateway| async move {
         let answer = gateway.post("/v1/chat/completions", &stream("simulated")).await;
         answer.events().last() == Some(&"[DONE]")
@@ -244,7 +247,16 @@ async fn one_who_does_not_read_holds_up_nobody_and_is_given_up() {
     let finished = futures_util::future::join_all(all).await;
     assert!(finished.iter().all(|finished| *finished));
     assert_eq!(in_use(&scene).await, 1, "the one who does not read holds his slot still");
+    drop(unread);
     all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_does_not_read_is_given_up() {
+    let scene = Scene::with("[http]\nrequest_timeout = '2s'\n").await;
+    let unread = unread(&scene, &Gateway::of(&scene)).await;
+    all_slots_are_free(&scene).await;
+    assert_eq!(scene.ai.stats().aborted_by_client, 1, "with the call to the service");
     drop(unread);
 }
 

@@ -4,13 +4,10 @@ use std::{fs, time::Duration};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Proxy, SOON, Scene, eventually, figure, rabbitmq};
+use crate::support::{Proxy, SOON, Scene, eventually, figure, rabbitmq};
 
 /// A node has one connection to publish with and one to consume with.
 const CONNECTIONS: u64 = 2;
-
-/// Files that come and go with the work: connections to Zendesk and to the AI service.
-const FILES_VARY_BY: usize = 3;
 
 /// Memory that the allocator keeps for later.
 const MEMORY_VARIES_BY_KIB: usize = 12 * 1024;
@@ -25,7 +22,9 @@ struct Usage {
 }
 
 impl Usage {
-    async fn of(daemon: &Daemon) -> Self {
+    async fn of(Scene { daemon, zendesk, ai, .. }: &Scene) -> Self {
+        let port = |url: &str| url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("it has a port");
+        let http = [port(&zendesk.url()), port(&ai.url()), port(&daemon.url("")), port(&daemon.admin_url(""))];
         let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("the process lives");
         let read = |name: &str| -> usize {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
@@ -33,7 +32,7 @@ impl Usage {
         };
         Self {
             memory_kib: read("VmRSS:"),
-            files: fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("the process lives").count(),
+            files: files(daemon.pid(), http),
             threads: read("Threads:"),
             actors: actors(&daemon.admin("/admin/actors").await),
         }
@@ -41,11 +40,28 @@ impl Usage {
 
     /// Whether a node that used `before` can be said to use no more now.
     fn is_no_more_than(&self, before: &Self) -> bool {
-        self.files <= before.files + FILES_VARY_BY
+        self.files <= before.files
             && self.threads <= before.threads
             && self.actors <= before.actors
             && self.memory_kib <= before.memory_kib + before.memory_kib / 10 + MEMORY_VARIES_BY_KIB
     }
+}
+
+/// The open files of a process, but for connections of these ports: as many of them are kept as there was work at once.
+fn files(pid: u32, but: [u16; 4]) -> usize {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("the process lives");
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let left_out: Vec<String> = table
+        .lines()
+        .filter_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let (local, remote) = (port(columns.get(1)?)?, port(columns.get(2)?)?);
+            (but.contains(&local) || but.contains(&remote)).then(|| format!("socket:[{}]", columns[9]))
+        })
+        .collect();
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
+    let links = all.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    links.filter(|link| left_out.iter().all(|socket| link.as_os_str() != socket.as_str())).count()
 }
 
 /// How many there are in a tree.
@@ -87,19 +103,19 @@ async fn lost_connections_leave_nothing_behind() {
     for _ in 0..few {
         scenery.reconnects().await;
     }
-    let before = Usage::of(&scenery.scene.daemon).await;
+    let before = Usage::of(&scenery.scene).await;
     println!("after {few}: {before:?}");
     for _ in few..all {
         scenery.reconnects().await;
     }
-    let mut after = Usage::of(&scenery.scene.daemon).await;
+    let mut after = Usage::of(&scenery.scene).await;
     // A closed connection's thread takes a moment to end.
     for _ in 0..SOON.as_secs() {
         if after.is_no_more_than(&before) {
             break;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        after = Usage::of(&scenery.scene.daemon).await;
+        after = Usage::of(&scenery.scene).await;
     }
     println!("after {all}: {after:?}");
     assert!(after.is_no_more_than(&before), "{before:?} after {few} reconnects, {after:?} after {all}");

@@ -39,8 +39,11 @@ impl Reply {
     /// Answers the references of the last user message.
     pub fn new(number: u64, request: &Request, references: &[Reference], behaviour: &Behaviour) -> Self {
         let tool = behaviour.tool_call.clone();
-        let text =
-            if behaviour.empty || tool.is_some() { String::new() } else { text(references, behaviour.reply_chars) };
+        let text = match &request.schema {
+            _ if behaviour.empty || tool.is_some() => String::new(),
+            Some(schema) => shaped(schema, &text(references, behaviour.reply_chars)),
+            None => text(references, behaviour.reply_chars),
+        };
         let (prompt, completion) = (tokens(request.words()), tokens(text.split_whitespace().count()));
         let finish_reason = match (&tool, behaviour.finish_reason.as_str()) {
             (Some(_), "") => "tool_calls",
@@ -143,6 +146,12 @@ fn text(references: &[Reference], chars_min: usize) -> String {
     let missing = chars_min.saturating_sub(text.len());
     text.extend(PADDING.chars().cycle().take(missing));
     text
+}
+
+/// The text in each property of an object.
+fn shaped(schema: &Value, text: &str) -> String {
+    let names = schema["properties"].as_object().into_iter().flat_map(serde_json::Map::keys);
+    Value::Object(names.map(|name| (name.clone(), json!(text))).collect()).to_string()
 }
 
 /// Tokens of so many words, at 1.3 tokens a word.

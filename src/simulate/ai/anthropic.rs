@@ -64,6 +64,7 @@ pub fn parse(body: &[u8]) -> Result<Request, String> {
         stream: body.stream,
         wants_usage: true,
         tools: body.tools.into_iter().map(|tool| tool.name).collect(),
+        schema: None,
     })
 }
 

@@ -18,6 +18,8 @@ pub struct Request {
     pub wants_usage: bool,
     /// The names of the tools.
     pub tools: Vec<String>,
+    /// The schema that the answer is to have, if it is to be JSON ("Structured model outputs").
+    pub schema: Option<Value>,
 }
 
 /// One message.
@@ -40,6 +42,8 @@ struct Body {
     stream_options: Option<StreamOptions>,
     #[serde(default)]
     tools: Vec<Tool>,
+    #[serde(default)]
+    response_format: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +76,7 @@ impl Request {
             model: deployment.or(body.model).ok_or("model must be named")?,
             messages: body.messages,
             stream: body.stream,
+            schema: body.response_format.pointer("/json_schema/schema").cloned(),
             wants_usage: body.stream_options.is_some_and(|options| options.include_usage),
             tools: body.tools.into_iter().map(|tool| tool.function.name).collect(),
         })
