@@ -317,19 +317,21 @@ async fn silence_within_a_stream_is_a_timeout_and_comments_are_silence() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
+    // A wait that is given up and begun anew is one wait.
     let heard = async {
-        // A wait that is given up and begun anew is one wait.
-        while begun.elapsed() < silence / 2 {
-            let _ = tokio::time::timeout(Duration::from_millis(7), stream.next()).await;
+        loop {
+            match tokio::time::timeout(silence / 12, stream.next()).await {
+                Ok(heard) => break heard,
+                Err(_) => assert!(begun.elapsed() < silence * 10, "each wait is a new one"),
+            }
         }
-        stream.next().await
     };
     let heard = tokio::select! {
         heard = heard => heard,
         () = comments => panic!("the stream was given up"),
     };
     assert_eq!(heard, Err(Failure::Timeout));
-    assert!((silence..silence * 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= silence);
 }
 
 #[tokio::test]
