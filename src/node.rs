@@ -17,7 +17,7 @@ use crate::{
     actors::{Branches, Budget, Desk, Inspector, Parts, Tree, grow},
     config::{Config, Role},
     http::{
-        self, Health,
+        self, Gateway, Health,
         health::{DependencyUp, Stage},
         listener::Limits,
     },
@@ -30,6 +30,10 @@ const DESKS: usize = 2;
 /// Bytes of webhooks in memory at the most, from the first byte read until they are stored; while they are, each is
 /// there up to three times. At full speed a second's worth.
 const WEBHOOK_BYTES_MAX: u64 = 32 << 20;
+
+/// Bytes of requests on `/v1` in memory at the most, from the first byte read until they are answered; while one is
+/// passed on, it is there twice.
+const API_BYTES_MAX: u64 = 64 << 20;
 
 /// AI calls without an intent are given up this long before the grace is over (design rule 17).
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
@@ -88,6 +92,7 @@ impl Node {
             retry: has(Role::Retry),
         };
         let metrics = http::Metrics::register(&mut registry, clock.clone());
+        let gateway = gateway(config, &parts, &mut registry);
         let tree = grow(&parts, &desks, branches, &guards, apart.handle(), &mut registry).await?;
         let inspector = Inspector::new(parts.clone());
         let listening = CancellationToken::new();
@@ -100,7 +105,8 @@ impl Node {
                 webhook_secrets: config.zendesk.webhook_secrets.clone().into(),
                 support_secrets: config.zendesk.support_webhook_secrets.clone().into(),
                 config: config.http.clone(),
-                api: config.api.clone(),
+                gateway,
+                api: has(Role::Api),
                 health: health.clone(),
                 inspector: inspector.clone(),
                 metrics,
@@ -189,6 +195,15 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 /// One webhook of the largest size must fit.
 fn webhook_budget(config: &Config) -> Budget {
     Budget::new(usize::try_from(config.http.webhook_body_limit.max(WEBHOOK_BYTES_MAX)).unwrap_or(usize::MAX))
+}
+
+/// The synchronous road; one request of the largest size must fit.
+fn gateway(config: &Config, parts: &Arc<Parts>, registry: &mut Registry) -> Arc<Gateway> {
+    let bytes = usize::try_from(config.http.api_body_limit.max(API_BYTES_MAX)).unwrap_or(usize::MAX);
+    let keys = config.api.keys.iter().map(|key| key.name.as_str());
+    let services = config.ai.services.iter().map(|service| service.name.as_str());
+    let metrics = http::gateway::Metrics::register(registry, keys, services);
+    Arc::new(Gateway::new(parts.clone(), &config.http, config.api.clone(), Budget::new(bytes), metrics))
 }
 
 fn serve(

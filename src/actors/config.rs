@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{client, domain::units, guard};
 
 /// The chain of AI services together with their guards.
-pub type Ai = client::AiConfig<guard::limiter::Limits, guard::breaker::Config>;
+pub type Ai = client::AiConfig<guard::limiter::Limits, guard::breaker::Config, guard::Shares>;
 
 /// One AI service together with its guards.
 pub type Service = client::AiService<guard::limiter::Limits, guard::breaker::Config>;

@@ -27,11 +27,12 @@ const CAUSES: [&str; 8] =
     ["panic", "error", "time_limit", "crash", "rejected", "content_refused", "service_failed_on_it", "zendesk_refused"];
 
 /// The kinds of actors, as label values.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "supervisor",
     "link",
     "breaker",
     "limiter",
+    "allowance",
     "ingress",
     "consumer",
     "conversation",

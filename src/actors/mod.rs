@@ -11,7 +11,8 @@
 //! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
 //! │  ├─ breaker/<service>       breaker.rs
-//! │  └─ limiter/<service>       limiter.rs      also limiter/zendesk, for posts
+//! │  ├─ limiter/<service>       limiter.rs      also limiter/zendesk, for posts, and limiter/key:<name>, of an API key
+//! │  └─ allowance/<name>        allowance.rs    the monthly budget of an API key
 //! ├─ ingress                    supervisor.rs
 //! │  └─ ingress/<n>             ingress.rs
 //! ├─ conversations              chat.rs         conversation/<id> on demand (conversation.rs, turn.rs)
@@ -24,6 +25,7 @@
 //! └─ deputy                     link.rs         looks after the watchdog
 //! ```
 
+mod allowance;
 mod breaker;
 mod budget;
 mod chat;
@@ -73,7 +75,7 @@ use crate::{
     broker::{Broker, Letters, Upkeep},
     client::{self, Sunshine},
     domain::{control::Ours, retry::Policy},
-    guard::{Permits, Stack, bulkhead::Bulkhead},
+    guard::{Allowance, Permits, Stack, bulkhead::Bulkhead},
     state::{Shared, nodes::Nodes, redis::Link},
     store::in_hand::InHand,
     telemetry::Clock,
@@ -113,7 +115,7 @@ pub struct Parts {
     /// The guards of the AI services.
     pub stack: Stack,
     /// The AI services, in the order of the guards' chain, with their models.
-    pub ai: Vec<(client::Ai, String)>,
+    pub ai: Vec<client::Ai>,
     /// Zendesk.
     pub sunshine: Sunshine,
     /// Whether the last call to Zendesk worked.
@@ -122,6 +124,10 @@ pub struct Parts {
     pub posts: Arc<Permits>,
     /// How many replies may be posted at once.
     pub posting: Bulkhead,
+    /// The limiters of those API keys that are limited, by the key's name.
+    pub key_limits: Vec<(String, Arc<Permits>)>,
+    /// The monthly budgets of those API keys that have one.
+    pub allowances: Vec<Arc<Allowance>>,
     /// Tells our integration from others.
     pub ours: Ours,
     /// To whom conversations are handed.

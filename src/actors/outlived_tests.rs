@@ -107,6 +107,8 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         posts: permits("zendesk"),
         // One slot: who holds it decides when a reply may be posted.
         posting: Bulkhead::new(1),
+        key_limits: Vec::new(),
+        allowances: Vec::new(),
         ours: Ours { integration: String::new() },
         handoff_to: String::new(),
         post_timeout: zendesk.timeout,
@@ -241,7 +243,7 @@ async fn one_outlived_while_it_asked_the_ai_posts_and_acknowledges_nothing() {
 async fn one_outlived_right_before_its_post_does_not_post_beside_its_successor() {
     let scene = Scene::with_one_message().await;
     scene.outside.may_go[0].notify_one();
-    let slot = scene.parts.posting.enter(0).await;
+    let slot = scene.parts.posting.enter(0, guard::Class::Chat).await;
     let zombie = scene.incarnation().await;
     let waits =
         || scene.cell().lock().hand.as_ref().is_some_and(|it| it.phase == hand::Phase::Waiting(Wait::Slot, None));

@@ -26,7 +26,7 @@ use crate::{
         time::Timestamp,
         timeline::Wait,
     },
-    guard::{Permit, bulkhead::Slot},
+    guard::{Class, Permit, bulkhead::Slot},
     state::Claim,
 };
 
@@ -253,7 +253,7 @@ impl Poster {
         self.show(Phase::Waiting(Wait::Slot, None));
         let slot = tokio::select! {
             biased;
-            slot = self.parts.posting.enter(reply.at.0) => slot,
+            slot = self.parts.posting.enter(reply.at.0, Class::Chat) => slot,
             () = self.parts.draining.cancelled() => return Err(Error::Draining),
         };
         if let Some(permit) = self.parts.posts.at_once(1) {
@@ -262,7 +262,7 @@ impl Poster {
         self.show(Phase::Waiting(Wait::Limiter, None));
         tokio::select! {
             biased;
-            permit = self.parts.posts.acquire(1) => Ok((slot, permit)),
+            permit = self.parts.posts.acquire(1, Class::Chat) => Ok((slot, permit)),
             () = self.parts.draining.cancelled() => Err(Error::Draining),
         }
     }

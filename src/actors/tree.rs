@@ -8,6 +8,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
     Parts,
+    allowance::{self, AllowanceActor},
     breaker::BreakerActor,
     chat::Chat,
     consumer::Consumer,
@@ -96,6 +97,7 @@ pub async fn grow(
     if let Err(error) = reconcile::note_alive(parts, desks).await {
         tracing::warn!(%error, "that this node is alive could not be noted");
     }
+    allowance::learn(&parts.state, &parts.allowances).await;
     let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
     let mut children: Vec<Child> = links.into_iter().chain(grower.redis()).chain([grower.guards(guards)]).collect();
     if branches.ingress {
@@ -274,6 +276,10 @@ impl Grower<'_> {
             children.push(self.limiter(service.name, service.permits.clone()));
         }
         children.push(self.limiter("zendesk", self.parts.posts.clone()));
+        for (key, permits) in &self.parts.key_limits {
+            children.push(self.limiter(&format!("key:{key}"), permits.clone()));
+        }
+        children.extend(self.parts.allowances.iter().map(|allowance| self.allowance(allowance)));
         self.supervisor("node/guards", children)
     }
 
@@ -281,6 +287,17 @@ impl Grower<'_> {
         let card = self.card(&format!("node/guards/limiter/{name}"), "limiter");
         let clock = self.parts.clock.clone();
         child(card.clone(), move || LimiterActor { permits: permits.clone(), card: card.clone(), clock: clock.clone() })
+    }
+
+    fn allowance(&self, allowance: &Arc<guard::Allowance>) -> Child {
+        let card = self.card(&format!("node/guards/allowance/{}", allowance.name()), "allowance");
+        let (state, clock, allowance) = (self.parts.state.clone(), self.parts.clock.clone(), allowance.clone());
+        child(card.clone(), move || AllowanceActor {
+            state: state.clone(),
+            card: card.clone(),
+            clock: clock.clone(),
+            allowance: allowance.clone(),
+        })
     }
 
     fn ingress(&self, desks: &[Arc<Desk>]) -> Child {

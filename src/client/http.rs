@@ -4,8 +4,8 @@ use std::{sync::Once, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-/// The longest body read from a service.
-const BODY_BYTES_MAX: usize = 8 << 20;
+/// The longest body read from a service, unless its reader says otherwise.
+pub(super) const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// Idle connections kept to each host. A pool smaller than the calls at once opens a new connection for the surplus
 /// of every call.
@@ -20,16 +20,23 @@ pub fn tls() {
 
 /// Makes a client whose calls end within `timeout`.
 pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder(timeout).timeout(timeout).build()
+}
+
+/// Makes a client whose calls end when their caller says so; a connection is made within `timeout`.
+pub(super) fn unhurried(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder(timeout).build()
+}
+
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     tls();
     reqwest::Client::builder()
-        .timeout(timeout)
         .connect_timeout(timeout.min(Duration::from_secs(5)))
         .pool_max_idle_per_host(IDLE_MAX)
         .tcp_nodelay(true)
         // A redirect would repeat a post elsewhere.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 /// Why a body could not be read.
@@ -42,10 +49,16 @@ pub(super) enum Broken {
 }
 
 /// Reads a body to its end.
-pub(super) async fn body(mut response: reqwest::Response) -> Result<Bytes, Broken> {
-    let mut whole = BytesMut::new();
+pub(super) async fn body(response: reqwest::Response) -> Result<Bytes, Broken> {
+    body_up_to(response, BODY_BYTES_MAX).await
+}
+
+/// Reads a body of at most so many bytes to its end.
+pub(super) async fn body_up_to(mut response: reqwest::Response, bytes_max: usize) -> Result<Bytes, Broken> {
+    let told = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut whole = BytesMut::with_capacity(told.min(BODY_BYTES_MAX).min(bytes_max));
     while let Some(chunk) = response.chunk().await.map_err(Broken::Network)? {
-        if whole.len() + chunk.len() > BODY_BYTES_MAX {
+        if whole.len() + chunk.len() > bytes_max {
             return Err(Broken::TooLong);
         }
         whole.extend_from_slice(&chunk);

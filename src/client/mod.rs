@@ -7,8 +7,8 @@ mod sunshine;
 mod sunshine_config;
 mod sunshine_wire;
 
-pub use ai::Ai;
-pub use ai_config::{AiConfig, AiService};
+pub use ai::{Ai, Chunk, Completion, Refusal, Stream};
+pub use ai_config::{AiConfig, AiService, Price, Provider};
 pub use http::tls;
 pub use sunshine::{Error, Found, Message, Standing, Sunshine};
 pub use sunshine_config::SunshineConfig;

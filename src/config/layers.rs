@@ -138,7 +138,10 @@ impl Layers {
     pub(super) fn all_origins(&self, config: &Value) -> BTreeMap<String, Origin> {
         let mut flat = Flat::default();
         flat.spread(&self.schema, Path::default(), config.clone());
-        let leaves = flat.values.into_iter().filter(|(_, value)| !matches!(value, Value::Table(_)));
+        let is_leaf = |path: &Path, value: &Value| {
+            !value.is_table() || matches!(find(&self.schema, &path.0), Some(Schema::Names))
+        };
+        let leaves = flat.values.into_iter().filter(|(path, value)| is_leaf(path, value));
         leaves.map(|(path, _)| path.to_string()).map(|key| (key.clone(), self.origin(&key))).collect()
     }
 

@@ -15,6 +15,8 @@ pub(super) enum Schema {
     Sections { element: Box<Schema>, specimen: Table, default_len: usize },
     /// A list of strings.
     Strings,
+    /// A section whose keys are the operator's own, each with a string; by default there are none.
+    Names,
     /// A string, with the default as an example.
     Text { example: String },
     /// A whole number.
@@ -30,6 +32,7 @@ impl Schema {
     /// from `default`.
     pub(super) fn learn(specimen: &Value, default: Option<&Value>) -> Self {
         match specimen {
+            Value::Table(table) if table.is_empty() => Self::Names,
             Value::Table(table) => Self::Section(
                 table
                     .iter()
@@ -83,6 +86,10 @@ impl Schema {
                 let stranger = elements.iter().find(|element| !element.is_str())?;
                 return Some((format!("has {} in it", kind(stranger)), "write strings in quotes only".into()));
             }
+            (Self::Names, Value::Table(table)) => {
+                let stranger = table.values().find(|value| !value.is_str())?;
+                return Some((format!("has {} in it", kind(stranger)), "write strings in quotes only".into()));
+            }
             (Self::Section(_), Value::Table(_))
             | (Self::Sections { .. }, Value::Array(_))
             | (Self::Text { .. }, Value::String(_))
@@ -101,6 +108,7 @@ impl fmt::Display for Schema {
         match self {
             Self::Section(_) => f.write_str("a section with keys in it"),
             Self::Sections { .. } => f.write_str("a list of sections, each under its own [[...]]"),
+            Self::Names => f.write_str("a section with strings in it, like { \"one\" = \"two\" }"),
             Self::Strings => f.write_str("a list of strings, like [\"one\", \"two\"]"),
             Self::Text { example } if example.is_empty() => f.write_str("a string in quotes"),
             Self::Text { example } => write!(f, "a string in quotes, like \"{example}\""),
@@ -148,6 +156,9 @@ mod tests {
             (Schema::Strings, "12", Value::Array(vec!["12".into()])),
             (Schema::Strings, "", Value::Array(Vec::new())),
             (Schema::Strings, "[1]", Value::String("[1]".into())),
+            (Schema::Names, "{ a = \"b\" }", Value::Table(Table::from_iter([("a".into(), Value::String("b".into()))]))),
+            (Schema::Names, "{ a = 1 }", Value::String("{ a = 1 }".into())),
+            (Schema::Names, "a", Value::String("a".into())),
         ];
         for (schema, written, expected) in cases {
             assert_eq!(schema.read(written), expected, "{schema:?} {written}");

@@ -111,7 +111,9 @@ impl Request {
     /// The same for whatever asks for the same: without what only says how the answer is to come, in one order.
     pub fn canonical(&self) -> Vec<u8> {
         let told = self.fields.iter().filter(|(name, _)| name != "stream" && name != "stream_options");
-        let told = told.map(|(name, value)| (name.clone(), serde_json::from_str(value.get()).unwrap_or(Value::Null)));
+        // What is nested too deeply to be read stands as it was sent.
+        let read = |value: &RawValue| serde_json::from_str(value.get()).unwrap_or_else(|_| Value::from(value.get()));
+        let told = told.map(|(name, value)| (name.clone(), read(value)));
         serde_json::to_vec(&told.collect::<Map<String, Value>>()).expect("JSON is written as it was read")
     }
 
@@ -281,6 +283,11 @@ mod tests {
         let other = chat(r#"{"model":"m","messages":[{"role":"user","content":"b"}]}"#).unwrap();
         assert_eq!(one.canonical(), two.canonical());
         assert_ne!(one.canonical(), other.canonical());
+        let deep = |innermost: &str| {
+            let nested = format!("{}{innermost}{}", "[".repeat(500), "]".repeat(500));
+            chat(&format!(r#"{{"model":"m","messages":[{{"role":"user"}}],"x":{nested}}}"#)).unwrap().canonical()
+        };
+        assert_ne!(deep("1"), deep("2"));
     }
 
     #[test]

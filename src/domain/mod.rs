@@ -12,6 +12,7 @@ pub mod fields;
 pub mod hex;
 pub mod ids;
 pub mod job;
+pub mod month;
 pub mod prompt;
 pub mod reason;
 pub mod reply;

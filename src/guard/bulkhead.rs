@@ -1,10 +1,13 @@
 //! Bounds the calls to one service at a time, so that a slow service takes no more than its share.
 //!
-//! Who waits is served in the order of coming. After an outage the service is not met with everything at once: the
-//! limit starts at 1 and doubles with each success, and meanwhile the message received last goes first, because its
-//! customer is the one still there.
+//! Who waits is served in the order of coming, each class by its share ([`super::fair`]). After an outage the service is
+//! not met with everything at once: the limit starts at 1 and doubles with each success, and meanwhile, within its class,
+//! the message received last goes first, because its customer is the one still there.
 //! A waiter may be dropped at any moment. Its place is a `Waiter`, which gives back whatever it holds by then: the
 //! place in the queue, or a slot that it was handed and has not taken up.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     cmp::Reverse,
@@ -15,6 +18,8 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
+
+use super::fair::{Class, PerClass, Shares, Turns};
 
 /// Hands out the slots of one service; clones share them.
 #[derive(Clone, Debug)]
@@ -45,6 +50,7 @@ pub struct Usage {
 /// A caller in the queue, or one that was handed a slot and has not taken it up.
 struct Waiter {
     shared: Arc<Mutex<Queue>>,
+    class: Class,
     ticket: u64,
     received_ms: i64,
     taken_up: bool,
@@ -57,6 +63,13 @@ struct Queue {
     ramp: Option<usize>,
     in_use: usize,
     next_ticket: u64,
+    lines: PerClass<Line>,
+    turns: Turns,
+}
+
+/// Those of one class who wait.
+#[derive(Debug, Default)]
+struct Line {
     /// By ticket, so the first is who came first.
     bells: BTreeMap<u64, (i64, oneshot::Sender<()>)>,
     /// The same callers by freshness; among equals the first to come is last, and so the first served.
@@ -66,23 +79,23 @@ struct Queue {
 impl Bulkhead {
     /// A bulkhead of `limit` slots, at least one.
     pub fn new(limit: usize) -> Self {
-        let (bells, by_freshness) = (BTreeMap::new(), BTreeSet::new());
-        let queue = Queue { limit: limit.max(1), ramp: None, in_use: 0, next_ticket: 0, bells, by_freshness };
+        let (lines, turns) = (PerClass::default(), Turns::default());
+        let queue = Queue { limit: limit.max(1), ramp: None, in_use: 0, next_ticket: 0, lines, turns };
         Self { shared: Arc::new(Mutex::new(queue)) }
     }
 
     /// Waits for a slot; `received_ms` is when the message was received, in Unix time.
     ///
     /// Dropping the future leaves no trace. Callers are bounded by whoever lets them in.
-    pub async fn enter(&self, received_ms: i64) -> Slot {
+    pub async fn enter(&self, received_ms: i64, class: Class) -> Slot {
         let (waiter, bell) = {
             let mut queue = self.shared.lock();
             if queue.has_room() {
                 queue.in_use += 1;
                 return Slot { shared: Arc::clone(&self.shared) };
             }
-            let (ticket, bell) = queue.line_up(received_ms);
-            (Waiter { shared: Arc::clone(&self.shared), ticket, received_ms, taken_up: false }, bell)
+            let (ticket, bell) = queue.line_up(received_ms, class);
+            (Waiter { shared: Arc::clone(&self.shared), class, ticket, received_ms, taken_up: false }, bell)
         };
         // The sender lies in the queue until it is rung, so the bell cannot end unrung while the waiter lives.
         bell.await.expect("a waiter in the queue has its bell there");
@@ -114,10 +127,16 @@ impl Bulkhead {
         queue.serve();
     }
 
+    /// From now on the classes share so, when both wait; in the beginning evenly.
+    pub fn set_shares(&self, shares: Shares) {
+        self.shared.lock().turns = Turns::new(shares);
+    }
+
     /// How many are inside and how many wait.
     pub fn usage(&self) -> Usage {
         let queue = self.shared.lock();
-        Usage { in_use: queue.in_use, waiting: queue.bells.len(), limit: queue.limit, effective: queue.effective() }
+        let waiting = queue.lines.iter().map(|line| line.bells.len()).sum();
+        Usage { in_use: queue.in_use, waiting, limit: queue.limit, effective: queue.effective() }
     }
 }
 
@@ -141,8 +160,7 @@ impl Drop for Waiter {
             return;
         }
         let mut queue = self.shared.lock();
-        queue.by_freshness.remove(&(self.received_ms, Reverse(self.ticket)));
-        let was_served = queue.bells.remove(&self.ticket).is_none();
+        let was_served = queue.lines[self.class].leave(self.ticket, self.received_ms).is_none();
         if was_served {
             queue.leave();
         }
@@ -158,12 +176,13 @@ impl Queue {
         self.in_use < self.effective()
     }
 
-    fn line_up(&mut self, received_ms: i64) -> (u64, oneshot::Receiver<()>) {
+    fn line_up(&mut self, received_ms: i64, class: Class) -> (u64, oneshot::Receiver<()>) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let (ring, bell) = oneshot::channel();
-        self.bells.insert(ticket, (received_ms, ring));
-        self.by_freshness.insert((received_ms, Reverse(ticket)));
+        let line = &mut self.lines[class];
+        line.bells.insert(ticket, (received_ms, ring));
+        line.by_freshness.insert((received_ms, Reverse(ticket)));
         (ticket, bell)
     }
 
@@ -174,209 +193,31 @@ impl Queue {
 
     /// Hands out what is free; who is served owns a slot from here on, whether he hears the bell or not.
     fn serve(&mut self) {
+        let recovers = self.ramp.is_some();
         while self.has_room() {
-            let next = match self.ramp {
-                Some(_) => self.by_freshness.last().map(|(_, Reverse(ticket))| *ticket),
-                None => self.bells.keys().next().copied(),
-            };
-            let Some(ticket) = next else { return };
-            let Some((received_ms, ring)) = self.bells.remove(&ticket) else { return };
-            self.by_freshness.remove(&(received_ms, Reverse(ticket)));
+            let Some(class) = self.turns.next(|class| !self.lines[class].bells.is_empty()) else { return };
+            let Some(ring) = self.lines[class].serve(recovers) else { return };
+            self.turns.granted(class);
             self.in_use += 1;
             let _ = ring.send(());
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{
-        future::Future,
-        pin::Pin,
-        sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Poll, Waker},
-    };
-
-    use proptest::prelude::*;
-    use rand::{Rng, SeedableRng, rngs::StdRng};
-    use tokio::task::JoinSet;
-
-    use super::*;
-
-    /// A caller that is polled by hand.
-    struct Caller {
-        name: u32,
-        entering: Pin<Box<dyn Future<Output = Slot>>>,
-    }
-
-    /// Polls everybody once; returns who came in, in the order of the callers.
-    fn poll_all(callers: &mut Vec<Caller>) -> Vec<(u32, Slot)> {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut came_in = Vec::new();
-        callers.retain_mut(|caller| match caller.entering.as_mut().poll(&mut context) {
-            Poll::Ready(slot) => {
-                came_in.push((caller.name, slot));
-                false
-            }
-            Poll::Pending => true,
-        });
-        came_in
-    }
-
-    fn caller(bulkhead: &Bulkhead, name: u32, received_ms: i64) -> Caller {
-        let bulkhead = bulkhead.clone();
-        Caller { name, entering: Box::pin(async move { bulkhead.enter(received_ms).await }) }
-    }
-
-    /// Who comes in one after the other, each leaving when the next one is looked for.
-    fn order(bulkhead: &Bulkhead, received_ms: &[i64], before: impl FnOnce()) -> Vec<u32> {
-        let mut inside = vec![caller(bulkhead, 99, 0)];
-        let mut slots = poll_all(&mut inside);
-        let mut waiting: Vec<_> = received_ms
-            .iter()
-            .enumerate()
-            .map(|(name, received_ms)| caller(bulkhead, name as u32, *received_ms))
-            .collect();
-        assert!(poll_all(&mut waiting).is_empty());
-        before();
-        let mut names = Vec::new();
-        while !waiting.is_empty() {
-            slots.clear();
-            slots = poll_all(&mut waiting);
-            names.extend(slots.iter().map(|(name, _)| *name));
-        }
-        names
-    }
-
-    #[test]
-    fn waiters_come_in_by_order_of_coming_and_the_freshest_first_while_recovering() {
-        let received_ms = [30, 10, 40, 20, 40];
-        let bulkhead = Bulkhead::new(1);
-        assert_eq!(order(&bulkhead, &received_ms, || ()), [0, 1, 2, 3, 4]);
-        assert_eq!(order(&bulkhead, &received_ms, || bulkhead.ramp()), [2, 4, 0, 3, 1]);
-    }
-
-    #[test]
-    fn recovery_doubles_with_each_success_and_starts_over_with_a_failure() {
-        let bulkhead = Bulkhead::new(10);
-        let effective = |act: fn(&Bulkhead)| {
-            act(&bulkhead);
-            bulkhead.usage().effective
+impl Line {
+    /// Who is next: the first to come, or the freshest.
+    fn serve(&mut self, freshest: bool) -> Option<oneshot::Sender<()>> {
+        let (received_ms, ticket) = if freshest {
+            self.by_freshness.last().map(|(received_ms, Reverse(ticket))| (*received_ms, *ticket))?
+        } else {
+            self.bells.first_key_value().map(|(ticket, (received_ms, _))| (*received_ms, *ticket))?
         };
-        assert_eq!(effective(Bulkhead::failed), 10, "no recovery, no change");
-        assert_eq!(effective(Bulkhead::ramp), 1);
-        let doubling = [0; 3].map(|_| effective(Bulkhead::succeeded));
-        assert_eq!(doubling, [2, 4, 8]);
-        assert_eq!(effective(Bulkhead::failed), 1);
-        let doubling = [0; 4].map(|_| effective(Bulkhead::succeeded));
-        assert_eq!(doubling, [2, 4, 8, 10]);
-        assert_eq!(effective(Bulkhead::failed), 10, "recovered");
+        self.leave(ticket, received_ms)
     }
 
-    #[test]
-    fn a_slot_that_nobody_took_up_goes_to_the_next() {
-        let bulkhead = Bulkhead::new(1);
-        let mut callers: Vec<_> = (0..3).map(|name| caller(&bulkhead, name, 0)).collect();
-        let first = poll_all(&mut callers);
-        drop(first);
-        assert_eq!((bulkhead.usage().in_use, bulkhead.usage().waiting), (1, 1), "handed over, not yet taken up");
-        callers.remove(0);
-        assert_eq!(bulkhead.usage().waiting, 0);
-        assert_eq!(poll_all(&mut callers)[0].0, 2);
-    }
-
-    #[test]
-    fn a_limit_of_nothing_is_one() {
-        let bulkhead = Bulkhead::new(0);
-        bulkhead.set_limit(0);
-        let usage = bulkhead.usage();
-        assert_eq!(
-            serde_json::to_value(usage).unwrap(),
-            serde_json::json!({"in_use": 0, "waiting": 0, "limit": 1, "effective": 1})
-        );
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Come(i64),
-        PollAll,
-        GiveUp(usize),
-        Leave(usize),
-        SetLimit(usize),
-        Ramp,
-        Succeeded,
-        Failed,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (0..9i64).prop_map(Step::Come),
-            6 => Just(Step::PollAll),
-            4 => any::<usize>().prop_map(Step::GiveUp),
-            5 => any::<usize>().prop_map(Step::Leave),
-            1 => (0..5usize).prop_map(Step::SetLimit),
-            1 => Just(Step::Ramp),
-            2 => Just(Step::Succeeded),
-            1 => Just(Step::Failed),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_slot_is_lost_or_given_twice(steps in prop::collection::vec(step(), 0..300)) {
-            let bulkhead = Bulkhead::new(3);
-            let (mut callers, mut slots) = (Vec::new(), Vec::new());
-            for (name, step) in steps.into_iter().enumerate() {
-                let before = bulkhead.usage();
-                match step {
-                    Step::Come(received_ms) => callers.push(caller(&bulkhead, name as u32, received_ms)),
-                    Step::PollAll => slots.append(&mut poll_all(&mut callers)),
-                    Step::GiveUp(which) if !callers.is_empty() => drop(callers.remove(which % callers.len())),
-                    Step::Leave(which) if !slots.is_empty() => drop(slots.remove(which % slots.len())),
-                    Step::SetLimit(limit) => bulkhead.set_limit(limit),
-                    Step::Ramp => bulkhead.ramp(),
-                    Step::Succeeded => bulkhead.succeeded(),
-                    Step::Failed => bulkhead.failed(),
-                    Step::GiveUp(_) | Step::Leave(_) => {}
-                }
-                let usage = bulkhead.usage();
-                prop_assert!(usage.in_use >= slots.len());
-                prop_assert!(usage.in_use <= before.in_use.max(usage.effective), "a slot given twice");
-                prop_assert!(usage.waiting == 0 || usage.in_use >= usage.effective, "a free slot while somebody waits");
-                prop_assert!(usage.waiting + usage.in_use <= callers.len() + slots.len(), "somebody left a trace");
-            }
-            drop((callers, slots));
-            let usage = bulkhead.usage();
-            prop_assert_eq!((usage.in_use, usage.waiting), (0, 0));
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn many_cancellations_on_many_threads_lose_no_slot() {
-        let bulkhead = Bulkhead::new(4);
-        let inside = Arc::new(AtomicUsize::new(0));
-        let mut random = StdRng::seed_from_u64(7);
-        let mut tasks = JoinSet::new();
-        for _ in 0..4000 {
-            let (bulkhead, inside) = (bulkhead.clone(), Arc::clone(&inside));
-            let task = tasks.spawn(async move {
-                let slot = bulkhead.enter(0).await;
-                assert!(inside.fetch_add(1, Ordering::SeqCst) < 4);
-                inside.fetch_sub(1, Ordering::SeqCst);
-                tokio::task::yield_now().await;
-                drop(slot);
-            });
-            if random.random_bool(0.5) {
-                task.abort();
-            }
-            if random.random_bool(0.1) {
-                tokio::task::yield_now().await;
-            }
-        }
-        while let Some(ended) = tasks.join_next().await {
-            assert!(ended.is_ok() || ended.is_err_and(|error| error.is_cancelled()));
-        }
-        let usage = bulkhead.usage();
-        assert_eq!((usage.in_use, usage.waiting), (0, 0));
+    /// One leaves; its bell, if it was still waiting.
+    fn leave(&mut self, ticket: u64, received_ms: i64) -> Option<oneshot::Sender<()>> {
+        self.by_freshness.remove(&(received_ms, Reverse(ticket)));
+        self.bells.remove(&ticket).map(|(_, ring)| ring)
     }
 }

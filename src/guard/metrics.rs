@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 
 use super::cache::Source;
 use crate::{
-    domain::{answer::Answer, verdict::Failure},
+    domain::{answer::Tokens, verdict::Failure},
     telemetry::series::{Counters, Gauges, Histograms, seconds, zero},
 };
 
@@ -84,16 +84,14 @@ impl Metrics {
         }
     }
 
-    pub(super) fn asked(&self, service: &'static str, took: Duration, outcome: &Result<Answer, Failure>) {
-        let kind = outcome.as_ref().map_or_else(Failure::kind, |_| "ok");
+    pub(super) fn asked(&self, service: &'static str, took: Duration, outcome: Result<(), &Failure>, tokens: Tokens) {
+        let kind = outcome.map_or_else(Failure::kind, |()| "ok");
         self.requests.get_or_create(&[("service", service), ("outcome", kind)]).inc();
         self.durations.get_or_create(&[("service", service)]).observe(took.as_secs_f64());
-        match outcome {
-            Ok(answer) => {
-                self.tokens.get_or_create(&[("service", service), ("type", "input")]).inc_by(answer.tokens.input);
-                self.tokens.get_or_create(&[("service", service), ("type", "output")]).inc_by(answer.tokens.output);
-            }
-            Err(_) => drop(self.errors.get_or_create(&[("error_type", kind), ("service", service)]).inc()),
+        self.tokens.get_or_create(&[("service", service), ("type", "input")]).inc_by(tokens.input);
+        self.tokens.get_or_create(&[("service", service), ("type", "output")]).inc_by(tokens.output);
+        if outcome.is_err() {
+            self.errors.get_or_create(&[("error_type", kind), ("service", service)]).inc();
         }
     }
 
@@ -107,8 +105,9 @@ impl Metrics {
             let result = if hit { "hit" } else { "miss" };
             self.cache.get_or_create(&[("tier", tier), ("result", result)]).inc();
         };
-        count("local", source == Source::Process);
-        if fleet && source != Source::Process {
+        let in_process = matches!(source, Source::Process | Source::Coalesced);
+        count("local", in_process);
+        if fleet && !in_process {
             count("redis", source == Source::Fleet);
         }
     }

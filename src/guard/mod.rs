@@ -8,17 +8,21 @@
 //! nothing. A slot comes before a permit, because a permit is good for 300 ms only and a wait for a slot may be long.
 //! The breaker's pass comes last: a probe's lease must not wait for anything else.
 
+mod allowance;
 pub mod bell;
 pub mod breaker;
 pub mod bulkhead;
 mod cache;
 mod config;
+mod fair;
 mod fleet;
 mod gate;
 pub mod limiter;
+mod lines;
 mod machine;
 mod metrics;
 mod permits;
+mod question;
 mod slow_start;
 #[cfg(test)]
 mod tests;
@@ -26,25 +30,27 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    breaker::{Caller, FailureKind, Outcome},
+    breaker::{FailureKind, Outcome},
     bulkhead::Bulkhead,
 };
 use crate::{
     domain::{
         answer::Answer,
-        time::Timestamp,
         timeline::Wait,
         verdict::{Blame, Failure, blame},
     },
     telemetry::Clock,
 };
 
-pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Tenant};
+pub use allowance::{Allowance, Spent};
+pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Source, Tenant};
 pub use config::CacheConfig;
+pub use fair::{Class, Shares};
 pub use fleet::Sharing;
 pub use gate::Gate;
 pub use metrics::Metrics;
-pub use permits::{Permit, Permits};
+pub use permits::{Call, Permit, Permits};
+pub use question::{Brought, Busy, Failed, Progress, Question, Refused};
 
 /// With other services in the chain, a slot or the limiter of one is waited for no longer than this; one whose limiter
 /// will not have anything by then is passed over at once.
@@ -68,40 +74,6 @@ pub struct Stack {
     cache: Cache,
     clock: Clock,
     metrics: Metrics,
-}
-
-/// Told what a question is doing, so that it can be seen and its waits attributed (G10).
-pub trait Progress: Send + Sync {
-    /// It waits, at the longest until then (monotonic) before it looks again.
-    fn waiting(&self, on: Wait, until: Option<Duration>);
-    /// The service is being asked.
-    fn asking(&self, service: &'static str);
-    /// The service has answered, or failed.
-    fn answered(&self, service: &'static str, took: Duration, outcome: &'static str);
-}
-
-/// A question as the guards see it.
-#[derive(Clone, Copy)]
-pub struct Question<'a> {
-    /// Who asks; evidence counts conversations.
-    pub caller: Caller<'a>,
-    /// When the customer wrote, for the order in which slots are given.
-    pub received: Timestamp,
-    /// An estimate of the tokens it will use.
-    pub tokens: u64,
-    /// Under which name its answer is kept, if at all.
-    pub key: Option<Key>,
-}
-
-/// How a question failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
-    /// The service asked last.
-    pub service: &'static str,
-    /// Why.
-    pub failure: Failure,
-    /// Whether that service was answering others: its breaker was closed and somebody had success lately.
-    pub answers_others: bool,
 }
 
 impl Stack {
@@ -131,37 +103,65 @@ impl Stack {
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        let asked = self.cache.get_or(question.key, || self.ask_chain(question, progress, &call)).await;
-        let (answer, source) = asked?;
-        if question.key.is_some() {
-            self.metrics.cache(source, self.cache.is_shared());
+        let question = Question { until: None, ..question };
+        loop {
+            match self.ask_or_recall(question, progress, &call).await {
+                Ok((answer, _)) => return Ok(answer),
+                Err(Refused::Failed(failed)) => return Err(failed),
+                // Only whoever shares the call of one that had no more time.
+                Err(Refused::Busy(_)) => {}
+            }
         }
-        Ok(answer)
     }
 
-    async fn ask_chain<F>(
+    /// The same within the question's time, and says where the answer came from.
+    pub async fn ask_or_recall<F>(
         &self,
         question: Question<'_>,
         progress: &dyn Progress,
-        call: &(impl Fn(usize) -> F + Send + Sync),
-    ) -> Result<Answer, Failed>
+        call: impl Fn(usize) -> F + Send + Sync,
+    ) -> Result<(Answer, Source), Refused>
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
+        let asked = self.cache.get_or(question.key, || self.ask_anew(question, progress, &call)).await?;
+        if question.key.is_some() {
+            self.metrics.cache(asked.1, self.cache.is_shared());
+        }
+        Ok(asked)
+    }
+
+    /// The same without the cache, for whatever a call may bring.
+    pub async fn ask_anew<T, F>(
+        &self,
+        question: Question<'_>,
+        progress: &dyn Progress,
+        call: impl Fn(usize) -> F + Send + Sync,
+    ) -> Result<T, Refused>
+    where
+        T: Brought + Send,
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let chain: Vec<(usize, &Service)> = match question.chain {
+            Some(chain) => chain.iter().filter_map(|index| Some((*index, self.services.get(*index)?))).collect(),
+            None => self.services.iter().enumerate().collect(),
+        };
+        let until = question.until.unwrap_or(Duration::MAX);
         loop {
             // Asked before the breakers are looked at: a change meanwhile is not slept through.
-            let versions: Vec<u64> = self.services.iter().map(|service| service.gate.version()).collect();
+            let versions: Vec<u64> = chain.iter().map(|(_, service)| service.gate.version()).collect();
             let mut last_failure = None;
             let mut retry_at = Duration::MAX;
             let mut wait = Wait::Breaker;
-            for (index, service) in self.services.iter().enumerate() {
-                match self.ask_one(service, question, progress, || call(index)).await {
+            for (index, service) in &chain {
+                let bounds = Bounds { others: chain.len() > 1, until };
+                match self.ask_one(service, question, bounds, progress, || call(*index)).await {
                     Tried::Answered(answer) => return Ok(answer),
                     Tried::Busy(on, at) if at < retry_at => (wait, retry_at) = (on, at),
                     Tried::Busy(..) => {}
                     Tried::Failed(failed) => match blame(&failed.failure) {
                         // Another service would fail on it as well.
-                        Blame::Message | Blame::Hopeless => return Err(failed),
+                        Blame::Message | Blame::Hopeless => return Err(Refused::Failed(failed)),
                         Blame::Service | Blame::Setup => last_failure = Some(failed),
                     },
                 }
@@ -169,31 +169,28 @@ impl Stack {
             // A service that is not set up is no reason to stop waiting for one that is.
             let another_may_come_back = retry_at < Duration::MAX;
             match last_failure {
-                Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => return Err(failed),
-                _ => self.wait(wait, &versions, retry_at, progress).await,
+                Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => {
+                    return Err(Refused::Failed(failed));
+                }
+                _ if retry_at >= until => return Err(Refused::Busy(busy(&chain, question, wait, retry_at))),
+                _ => wait_for(wait, &chain, &versions, retry_at, progress).await,
             }
         }
     }
 
-    /// Waits until `retry_at` (monotonic), or until a breaker changes.
-    async fn wait(&self, on: Wait, versions: &[u64], retry_at: Duration, progress: &dyn Progress) {
-        progress.waiting(on, Some(retry_at));
-        let gates = self.services.iter().zip(versions);
-        let waits = gates.map(|(service, version)| Box::pin(service.gate.wait(*version, retry_at)));
-        futures_util::future::select_all(waits).await;
-    }
-
-    async fn ask_one<F>(
+    async fn ask_one<T, F>(
         &self,
         service: &Service,
         question: Question<'_>,
+        bounds: Bounds,
         progress: &dyn Progress,
         call: impl FnOnce() -> F + Send,
-    ) -> Tried
+    ) -> Tried<T>
     where
-        F: Future<Output = Result<Answer, Failure>> + Send,
+        T: Brought + Send,
+        F: Future<Output = Result<T, Failure>> + Send,
     {
-        let (slot, pass, permit) = match self.enter(service, question, progress).await {
+        let (slot, pass, permit) = match self.enter(service, question, bounds, progress).await {
             Ok(entered) => entered,
             Err((on, retry_at)) => return Tried::Busy(on, retry_at),
         };
@@ -204,7 +201,7 @@ impl Stack {
         self.learn(service, pass, &permit, took, &outcome);
         drop(permit);
         drop(slot);
-        progress.answered(service.name, took, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
+        progress.answered(service.name, took, outcome_of(&outcome).map_or_else(Failure::kind, |_| "ok"));
         match outcome {
             Ok(answer) => Tried::Answered(answer),
             Err(failure) => {
@@ -222,16 +219,17 @@ impl Stack {
         &self,
         service: &'a Service,
         question: Question<'a>,
+        bounds: Bounds,
         progress: &dyn Progress,
     ) -> Result<(bulkhead::Slot, gate::Pass<'a>, permits::Call), (Wait, Duration)> {
         let breaker = |retry_at| (Wait::Breaker, retry_at);
         service.gate.look(question.caller).map_err(breaker)?;
         progress.waiting(Wait::Slot, None);
-        let slot = self.while_it_pays(service.bulkhead.enter(question.received.0)).await;
+        let slot = self.while_it_pays(bounds, service.bulkhead.enter(question.received.0, question.class)).await;
         let slot = slot.ok_or_else(|| (Wait::Slot, self.clock.monotonic()))?;
         loop {
             service.gate.look(question.caller).map_err(breaker)?;
-            let permit = self.permit(service, question.tokens, progress).await?;
+            let permit = self.permit(service, question, bounds, progress).await?;
             service.gate.lease(question.caller).await;
             let pass = service.gate.admit(question.caller).map_err(breaker)?;
             if let Some(permit) = permit.used_now() {
@@ -240,18 +238,20 @@ impl Stack {
         }
     }
 
-    /// With other services to turn to, waits no longer than is worth it.
-    async fn while_it_pays<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
-        if self.services.len() == 1 {
+    /// Waits no longer than there is time, and with other services to turn to no longer than is worth it.
+    async fn while_it_pays<T>(&self, bounds: Bounds, wait: impl Future<Output = T>) -> Option<T> {
+        let until = bounds.worth_waiting_until(self.clock.monotonic());
+        if until == Duration::MAX {
             return Some(wait.await);
         }
-        tokio::time::timeout(FALL_BACK_AFTER, wait).await.ok()
+        tokio::time::timeout_at(self.clock.instant(until), wait).await.ok()
     }
 
     async fn permit(
         &self,
         service: &Service,
-        tokens: u64,
+        Question { tokens, class, .. }: Question<'_>,
+        bounds: Bounds,
         progress: &dyn Progress,
     ) -> Result<permits::Permit, (Wait, Duration)> {
         if let Some(permit) = service.permits.at_once(tokens) {
@@ -260,31 +260,34 @@ impl Stack {
         }
         let began = self.clock.monotonic();
         let free_at = service.permits.free_at(tokens);
-        if self.services.len() > 1 && free_at > began + FALL_BACK_AFTER {
+        if free_at > bounds.worth_waiting_until(began) {
             return Err((Wait::Limiter, free_at));
         }
         progress.waiting(Wait::Limiter, None);
-        let permit = self.while_it_pays(service.permits.acquire(tokens)).await;
+        let permit = self.while_it_pays(bounds, service.permits.acquire(tokens, class)).await;
         self.metrics.limiter_waited(service.name, self.clock.monotonic().saturating_sub(began));
         permit.ok_or_else(|| (Wait::Limiter, self.clock.monotonic()))
     }
 
     /// Tells all guards how a call ended.
-    fn learn(
+    fn learn<T: Brought>(
         &self,
         service: &Service,
         pass: gate::Pass<'_>,
         permit: &permits::Call,
         took: Duration,
-        outcome: &Result<Answer, Failure>,
+        outcome: &Result<T, Failure>,
     ) {
-        self.metrics.asked(service.name, took, outcome);
+        let tokens = outcome.as_ref().map(Brought::tokens).unwrap_or_default();
+        if tokens.total() > 0 {
+            permit.settle(tokens.total());
+        }
+        let took = outcome.as_ref().ok().and_then(Brought::began_after).unwrap_or(took);
+        let outcome = outcome_of(outcome);
+        self.metrics.asked(service.name, took, outcome.map(|_| ()), tokens);
         match outcome {
-            Ok(answer) => {
-                service.permits.succeeded(answer.limit_requests);
-                if answer.tokens.total() > 0 {
-                    permit.settle(answer.tokens.total());
-                }
+            Ok(brought) => {
+                service.permits.succeeded(brought.limit_requests());
                 pass.report(Outcome::Success { took });
                 service.bulkhead.succeeded();
             }
@@ -312,9 +315,52 @@ impl Stack {
     }
 }
 
-enum Tried {
-    Answered(Answer),
+/// How one service was asked.
+enum Tried<T> {
+    Answered(T),
     /// Cannot be asked before then (monotonic), for this reason.
     Busy(Wait, Duration),
     Failed(Failed),
+}
+
+/// How long a service is worth waiting for.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// There are others to turn to.
+    others: bool,
+    /// The question's own time (monotonic).
+    until: Duration,
+}
+
+impl Bounds {
+    fn worth_waiting_until(self, now: Duration) -> Duration {
+        if self.others { self.until.min(now + FALL_BACK_AFTER) } else { self.until }
+    }
+}
+
+/// An answer that broke off is a failure, too.
+fn outcome_of<T: Brought>(outcome: &Result<T, Failure>) -> Result<&T, &Failure> {
+    let brought = outcome.as_ref()?;
+    brought.broke_off().map_or(Ok(brought), Err)
+}
+
+/// Waits until `retry_at` (monotonic), or until a breaker changes.
+async fn wait_for(
+    on: Wait,
+    chain: &[(usize, &Service)],
+    versions: &[u64],
+    retry_at: Duration,
+    progress: &dyn Progress,
+) {
+    progress.waiting(on, Some(retry_at));
+    let gates = chain.iter().zip(versions);
+    let waits = gates.map(|((_, service), version)| Box::pin(service.gate.wait(*version, retry_at)));
+    futures_util::future::select_all(waits).await;
+}
+
+/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something.
+fn busy(chain: &[(usize, &Service)], question: Question<'_>, on: Wait, retry_at: Duration) -> Busy {
+    let free = chain.iter().map(|(_, service)| service.permits.free_at(question.tokens)).min();
+    let until = if on == Wait::Limiter { free.unwrap_or(retry_at).max(retry_at) } else { retry_at };
+    Busy { on, until }
 }

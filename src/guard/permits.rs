@@ -1,4 +1,5 @@
-//! The limiter of one service as callers meet it: they queue, and are handed permits in order.
+//! The limiter of one service as callers meet it: they queue, and are handed permits in order, each class by its share
+//! ([`super::lines`]).
 //!
 //! The bookkeeping lies in a pure machine ([`super::limiter`]); the queue is served by the limiter's actor
 //! (`actors/limiter.rs`), which sleeps until the next permit is due. A permit that nobody uses goes back.
@@ -6,7 +7,6 @@
 //! only while the quota is away.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,8 +19,10 @@ use tokio::sync::oneshot;
 
 use super::{
     bell::Bell,
+    fair::{Class, Shares},
     fleet::{Fleet, Held, Sharing, Standing},
     limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
+    lines::{Asking, Lines},
     machine::Machine,
     slow_start::SlowStart,
 };
@@ -52,18 +54,13 @@ pub struct Permits {
     clock: Clock,
     calls: Arc<Calls>,
     machine: Mutex<Machine>,
-    queue: Mutex<VecDeque<Asking>>,
+    lines: Mutex<Lines>,
     waiting: AtomicUsize,
     slow_start: Mutex<SlowStart>,
     limits: Limits,
     pub(super) fleet: Option<Fleet>,
     /// Rings for the actor.
     pub bell: Bell,
-}
-
-struct Asking {
-    tokens: u64,
-    answer: oneshot::Sender<Permit>,
 }
 
 /// A call that has begun under a permit; lives until it has ended.
@@ -143,7 +140,7 @@ impl Permits {
             clock,
             calls,
             machine: Mutex::new(Machine::new(limiter)),
-            queue: Mutex::default(),
+            lines: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slow_start: Mutex::default(),
             limits,
@@ -152,10 +149,15 @@ impl Permits {
         })
     }
 
-    /// Gives a permit if one is free and nobody waits before us.
+    /// From now on the classes share so, when both wait; in the beginning evenly.
+    pub fn set_shares(&self, shares: Shares) {
+        self.lines.lock().set_shares(shares);
+    }
+
+    /// Gives a permit if one is free and nobody waits before us. It counts for no class: there is nothing to share.
     pub fn at_once(self: &Arc<Self>, tokens: u64) -> Option<Permit> {
-        let queue = self.queue.lock();
-        if queue.is_empty() { self.reserve(tokens).ok() } else { None }
+        let lines = self.lines.lock();
+        if lines.is_empty() { self.reserve(tokens).ok() } else { None }
     }
 
     /// When (monotonic) a permit is free, as things are; those who wait in line may take it before.
@@ -174,8 +176,8 @@ impl Permits {
         }
     }
 
-    /// Waits in line for a permit. Dropping the future leaves the line.
-    pub async fn acquire(self: &Arc<Self>, tokens: u64) -> Permit {
+    /// Waits in the line of its class for a permit. Dropping the future leaves the line.
+    pub async fn acquire(self: &Arc<Self>, tokens: u64, class: Class) -> Permit {
         if let Some(permit) = self.at_once(tokens) {
             return permit;
         }
@@ -183,7 +185,7 @@ impl Permits {
             let (answer, answered) = oneshot::channel();
             self.waiting.fetch_add(1, Ordering::Relaxed);
             let _waiting = Count(&self.waiting);
-            self.queue.lock().push_back(Asking { tokens, answer });
+            self.lines.lock().push(class, Asking { tokens, answer });
             self.bell.ring();
             if let Ok(permit) = answered.await {
                 return permit;
@@ -195,16 +197,12 @@ impl Permits {
     /// actor.
     pub fn serve(self: &Arc<Self>) -> Option<Duration> {
         loop {
-            let mut queue = self.queue.lock();
-            let gone = |asking: &Asking| asking.answer.is_closed();
-            while queue.front().is_some_and(gone) {
-                queue.pop_front();
-            }
-            let tokens = queue.front()?.tokens;
+            let mut lines = self.lines.lock();
+            let (class, tokens) = lines.first()?;
             match self.reserve(tokens) {
                 Ok(permit) => {
-                    let asking = queue.pop_front()?;
-                    drop(queue);
+                    let asking = lines.serve(class)?;
+                    drop(lines);
                     // One who has left meanwhile drops the permit, which gives it back.
                     let _ = asking.answer.send(permit);
                 }
@@ -225,8 +223,8 @@ impl Permits {
                 return Some(now);
             }
             let has_room = self.slow_start.lock().has_room();
-            let first = self.queue.lock().front().map(|asking| asking.tokens).filter(|_| has_room);
-            let Some(turn) = fleet.turn(now, first.map(|tokens| (self.waiting(), tokens))) else {
+            let first = self.lines.lock().first().filter(|_| has_room);
+            let Some(turn) = fleet.turn(now, first.map(|(_, tokens)| (self.waiting(), tokens))) else {
                 return Some(due.unwrap_or(Duration::MAX).min(fleet.look_at()).max(now + SOON));
             };
             let told = fleet.sharing.quotas.turn(self.name, &fleet.policy, &turn.ask).await;

@@ -7,7 +7,10 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::{
-    guard::limiter::{Limits, WindowLimit},
+    guard::{
+        breaker::Caller,
+        limiter::{Limits, WindowLimit},
+    },
     store::calls::{Calls, Past},
 };
 
@@ -50,19 +53,41 @@ impl Chain {
         }
     }
 
+    fn question<'a>(&self, conversation: &'a str) -> Question<'a> {
+        Question {
+            caller: Caller { conversation, message: conversation },
+            class: Class::Chat,
+            received: self.clock.now(),
+            tokens: 1,
+            key: None,
+            chain: None,
+            until: None,
+        }
+    }
+
+    /// Asks those of `services` and waits no longer than `patience`.
+    async fn ask_within<T: Brought + Send>(
+        &self,
+        services: &[usize],
+        patience: Duration,
+        answers: impl Fn(usize) -> Result<T, Failure> + Sync,
+    ) -> Result<T, Refused> {
+        let until = Some(self.clock.monotonic() + patience);
+        let question = Question { chain: Some(services), until, ..self.question("hurried") };
+        let asking = self.stack.ask_anew(question, self, |index| std::future::ready(answers(index)));
+        tokio::select! {
+            asked = asking => asked,
+            () = self.serve() => unreachable!("it serves for ever"),
+        }
+    }
+
     /// Asks once; `answers` says what each service does.
     async fn ask(
         &self,
         conversation: &str,
         answers: impl Fn(usize) -> Result<Answer, Failure> + Sync,
     ) -> Result<Answer, Failed> {
-        let question = Question {
-            caller: Caller { conversation, message: conversation },
-            received: self.clock.now(),
-            tokens: 1,
-            key: None,
-        };
-        let asking = self.stack.ask(question, self, |index| std::future::ready(answers(index)));
+        let asking = self.stack.ask(self.question(conversation), self, |index| std::future::ready(answers(index)));
         tokio::select! {
             asked = asking => asked,
             () = self.serve() => unreachable!("it serves for ever"),
@@ -148,12 +173,7 @@ async fn with_every_quota_exhausted_the_first_to_be_free_again_is_asked() {
 async fn a_call_that_is_given_up_leaves_nothing_behind() {
     let chain = Arc::new(Chain::new(&[("only", one_in(Duration::from_secs(60)))]));
     let begun = Arc::new(AtomicUsize::new(0));
-    let question = |name| Question {
-        caller: Caller { conversation: name, message: name },
-        received: chain.clock.now(),
-        tokens: 1,
-        key: None,
-    };
+    let question = |name| chain.question(name);
     let hangs = |_| {
         begun.fetch_add(1, Ordering::Relaxed);
         std::future::pending::<Result<Answer, Failure>>()
@@ -221,4 +241,63 @@ async fn a_breaker_that_closes_between_the_look_and_the_wait_is_not_slept_throug
     let began = chain.clock.monotonic();
     gate.wait(version, began + Duration::from_secs(600)).await;
     assert!(chain.clock.monotonic() - began < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_wait_is_told_when_to_come_again() {
+    let seconds = Duration::from_secs;
+    let chain = Chain::new(&[("first", one_in(seconds(60))), ("second", one_in(seconds(30)))]);
+    for n in 0..2 {
+        assert!(chain.ask(&format!("c{n}"), |_| fine()).await.is_ok());
+    }
+    let began = chain.clock.monotonic();
+    let refused = chain.ask_within(&[0, 1], seconds(5), |_| fine()).await.unwrap_err();
+    let Refused::Busy(Busy { on, until }) = refused else { panic!("{refused:?}") };
+    assert_eq!((on, chain.clock.monotonic() - began), (Wait::Limiter, Duration::ZERO), "a wait in vain is not begun");
+    let told = until - began;
+    assert!(told > seconds(29) && told < seconds(31), "{told:?}");
+    tokio::time::advance(told).await;
+    assert!(chain.ask_within(&[0, 1], Duration::ZERO, |_| fine()).await.is_ok(), "and then there is one");
+
+    let soon = Chain::new(&[("first", one_in(seconds(3)))]);
+    assert!(soon.ask("c", |_| fine()).await.is_ok());
+    assert!(soon.ask_within(&[0], seconds(5), |_| fine()).await.is_ok(), "what comes in time is waited for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_is_waited_for_as_long_as_there_is_time() {
+    let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+    let gate = &chain.stack.services()[0].gate;
+    gate.force(breaker::Mode::Open);
+    let began = chain.clock.monotonic();
+    let refused = chain.ask_within(&[0], Duration::from_secs(5), |_| fine()).await.unwrap_err();
+    assert!(matches!(refused, Refused::Busy(Busy { on: Wait::Breaker, .. })), "{refused:?}");
+    assert!(chain.clock.monotonic() - began <= Duration::from_secs(5));
+    assert!(chain.asked().is_empty(), "the second is none of those to be asked");
+}
+
+/// An answer that broke off after its first part.
+struct Half;
+
+impl Brought for Half {
+    fn tokens(&self) -> crate::domain::answer::Tokens {
+        crate::domain::answer::Tokens::default()
+    }
+
+    fn limit_requests(&self) -> Option<u64> {
+        None
+    }
+
+    fn broke_off(&self) -> Option<&Failure> {
+        Some(&Failure::Connect)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_an_answer_is_the_end_of_the_question_and_a_failure_of_the_service() {
+    let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+    assert!(chain.ask_within(&[0, 1], Duration::from_secs(5), |_| Ok(Half)).await.is_ok());
+    assert_eq!(chain.asked(), ["first"], "a second answer would follow the first half");
+    assert_eq!(chain.stack.services()[0].gate.snapshot().window.failures, 1);
+    assert_eq!(chain.stack.services()[0].bulkhead.usage().in_use, 0);
 }

@@ -144,7 +144,7 @@ pub async fn nodes(State(admin): State<Admin>) -> Json<Vec<Node>> {
     Json(nodes)
 }
 
-/// `GET /admin/limiters`
+/// `GET /admin/limiters`: of the services, of the posts, and of the API keys that are limited.
 pub async fn limiters(State(admin): State<Admin>) -> Json<Value> {
     let services = admin.parts.stack.services().iter();
     let limiter = |permits: &crate::guard::Permits| json!({ "used": permits.used(), "waiting": permits.waiting() });
@@ -156,5 +156,7 @@ pub async fn limiters(State(admin): State<Admin>) -> Json<Value> {
         })
         .collect();
     all.insert("zendesk".into(), limiter(&admin.parts.posts));
+    let keys = admin.parts.key_limits.iter();
+    all.extend(keys.map(|(key, permits)| (format!("key:{key}"), limiter(permits))));
     Json(all.into())
 }

@@ -104,11 +104,25 @@ pub struct ApiConfig {
     pub max_retries: u32,
     /// Seconds before the first further try; each pause is twice the one before.
     pub backoff_factor: f64,
+    /// All further tries together, as a share of all calls; from 0 to 1.
+    pub retry_budget: f64,
+    /// How long a free slot, a permit or a closed breaker is waited for, within `http.request_timeout`.
+    #[serde(with = "units::duration")]
+    pub wait: Duration,
+    /// Whether services that do not offer the model asked for stand in with their own, after those that do.
+    pub stand_in: bool,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { keys: Vec::new(), max_retries: 2, backoff_factor: 0.5 }
+        Self {
+            keys: Vec::new(),
+            max_retries: 2,
+            backoff_factor: 0.5,
+            retry_budget: 0.1,
+            wait: Duration::from_secs(5),
+            stand_in: true,
+        }
     }
 }
 
@@ -118,7 +132,7 @@ impl Default for ApiConfig {
 pub struct ApiKey {
     /// Name in logs and metrics; unique.
     pub name: String,
-    /// The key.
+    /// The key, or `sha256:` and its SHA-256 in hex.
     pub key: Secret,
     /// Models it may ask for; empty: all.
     pub models: Vec<String>,

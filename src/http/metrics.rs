@@ -31,9 +31,13 @@ pub struct Metrics {
 }
 
 /// The public routes.
-const ENDPOINTS: [(&str, &str); 5] = [
+const ENDPOINTS: [(&str, &str); 9] = [
     ("POST", "/webhooks/sunshine"),
     ("POST", "/webhooks/zendesk"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/embeddings"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{*id}"),
     ("GET", "/v1/tasks/{id}"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
@@ -67,7 +71,7 @@ impl Metrics {
 
     fn begin(&self) {
         for (method, endpoint) in ENDPOINTS {
-            for status in ["200", "400", "401", "404", "405", "408", "413", "503"] {
+            for status in ["200", "400", "401", "404", "405", "408", "413", "429", "502", "503", "504"] {
                 zero(&self.requests, [("method", method), ("endpoint", endpoint), ("status", status)]);
             }
             zero(&self.durations, [("method", method), ("endpoint", endpoint)]);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST /webhooks/sunshine` | `webhook` |
 //! | `POST /webhooks/zendesk` | `webhook`, `signature` |
+//! | `POST /v1/chat/completions`, `POST /v1/embeddings`, `GET /v1/models`, `GET /v1/models/{id}` | `gateway` |
 //! | `GET /v1/tasks/{id}` | `tasks` |
 //! | `GET /livez`, `GET /readyz` | `health`, on both |
 //!
@@ -18,6 +19,7 @@ mod admin;
 mod body;
 mod config;
 mod extract;
+pub mod gateway;
 mod guard;
 pub mod health;
 mod letters;
@@ -46,6 +48,7 @@ use crate::{
 };
 
 pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config};
+pub use gateway::Gateway;
 pub use health::Health;
 pub use metrics::Metrics;
 
@@ -72,8 +75,10 @@ pub struct Public {
     pub support_secrets: Arc<[Secret]>,
     /// The listener's limits.
     pub config: Config,
-    /// Who may use `/v1`.
-    pub api: ApiConfig,
+    /// The synchronous road.
+    pub gateway: Arc<Gateway>,
+    /// Whether it is open on this node.
+    pub api: bool,
     /// The node's health.
     pub health: Arc<Health>,
     /// Looks at messages.
@@ -109,6 +114,14 @@ pub fn public(public: Public) -> Router {
         router = router
             .route("/webhooks/sunshine", post(webhook::sunshine))
             .route("/webhooks/zendesk", post(webhook::support));
+    }
+    if public.api {
+        // Bounded by themselves, too: a stream takes as long as it takes.
+        router = router
+            .route("/v1/chat/completions", post(gateway::chat))
+            .route("/v1/embeddings", post(gateway::embeddings))
+            .route("/v1/models", get(gateway::models))
+            .route("/v1/models/{*id}", get(gateway::model));
     }
     let metrics = public.metrics.clone();
     router

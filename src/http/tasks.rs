@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
 };
 use serde::Serialize;
 
@@ -35,10 +35,7 @@ pub async fn task(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Task>, Problem> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let given = bearer.unwrap_or_default();
-    let known = public.api.keys.iter().fold(false, |known, key| known | key.key.matches(given));
-    if !known {
+    if !public.gateway.knows(&headers) {
         let detail = "a key of api.keys is needed as bearer token";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
     }

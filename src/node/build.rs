@@ -14,9 +14,10 @@ use crate::{
     actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
     broker::{self, Broker, Embedded, Letters, Rabbitmq, Upkeep},
     client::{Ai, Sunshine},
-    config::Config,
+    config::{Config, Role},
     domain::control::Ours,
-    guard::{self, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
+    guard::{self, Allowance, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
+    http::ApiKey,
     state::{Local, board::Boards, nodes, redis::Link},
     store::{FolderLock, calls::Calls, in_hand::InHand},
     telemetry::{Clock, series::label},
@@ -75,6 +76,8 @@ pub(super) fn build(
         zendesk_up: true.into(),
         posts: permits("zendesk", post_limits(config)),
         posting: Bulkhead::new(concurrency(config)),
+        key_limits: key_limits(config, &permits),
+        allowances: allowances(config, clock),
         ours: Ours { integration: config.zendesk.integration.clone() },
         handoff_to: config.zendesk.handoff_to.clone(),
         post_timeout: config.zendesk.timeout,
@@ -142,11 +145,12 @@ fn services(
     permits: &dyn Fn(&'static str, Limits) -> Arc<Permits>,
     boards: Option<&Arc<dyn Boards>>,
 ) -> Vec<Service> {
-    let service = |service: &actors::Service| Service {
-        name: label(&service.name),
-        gate: gate(service, clock, boards),
-        permits: permits(label(&service.name), service.limits.clone()),
-        bulkhead: Bulkhead::new(service.concurrency),
+    let service = |service: &actors::Service| {
+        let permits = permits(label(&service.name), service.limits.clone());
+        let bulkhead = Bulkhead::new(service.concurrency);
+        permits.set_shares(config.ai.shares);
+        bulkhead.set_shares(config.ai.shares);
+        Service { name: label(&service.name), gate: gate(service, clock, boards), permits, bulkhead }
     };
     config.ai.services.iter().map(service).collect()
 }
@@ -159,18 +163,33 @@ fn gate(service: &actors::Service, clock: &Clock, boards: Option<&Arc<dyn Boards
     }
 }
 
-fn ai(config: &Config) -> anyhow::Result<Vec<(Ai, String)>> {
-    let client = |service| -> anyhow::Result<(Ai, String)> {
-        let service: &actors::Service = service;
-        let client = Ai::new(service, &config.chat.handoff_tool).context("the client of an AI service")?;
-        Ok((client, service.model.clone()))
-    };
-    config.ai.services.iter().map(client).collect()
+fn ai(config: &Config) -> anyhow::Result<Vec<Ai>> {
+    let services = config.ai.services.iter();
+    services.map(|service| Ai::new(service, &config.chat.handoff_tool).context("the client of an AI service")).collect()
+}
+
+/// The API keys, on a node that serves them.
+fn api_keys(config: &Config) -> impl Iterator<Item = &ApiKey> {
+    let serves = config.node.roles.contains(&Role::Api);
+    config.api.keys.iter().filter(move |_| serves)
+}
+
+fn key_limits(config: &Config, permits: &dyn Fn(&'static str, Limits) -> Arc<Permits>) -> Vec<(String, Arc<Permits>)> {
+    let limited = api_keys(config).filter(|key| key.limits.limits_anything());
+    let made = limited.map(|key| (key.name.clone(), permits(label(&format!("key:{}", key.name)), key.limits.clone())));
+    made.collect()
+}
+
+fn allowances(config: &Config, clock: &Clock) -> Vec<Arc<Allowance>> {
+    let with_budget = api_keys(config).filter(|key| key.monthly_budget > 0);
+    with_budget.map(|key| Arc::new(Allowance::new(key.name.clone(), key.monthly_budget, clock.clone()))).collect()
 }
 
 /// As long as this a call counts.
 fn longest_window(config: &Config) -> Duration {
-    let windows = config.ai.services.iter().flat_map(|service| &service.limits.windows).map(|window| window.per);
+    let of_services = config.ai.services.iter().map(|service| &service.limits);
+    let of_keys = config.api.keys.iter().map(|key| &key.limits);
+    let windows = of_services.chain(of_keys).flat_map(|limits| &limits.windows).map(|window| window.per);
     windows.max().unwrap_or_default().max(Duration::from_secs(3600))
 }
 
@@ -204,4 +223,38 @@ fn build_info(registry: &mut Registry) {
     let revision = option_env!("TIDEGATE_REVISION").unwrap_or("unknown");
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION")), ("revision", revision)]).set(1);
     registry.register("tidegate_build_info", "The version that runs", info);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::limiter::WindowLimit;
+
+    fn hours(hours: u64) -> Vec<WindowLimit> {
+        vec![WindowLimit { requests: 1, per: Duration::from_secs(hours * 3_600) }]
+    }
+
+    #[test]
+    fn calls_are_remembered_for_the_longest_window_of_any_service_or_key() {
+        let mut config = Config::default();
+        assert_eq!(longest_window(&config), Duration::from_secs(3_600));
+        config.ai.services[0].limits.windows = hours(2);
+        assert_eq!(longest_window(&config), Duration::from_secs(2 * 3_600));
+        config.api.keys = vec![ApiKey { limits: Limits { windows: hours(24), ..Limits::NONE }, ..ApiKey::default() }];
+        assert_eq!(longest_window(&config), Duration::from_secs(24 * 3_600));
+    }
+
+    #[test]
+    fn a_key_has_a_budget_if_it_says_so_and_its_node_serves_it() {
+        let mut config = Config::default();
+        let key = |name: &str, monthly_budget| ApiKey { name: name.into(), monthly_budget, ..ApiKey::default() };
+        config.api.keys = vec![key("shop", 7), key("free", 0)];
+        let names = |config: &Config| {
+            let all = allowances(config, &Clock::system());
+            all.iter().map(|allowance| allowance.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&config), ["shop"]);
+        config.node.roles = vec![Role::Chat];
+        assert!(names(&config).is_empty());
+    }
 }

@@ -8,6 +8,8 @@
 //! So nothing is asked of Redis that it has not been told.
 
 mod forward;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{
@@ -27,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    Away, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record, Redis,
+    Away, Budgets, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record, Redis,
     Remembered, Turn,
 };
 use crate::domain::{
@@ -329,5 +331,13 @@ impl Presence for Bridge {
 
     async fn open_since(&self, since: Timestamp, limit: usize) -> Result<Vec<ConversationId>, Error> {
         self.only_redis(self.redis.open_since(since, limit)).await
+    }
+}
+
+#[async_trait]
+impl Budgets for Bridge {
+    /// Whoever counts goes on by what it knows, and tells when Redis is back: the file would only know of this node.
+    async fn spend(&self, key: &str, month: &str, tokens: u64) -> Result<u64, Error> {
+        self.only_redis(self.redis.spend(key, month, tokens)).await
     }
 }

@@ -1,6 +1,7 @@
 //! What every shared state owes its callers, as functions over a [`Factory`]: each implementation runs all of them
 //! through [`contract!`]. What is not said here, callers may not assume.
 
+mod budgets;
 mod control;
 mod keeping;
 mod ledger;
@@ -29,6 +30,7 @@ pub(super) trait Factory: Send + Sync {
     async fn fresh(&self) -> Shared;
 }
 
+pub(super) use budgets::*;
 pub(super) use control::*;
 pub(super) use keeping::*;
 pub(super) use ledger::*;
@@ -117,6 +119,8 @@ macro_rules! contract {
             a_merged_conversation_is_remembered_where_it_went
             a_head_that_is_away_is_remembered_until_it_is_back
             what_was_open_is_known_newest_first
+            what_a_key_has_used_is_added_up_by_month_and_survives
+            a_total_stays_at_the_highest_that_is_counted_exactly
             whatever_is_done_the_state_is_what_the_model_says
         );
     };

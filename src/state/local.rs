@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use moka::future::Cache;
 use rusqlite::{Connection, OptionalExtension};
 
+mod budgets;
 mod outstanding;
 mod schema;
 mod sql;
@@ -294,7 +295,7 @@ impl Keeping for Local {
                 break;
             }
         }
-        Ok(())
+        self.change(move |connection| budgets::tidy(connection, now)).await
     }
 }
 

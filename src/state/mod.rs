@@ -6,6 +6,7 @@
 
 pub mod board;
 mod bridge;
+pub mod budgets;
 pub mod cache;
 mod config;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use bridge::Bridge;
+pub use budgets::Budgets;
 pub use config::{Config, Kind, OnLoss, RedisConfig, RedisMode, RetentionConfig};
 pub use local::Local;
 pub use redis::Redis;
@@ -291,9 +293,9 @@ pub trait Presence {
 }
 
 /// Everything that nodes share.
-pub trait SharedState: Ledger + Memory + Keeping + Presence + Send + Sync {}
+pub trait SharedState: Ledger + Memory + Keeping + Presence + Budgets + Send + Sync {}
 
-impl<T: Ledger + Memory + Keeping + Presence + Send + Sync> SharedState for T {}
+impl<T: Ledger + Memory + Keeping + Presence + Budgets + Send + Sync> SharedState for T {}
 
 /// The state as it is handed around.
 pub type Shared = Arc<dyn SharedState>;

@@ -11,6 +11,7 @@ const SCHEMA: Schema = Schema {
     application_id: 0x7465_7374,
     version: 1,
     create: "CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT) STRICT;",
+    upgrades: &[],
 };
 
 const ROWS: usize = 600;

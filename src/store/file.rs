@@ -78,6 +78,8 @@ pub struct Schema {
     pub version: i64,
     /// Creates the tables of that format.
     pub create: &'static str,
+    /// Turns format 1 into 2, 2 into 3 and so on up to that one, each without losing what is there.
+    pub upgrades: &'static [&'static str],
 }
 
 /// Opens the file for writing, creating it if there is none.
@@ -93,8 +95,21 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, Error> {
             "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {} COMMIT;",
             schema.application_id, schema.version, schema.create
         ))?;
+    } else {
+        upgrade(&connection, schema)?;
     }
     Ok(connection)
+}
+
+/// Brings a file of an older format to the present one, in one transaction.
+fn upgrade(connection: &Connection, schema: &Schema) -> Result<(), Error> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found >= schema.version {
+        return Ok(());
+    }
+    let done = usize::try_from(found - 1).unwrap_or(0);
+    let steps: String = schema.upgrades.iter().skip(done).copied().collect();
+    Ok(connection.execute_batch(&format!("BEGIN; {steps} PRAGMA user_version = {}; COMMIT;", schema.version))?)
 }
 
 /// Writes a page without changing anything, to see whether the file can be written.

@@ -225,8 +225,12 @@ fn in_transaction(connection: &Connection, body: impl FnOnce() -> Result<(), Err
 mod tests {
     use super::*;
 
-    const SCHEMA: Schema =
-        Schema { application_id: 0x7465_7374, version: 1, create: "CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT;" };
+    const SCHEMA: Schema = Schema {
+        application_id: 0x7465_7374,
+        version: 1,
+        create: "CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT;",
+        upgrades: &[],
+    };
 
     fn insert(n: i64) -> impl FnMut(&Connection) -> Result<(), Error> {
         move |connection| {
@@ -297,5 +301,39 @@ mod tests {
         }
         std::fs::write(&path, &sound).unwrap();
         assert!(Database::open(&path, &SCHEMA).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_file_of_an_older_format_is_brought_to_the_present_one_with_all_that_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let first = Database::open(&path, &SCHEMA).unwrap();
+        first.write(Durability::Synced, insert(7), |()| ()).await.unwrap();
+        drop(first);
+        let upgrades = ["CREATE TABLE u (n INTEGER) STRICT;", "ALTER TABLE t ADD COLUMN m INTEGER;"];
+        for (version, known) in [(2, &upgrades[..1]), (3, &upgrades[..]), (3, &upgrades[..])] {
+            let upgrades: &'static [&'static str] = Vec::leak(known.to_vec());
+            let database = Database::open(&path, &Schema { version, upgrades, ..SCHEMA }).unwrap();
+            assert_eq!(count(&database).await, 1, "format {version}");
+            let added = |connection: &Connection| Ok(connection.execute("INSERT INTO u VALUES (1)", [])?);
+            database.write(Durability::Synced, added, |_| ()).await.unwrap();
+        }
+        assert!(matches!(Database::open(&path, &SCHEMA).err(), Some(Error::Newer { found: 3, known: 1, .. })));
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_that_fails_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        drop(Database::open(&path, &SCHEMA).unwrap());
+        let broken =
+            Schema { version: 2, upgrades: &["CREATE TABLE u (n INTEGER); CREATE TABLE t (n INTEGER);"], ..SCHEMA };
+        assert!(Database::open(&path, &broken).is_err());
+        let database = Database::open(&path, &SCHEMA).unwrap();
+        let tables = |connection: &Connection| {
+            Ok(connection
+                .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'u'", [], |row| row.get::<_, i64>(0))?)
+        };
+        assert_eq!(database.read(tables).await.unwrap(), 0);
     }
 }

@@ -4,6 +4,8 @@
 
 mod absence;
 mod admin_tokens;
+mod ai_providers;
+mod api_keys;
 mod bounds;
 mod chaos;
 mod chat_answers;
@@ -23,6 +25,8 @@ mod fleet_cache;
 mod fleet_faults;
 mod fleet_ledger;
 mod fleet_limits;
+mod gateway;
+mod gateway_faults;
 mod handoffs;
 mod ingress;
 mod inspection;
@@ -31,6 +35,7 @@ mod letters;
 mod metrics;
 mod oddities;
 mod official_client;
+mod official_client_gateway;
 mod problems;
 mod quarantine;
 mod rabbitmq;

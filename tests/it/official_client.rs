@@ -8,11 +8,16 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// The interpreter of the virtual environment that `scripts/test` creates.
-pub fn python() -> PathBuf {
+/// Where `scripts/test` installs what only tests need.
+pub fn tools() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = std::env::var_os("TIDEGATE_TEST_TOOLS").map_or_else(|| root.join("target/test-tools"), PathBuf::from);
-    let venv = root.join(tools).join("python");
+    root.join(tools)
+}
+
+/// The interpreter of the virtual environment that `scripts/test` creates.
+pub fn python() -> PathBuf {
+    let venv = tools().join("python");
     let python = venv.join("bin/python");
     assert!(
         python.exists(),

@@ -17,7 +17,7 @@ use crate::{
         timeline::{Stage, Wait},
         verdict::{Blame, Failure, SERVICE_FAILURES_MAX, blame},
     },
-    guard::{Failed, Key, Progress, Question, Tenant, breaker::Caller},
+    guard::{Class, Failed, Key, Progress, Question, Tenant, breaker::Caller},
     store::in_hand::Working,
 };
 
@@ -136,12 +136,15 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
     set_phase(state, parts, key.as_ref().map_or(Phase::Preparing, |_| Phase::Waiting(Wait::Shared, None)));
     let question = Question {
         caller: Caller { conversation: state.cell.id.as_str(), message: head.message.as_str() },
+        class: Class::Chat,
         received: head.received,
         tokens: prompt.tokens(),
         key,
+        chain: None,
+        until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };
-    let call = |index: usize| parts.ai[index].0.ask(prompt, parts.clock.now());
+    let call = |index: usize| parts.ai[index].ask(prompt, parts.clock.now());
     let asking = parts.stack.ask(question, &watch, call);
     tokio::pin!(asking);
     let soft_limit = state.cell.lock().hand.as_ref().map(|hand| hand.soft_limit.clone()).unwrap_or_default();
@@ -180,7 +183,7 @@ fn cache_key(parts: &Parts, state: &State, head: &Job, prompt: &Prompt) -> Optio
     let was_in_hand = prepare::jobs(state).iter().any(|(_, _, redelivered)| *redelivered);
     let first = state.begins == Some(true) && prompt.images.is_empty() && !was_in_hand;
     let tenant = Tenant::new(head.app.as_deref().unwrap_or_default());
-    first.then(|| Key::new(tenant, head.brand.as_deref().unwrap_or_default(), &parts.ai[0].1, prompt))
+    first.then(|| Key::new(tenant, head.brand.as_deref().unwrap_or_default(), parts.ai[0].model(), prompt))
 }
 
 fn until_deadline(parts: &Parts, head: &Job) -> Duration {

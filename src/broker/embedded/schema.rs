@@ -24,6 +24,7 @@ use crate::{
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x7467_7175,
     version: 1,
+    upgrades: &[],
     create: "
         CREATE TABLE job (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -200,3 +200,24 @@ async fn taken_until(broker: &super::Rabbitmq, wanted: &[usize]) -> Vec<usize> {
     came.dedup();
     came
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_confirms_nothing_gives_way_to_another_on_the_same_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let rabbit = Rabbit::start();
+    let kept = Kept::open(&with(&rabbit.address(), folder.path(), |_| {}));
+    kept.until("no connection", |broker| broker.trouble().is_none()).await;
+    kept.publish(1..2).await;
+    let connection = || kept.broker.inner.link.publish().live().map(|live| live.generation);
+    let before = connection();
+    // As a channel is that waits for a queue's leader which has gone.
+    let confirms = "rabbit_channel:info(P, [confirm]) == [{confirm, true}]";
+    let suspend = format!("[sys:suspend(P) || P <- rabbit_channel:list(), {confirms}].");
+    tokio::task::block_in_place(|| rabbit.ctl(&["eval", &suspend]));
+    kept.publish(2..5).await;
+    kept.until("the spool is not emptied", |broker| broker.spooled() == Some(0)).await;
+    assert!(before.is_some() && connection() == before, "all others on the connection would suffer with it");
+    let partition = kept.broker.inner.topology.partition_of(&tools::job(0, "c").conversation);
+    let taken = tools::take_many(&*kept.broker, Queue::Chat(partition), 4).await;
+    assert_eq!(tools::numbers(&taken), [1, 2, 3, 4]);
+}

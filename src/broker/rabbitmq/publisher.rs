@@ -20,9 +20,9 @@ use lapin::{
 };
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout},
+    time::{Instant, error::Elapsed, sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::link::{Line, Live};
 
@@ -33,6 +33,11 @@ const IN_FLIGHT_MAX: usize = 256;
 /// queue's leader had just gone refuses what is for that queue for ever (RabbitMQ 3.10: a channel asks the leader it knew
 /// when it first published there, and nobody else).
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// A channel on which a confirm is waited for so long gives way to another, and the next one on that connection to a third
+/// after twice as long, until it is the connection's turn (`confirm_timeout`). When a queue's leader has gone, a channel
+/// asks the next one for what it had sent only after 10 s (RabbitMQ 3.10, `rabbit_fifo_client`); a new channel does at once.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is to be published.
 #[derive(Debug, Clone)]
@@ -81,6 +86,17 @@ struct Current {
     number: u64,
     opened: Instant,
     channel: Channel,
+    /// Nothing is waited for on it any more.
+    over: CancellationToken,
+    /// How long a confirm may take.
+    patience: Duration,
+}
+
+impl Current {
+    /// Whether another channel has to take its place.
+    fn has_refused(&self, refused_on: u64) -> bool {
+        self.number == refused_on && self.opened.elapsed() > RENEW_EVERY
+    }
 }
 
 /// The publisher.
@@ -141,14 +157,16 @@ impl Publisher {
         let Ok(permits) = self.in_flight.clone().acquire_many_owned(many).await else { return };
         // Held until the frames are written, so that batches do not mix and an order once given is kept.
         let mut current = self.channel.lock().await;
-        let (live, number, channel) = match self.channel(&mut current).await {
+        let (live, current) = match self.channel(&mut current).await {
             Ok(channel) => channel,
             Err(error) => return answer_all(answers, &error),
         };
+        let (number, channel) = (current.number, current.channel.clone());
+        let (over, patience) = (current.over.clone(), current.patience);
         let (batch, answers) = self.without_too_large(live.generation, batch, answers);
         let (line, returned, body_max) = (self.line.clone(), self.returned.clone(), self.body_max.clone());
         let (within, refused_on) = (self.confirm_timeout, self.refused_on.clone());
-        let way = Way { line, live, number, within, returned, body_max, refused_on };
+        let way = Way { line, live, number, within, patience, over, returned, body_max, refused_on };
         let (written, is_written) = oneshot::channel();
         self.tasks.spawn(async move {
             let _permits = permits;
@@ -179,16 +197,21 @@ impl Publisher {
         rest.into_iter().unzip()
     }
 
-    async fn channel(&self, current: &mut Option<Current>) -> Result<(Live, u64, Channel), Unconfirmed> {
+    async fn channel<'a>(&self, current: &'a mut Option<Current>) -> Result<(Live, &'a Current), Unconfirmed> {
         let live = self.usable().ok_or(Unconfirmed::Away)?;
         let refused_on = self.refused_on.load(Ordering::Relaxed);
         let is_usable = |current: &Current| {
-            let is_refused = current.number == refused_on && current.opened.elapsed() > RENEW_EVERY;
-            current.generation == live.generation && current.channel.status().connected() && !is_refused
+            let is_open = current.channel.status().connected() && !current.over.is_cancelled();
+            current.generation == live.generation && is_open && !current.has_refused(refused_on)
         };
-        if let Some(current) = current.as_ref().filter(|current| is_usable(current)) {
-            return Ok((live, current.number, current.channel.clone()));
+        if !current.as_ref().is_some_and(is_usable) {
+            *current = Some(self.open(&live, current.as_ref()).await?);
         }
+        Ok((live, current.as_ref().expect("it was just opened")))
+    }
+
+    /// Opens a channel after `last`.
+    async fn open(&self, live: &Live, last: Option<&Current>) -> Result<Current, Unconfirmed> {
         let open = async {
             let channel = live.connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -198,10 +221,17 @@ impl Publisher {
             self.line.give_up(live.generation);
             return Err(Unconfirmed::Away);
         };
-        let number = current.as_ref().map_or(0, |current| current.number) + 1;
-        let (generation, opened) = (live.generation, Instant::now());
-        *current = Some(Current { generation, number, opened, channel: channel.clone() });
-        Ok((live, number, channel))
+        let before = last.filter(|last| last.generation == live.generation);
+        let patience =
+            before.map_or(PATIENCE, |last| if last.over.is_cancelled() { last.patience * 2 } else { last.patience });
+        Ok(Current {
+            generation: live.generation,
+            number: last.map_or(0, |last| last.number) + 1,
+            opened: Instant::now(),
+            channel,
+            over: CancellationToken::new(),
+            patience: patience.min(self.confirm_timeout),
+        })
     }
 }
 
@@ -219,6 +249,8 @@ struct Way {
     /// Of the channel.
     number: u64,
     within: Duration,
+    patience: Duration,
+    over: CancellationToken,
     returned: mpsc::UnboundedSender<BasicReturnMessage>,
     body_max: Arc<parking_lot::Mutex<Option<(u64, usize)>>>,
     refused_on: Arc<AtomicU64>,
@@ -249,14 +281,15 @@ impl Way {
         outgoing: &Outgoing,
     ) -> Result<(), Unconfirmed> {
         let outcome = match sent {
-            Ok(confirm) => match timeout(self.within, confirm).await {
-                Ok(Err(error)) if let Some(max) = told_max(&error) => {
+            Ok(confirm) => match self.in_time(confirm).await {
+                None => return Err(Unconfirmed::Lost),
+                Some(Ok(Err(error))) if let Some(max) = told_max(&error) => {
                     *self.body_max.lock() = Some((self.live.generation, max));
                     // The channel is opened anew, on the same connection.
                     return Err(if outgoing.body.len() > max { Unconfirmed::TooLarge } else { Unconfirmed::Lost });
                 }
-                Ok(confirmation) => judge(confirmation, outgoing, &self.returned),
-                Err(_) => Err(Unconfirmed::Lost),
+                Some(Ok(confirmation)) => judge(confirmation, outgoing, &self.returned),
+                Some(Err(_)) => Err(Unconfirmed::Lost),
             },
             // So it is after the server has closed the channel.
             Err(_) if !channel.status().connected() => return Err(Unconfirmed::Lost),
@@ -270,6 +303,24 @@ impl Way {
             _ => {}
         }
         outcome
+    }
+
+    /// Waits for a confirm; `None` when another channel has taken this one's place.
+    async fn in_time<T>(&self, confirm: impl Future<Output = T>) -> Option<Result<T, Elapsed>> {
+        let renewed = async {
+            sleep(self.patience).await;
+            // A server in alarm confirms nothing, on no channel.
+            if self.patience < self.within && !self.live.is_blocked() {
+                tracing::debug!(channel = self.number, "RabbitMQ does not confirm; another channel is opened");
+                self.over.cancel();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            confirmed = timeout(self.within, confirm) => Some(confirmed),
+            () = self.over.cancelled() => None,
+            () = renewed => None,
+        }
     }
 
     /// A server in alarm reads nothing; on another connection it would not either.

@@ -26,6 +26,7 @@ const BYTES_BESIDE: u64 = 256;
 const SCHEMA: Schema = Schema {
     application_id: 0x7467_7370,
     version: 1,
+    upgrades: &[],
     create: "
         CREATE TABLE spooled (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,

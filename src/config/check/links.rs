@@ -6,6 +6,7 @@ use super::Rules;
 use crate::{
     actors::Service,
     broker,
+    client::Provider,
     config::{Config, address::is_node},
     guard::{breaker, limiter::Limits},
     http::ApiKey,
@@ -26,6 +27,12 @@ const CONCURRENCY_MAX: u64 = 100_000;
 
 /// The limiter and the quota of the posts have this name, among those of the services.
 const POSTS: &str = "zendesk";
+
+/// Those of an API key begin so.
+const KEYS: &str = "key:";
+
+/// Shares further apart than this are meant as never.
+const SHARE_MAX: u64 = 1_000;
 
 pub(super) fn check(config: &Config, rules: &mut Rules) {
     listeners(config, rules);
@@ -73,6 +80,10 @@ fn api_keys(keys: &[ApiKey], rules: &mut Rules) {
     for (index, key) in keys.iter().enumerate() {
         let at = format!("api.keys[{index}].key");
         rules.present(key.key.expose(), &at, "write a long random string");
+        let hashed = key.key.expose().strip_prefix("sha256:");
+        let sound = hashed.is_none_or(|hash| hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let remedy = "write the 64 hex digits that `printf %s KEY | sha256sum` prints after sha256:";
+        rules.holds(sound, &at, "begins with sha256: and is no SHA-256", remedy);
         let first = keys[..index].iter().position(|other| other.key == key.key && !key.key.is_empty());
         if let Some(first) = first {
             let other = format!("api.keys[{first}].key");
@@ -141,11 +152,16 @@ fn redis(redis: &state::RedisConfig, rules: &mut Rules) {
 fn services(config: &Config, rules: &mut Rules) {
     let services = &config.ai.services;
     rules.holds(!services.is_empty(), "ai.services", "is empty", "add an [[ai.services]]");
+    for (share, key) in [(config.ai.shares.chat, "ai.shares.chat"), (config.ai.shares.api, "ai.shares.api")] {
+        rules.count(share.into(), key, 1..=SHARE_MAX);
+    }
     rules.names(services.iter().map(|service| service.name.as_str()), "ai.services", "name");
     for (index, service) in services.iter().enumerate() {
         let at = format!("ai.services[{index}]");
         let wrong = format!("{POSTS} is what the posts to Zendesk are called, and would share their limits");
         rules.holds(service.name != POSTS, &format!("{at}.name"), wrong, "write another name");
+        let wrong = format!("begins with {KEYS}, as what is counted for API keys does");
+        rules.holds(!service.name.starts_with(KEYS), &format!("{at}.name"), wrong, "write another name");
         service_alone(service, &at, rules);
         let in_time = service.timeout < config.chat.soft_time_limit;
         let wrong = "is not shorter than chat.soft_time_limit, which would cut every slow call";
@@ -160,6 +176,16 @@ fn service_alone(service: &Service, at: &str, rules: &mut Rules) {
     }
     rules.some_time(service.timeout, &format!("{at}.timeout"));
     rules.count(service.concurrency as u64, &format!("{at}.concurrency"), 1..=CONCURRENCY_MAX);
+    rules.count(service.max_output_tokens.into(), &format!("{at}.max_output_tokens"), 1..=u32::MAX.into());
+    let versioned = service.provider != Provider::Azure || !service.api_version.trim().is_empty();
+    let (key, with) = (format!("{at}.api_version"), format!("{at}.provider"));
+    rules.together(versioned, &key, &[&with], "is empty, but provider is azure", "write a version like 2024-10-21");
+    let named = service.models.iter().all(|(ours, theirs)| !ours.trim().is_empty() && !theirs.trim().is_empty());
+    rules.holds(named, &format!("{at}.models"), "has an empty name in it", "write both names of each model");
+    for (name, price) in [("input", service.price.input), ("output", service.price.output)] {
+        let sound = price.is_finite() && price >= 0.0;
+        rules.holds(sound, &format!("{at}.price.{name}"), format!("{price} is no price"), "write a number from 0 up");
+    }
     windows(&service.limits, &format!("{at}.limits"), rules);
     breaker(&service.breaker, &format!("{at}.breaker"), rules);
 }

@@ -85,6 +85,7 @@ fn retries(config: &Config, rules: &mut Rules) {
     let factor = config.api.backoff_factor;
     let wrong = format!("{factor} is not a number of seconds");
     rules.holds((0.0..=3600.0).contains(&factor), "api.backoff_factor", wrong, "write a number from 0 to 3600");
+    rules.rate(config.api.retry_budget, "api.retry_budget");
 }
 
 fn keeping(config: &Config, rules: &mut Rules) {

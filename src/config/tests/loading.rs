@@ -47,6 +47,8 @@ fn a_variable_takes_the_type_of_its_key() {
         ("TIDEGATE__ZENDESK__WEBHOOK_SECRETS", "[\"a,b\", \"c\"]"),
         ("TIDEGATE__ZENDESK__KEY_SECRET", "4711"),
         ("TIDEGATE__API__KEYS", "[{ name = \"a\", key = \"k\" }]"),
+        ("TIDEGATE__AI__SERVICES__0__MODELS", "{ \"GPT-4o\" = \"llama3\" }"),
+        ("TIDEGATE__AI__SERVICES__0__PRICE__INPUT", "2"),
     ];
     let config = loading("", &environment, "").unwrap().config;
     assert_eq!(config.http.listen.port(), 1);
@@ -60,6 +62,19 @@ fn a_variable_takes_the_type_of_its_key() {
     assert_eq!(config.zendesk.webhook_secrets[0].expose(), "a,b");
     assert_eq!(config.zendesk.key_secret.expose(), "4711");
     assert_eq!(config.api.keys[0].key.expose(), "k");
+    assert_eq!(config.ai.services[0].models["GPT-4o"], "llama3");
+    assert_eq!((config.ai.services[0].price.input, config.ai.services[0].price.output), (2.0, 0.0));
+}
+
+#[test]
+fn names_of_the_operators_own_are_one_value() {
+    let text = "[[ai.services]]\nmodels = { 'gpt-4o' = 'a', b = 'c' }";
+    let loaded = loading(text, &[], "").unwrap();
+    assert_eq!(loaded.config.ai.services[0].models.len(), 2);
+    assert_eq!(loaded.origins["ai.services[0].models"], Origin::File("test.toml".into()));
+    let other = [("TIDEGATE__AI__SERVICES__0__MODELS", "{ d = \"e\" }")];
+    let models = loading(text, &other, "").unwrap().config.ai.services[0].models.clone();
+    assert_eq!(models.into_iter().collect::<Vec<_>>(), [("d".to_owned(), "e".to_owned())]);
 }
 
 #[test]
@@ -129,7 +144,7 @@ fn every_problem_is_reported_at_once() {
         ("CACHE_TTL", "soon"),
     ];
     let expected = [
-        "ai.services[0].url: is not a key; write one of api_key, base_url, breaker, concurrency, images, limits, model, name, timeout (set by test.toml)",
+        "ai.services[0].url: is not a key; write one of api_key, api_version, base_url, breaker, concurrency, images, limits, max_output_tokens, model, models, name, price, provider, timeout (set by test.toml)",
         "ai.services[1].limits.burst: is out of range; write a whole number from 0 to 4294967295 (set by test.toml)",
         "ai.services[1].name: is the same as ai.services[0].name; write another one",
         "ai.services[7].name: leaves a gap in the list before it; number the elements from 0 without gaps (set by TIDEGATE__AI__SERVICES__7__NAME)",

@@ -62,7 +62,7 @@ fn the_effective_configuration_is_read_back_as_it_was() {
     assert!(config.is_err(), "an API key without a key is refused");
     let text = "[chat]\nmerge_quiet = '1s 250ms'\n[http]\nwebhook_body_limit = '1500KiB'\nlisten = '[::1]:1'\n\
                 [[ai.services]]\nname = 'a'\nlimits = { windows = [{ requests = 1, per = '10s' }] }\n\
-                [[ai.services]]\nname = 'b'\n[retention]\nparked = '365d'";
+                [[ai.services]]\nname = 'b'\nprovider = 'azure'\nmodels = { 'x.y' = 'z' }\nprice = { input = 2.5 }\n[retention]\nparked = '365d'";
     let config = loading(text, &[], "").unwrap().config;
     assert_ne!(config, Config::default());
     assert_eq!(toml::from_str::<Config>(&config.effective()).unwrap(), config);

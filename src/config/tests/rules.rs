@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 62] = [
+const SENSELESS: [(&str, &[&str]); 72] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -18,7 +18,9 @@ const SENSELESS: [(&str, &[&str]); 62] = [
     ("admin.tokens = [{name='a',token='t'},{name='a',token='u'}]", &["admin.tokens[1].name"]),
     ("api.keys = [{}]", &["api.keys[0].name", "api.keys[0].key"]),
     ("api.keys = [{name='a',key='k'},{name='b',key='k'}]", &["api.keys[1].key"]),
+    ("api.keys = [{name='a',key='sha256:abc'}]", &["api.keys[0].key"]),
     ("api.max_retries = 100", &["api.max_retries"]),
+    ("api.retry_budget = 1.5", &["api.retry_budget"]),
     ("api.backoff_factor = -1", &["api.backoff_factor"]),
     ("zendesk.api_url = 'api.smooch.io'", &["zendesk.api_url"]),
     ("zendesk.timeout = '0s'", &["zendesk.timeout"]),
@@ -44,9 +46,20 @@ const SENSELESS: [(&str, &[&str]); 62] = [
     ("ai.services = [{ name = '' }]", &["ai.services[0].name"]),
     ("ai.services = [{}, {}]", &["ai.services[1].name"]),
     ("ai.services = [{ name = 'zendesk' }]", &["ai.services[0].name"]),
+    ("ai.services = [{ name = 'key:shop' }]", &["ai.services[0].name"]),
+    ("ai.shares = { chat = 0, api = 1001 }", &["ai.shares.api", "ai.shares.chat"]),
     ("ai.services = [{ base_url = 'host/v1' }]", &["ai.services[0].base_url"]),
     ("ai.services = [{ concurrency = 0 }]", &["ai.services[0].concurrency"]),
     ("ai.services = [{ timeout = '240s' }]", &["ai.services[0].timeout"]),
+    ("ai.services = [{ provider = 'cohere' }]", &["ai.services[0].provider"]),
+    ("ai.services = [{ provider = 'azure', api_version = '' }]", &["ai.services[0].api_version"]),
+    ("ai.services = [{ max_output_tokens = 0 }]", &["ai.services[0].max_output_tokens"]),
+    ("ai.services = [{ models = { a = '' } }]", &["ai.services[0].models"]),
+    ("ai.services = [{ models = { a = 1 } }]", &["ai.services[0].models"]),
+    (
+        "ai.services = [{ price = { input = -0.1, output = nan } }]",
+        &["ai.services[0].price.input", "ai.services[0].price.output"],
+    ),
     (
         "ai.services = [{ limits.windows = [{ requests = 0, per = '0s' }] }]",
         &["ai.services[0].limits.windows[0].requests", "ai.services[0].limits.windows[0].per"],
@@ -109,6 +122,8 @@ fn what_makes_sense_is_accepted() {
         "broker.rabbitmq = { tls = true, ca_file = 'a', client_cert = 'c', client_key = 'k' }",
         "telemetry = { sample_rate = 1, otlp_endpoint = 'https://collector:4318', log_level = 'WARN,tidegate=trace' }",
         "api.keys = [{ name = 'a', key = 'k', limits = { burst = 0 } }]",
+        "ai.services = [{ provider = 'anthropic', api_version = '', price = { input = 3, output = 0.5 } }]",
+        "[[ai.services]]\nprovider = 'azure'\n[ai.services.models]\n'gpt-4o' = 'x'\n'a.b/c:d' = 'y'",
     ];
     for text in cases {
         assert_eq!(loading(text, &[], "").map(|_| ()), Ok(()), "{text}");

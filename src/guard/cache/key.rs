@@ -24,8 +24,12 @@ impl Parts {
     }
 
     fn add(&mut self, text: &str) {
-        self.0.update((text.len() as u64).to_le_bytes());
-        self.0.update(text.as_bytes());
+        self.add_bytes(text.as_bytes());
+    }
+
+    fn add_bytes(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
     }
 
     fn hash(self) -> [u8; 32] {
@@ -57,6 +61,15 @@ impl Key {
             parts.add(turn.text.trim());
         }
         prompt.images.iter().for_each(|url| parts.add(url));
+        Self { tenant, question: parts.hash() }
+    }
+
+    /// Names a whole request of this kind, in its canonical form.
+    pub fn of_request(tenant: Tenant, kind: &str, canonical: &[u8]) -> Self {
+        let mut parts = Parts::new();
+        parts.add("request");
+        parts.add(kind);
+        parts.add_bytes(canonical);
         Self { tenant, question: parts.hash() }
     }
 }

@@ -47,8 +47,10 @@ type Name = (Key, u64);
 pub enum Source {
     /// It was asked for.
     Asked,
-    /// It was in this process, or another asker's call brought it.
+    /// It was in this process.
     Process,
+    /// Another asker's call brought it, which was under way.
+    Coalesced,
     /// It was in Redis, or another node's call brought it.
     Fleet,
 }
@@ -105,6 +107,7 @@ impl Cache {
             Ok(Arc::new(answer))
         };
         let name = (key, erased.unwrap_or_default());
+        let was_there = self.answers.contains_key(&name);
         let entry = self.answers.entry(name).or_try_insert_with(make).await;
         let entry = entry.map_err(|error: Arc<E>| (*error).clone())?;
         let fresh = entry.is_fresh();
@@ -117,11 +120,17 @@ impl Cache {
             return Ok((ask().await?, Source::Asked));
         }
         let source = match (fresh, was_in_fleet) {
-            (false, _) => Source::Process,
+            (false, _) if was_there => Source::Process,
+            (false, _) => Source::Coalesced,
             (true, true) => Source::Fleet,
             (true, false) => Source::Asked,
         };
         Ok(((*answer).clone(), source))
+    }
+
+    /// How long an answer is kept at most.
+    pub fn lifetime(&self) -> Duration {
+        self.terms.lifetime
     }
 
     /// Whether there is a tier that all nodes share.

@@ -13,7 +13,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
 use super::*;
 use crate::{
-    guard::{Permits, limiter::WindowLimit},
+    guard::{Class, Permits, Shares, limiter::WindowLimit},
     state::redis::{Link, RedisQuotas, opened_to, private::Redis},
     store::calls,
     telemetry::Clock,
@@ -57,7 +57,7 @@ impl Node {
     pub async fn calls_within(&self, ms: u64) -> bool {
         let call = async {
             loop {
-                if self.permits.acquire(1).await.used_now().is_some() {
+                if self.permits.acquire(1, Class::Chat).await.used_now().is_some() {
                     return;
                 }
             }
@@ -109,14 +109,14 @@ pub(super) fn window(requests: u64, ms: u64) -> Limits {
 }
 
 /// Callers that ask again as soon as they have called; when each call was made.
-async fn closed_loop(nodes: &[(&Node, usize)], span: Duration) -> Vec<Vec<Instant>> {
+async fn closed_loop(nodes: &[(&Node, usize, Class)], span: Duration) -> Vec<Vec<Instant>> {
     let (mut callers, end) = (JoinSet::new(), Instant::now() + span);
     let made: Vec<Arc<Mutex<Vec<Instant>>>> = nodes.iter().map(|_| Arc::default()).collect();
-    for (index, (node, count)) in nodes.iter().enumerate() {
+    for (index, (node, count, class)) in nodes.iter().enumerate() {
         for _ in 0..*count {
-            let (permits, made) = (node.permits.clone(), made[index].clone());
+            let (permits, made, class) = (node.permits.clone(), made[index].clone(), *class);
             callers.spawn(async move {
-                while let Ok(permit) = tokio::time::timeout_at(end, permits.acquire(1)).await {
+                while let Ok(permit) = tokio::time::timeout_at(end, permits.acquire(1, class)).await {
                     if let Some(call) = permit.used_now() {
                         made.lock().push(Instant::now());
                         drop(call);
@@ -144,13 +144,32 @@ async fn a_node_with_many_callers_gets_no_more_than_its_neighbour() {
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
     );
-    let made = closed_loop(&[(&many, 40), (&few, 4)], Duration::from_secs(6)).await;
+    let made = closed_loop(&[(&many, 40, Class::Chat), (&few, 4, Class::Chat)], Duration::from_secs(6)).await;
     let counts = [made[0].len(), made[1].len()];
     let half = (counts[0] + counts[1]) as f64 / 2.0;
     assert!((counts[1] as f64 - half).abs() <= half * 0.2, "{counts:?}");
     assert!(fullest(&made, Duration::from_millis(500)) <= 20);
     many.stop().await;
     few.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_divides_its_part_among_its_classes_by_their_shares() {
+    let redis = Redis::start();
+    let limits = window(20, 500);
+    let (divided, other) = (
+        Node::start(&redis, &limits, OnLoss::LocalShare).await,
+        Node::start(&redis, &limits, OnLoss::LocalShare).await,
+    );
+    divided.permits.set_shares(Shares { chat: 1, api: 3 });
+    let callers = [(&divided, 40, Class::Chat), (&divided, 8, Class::Api), (&other, 8, Class::Chat)];
+    let made = closed_loop(&callers, Duration::from_secs(6)).await;
+    let [chat, api, others] = [made[0].len(), made[1].len(), made[2].len()].map(|count| count as f64);
+    let quarter = (chat + api) / 4.0;
+    assert!((chat - quarter).abs() <= quarter * 0.2, "{chat} of {}", chat + api);
+    assert!((chat + api - others).abs() <= others * 0.4, "{chat} and {api} beside {others}");
+    divided.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +181,7 @@ async fn many_reservers_on_the_real_clock_use_the_whole_quota_and_never_more() {
         nodes.push(Node::start(&redis, &limits, OnLoss::LocalShare).await);
     }
     let span = Duration::from_secs(8);
-    let callers: Vec<(&Node, usize)> = nodes.iter().map(|node| (node, 8)).collect();
+    let callers: Vec<_> = nodes.iter().map(|node| (node, 8, Class::Chat)).collect();
     let made = closed_loop(&callers, span).await;
     let total: usize = made.iter().map(Vec::len).sum();
     let possible = 50.0 * (span.as_secs_f64() / 1.3).floor();
@@ -192,7 +211,7 @@ async fn a_pause_that_one_node_is_told_holds_on_all_and_takes_their_permits_back
         Node::start(&redis, &limits, OnLoss::LocalShare).await,
     );
     all_listen(&told.link, 2).await;
-    let before = other.permits.acquire(1).await;
+    let before = other.permits.acquire(1, Class::Chat).await;
     let began = Instant::now();
     told.permits.throttled(Some(Duration::from_secs(1)));
     other.until("the pause is heard of", |other| other.permits.fleet.as_ref().unwrap().inner.lock().epoch == 1).await;

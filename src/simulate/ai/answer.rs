@@ -18,12 +18,20 @@ const PADDING: &str = " and here is what else there is to say about it";
 
 /// What the service says to one request.
 pub struct Reply {
-    id: String,
-    model: String,
-    text: String,
-    tool: Option<String>,
-    finish_reason: String,
-    usage: Value,
+    /// Which answer of the service this is.
+    pub number: u64,
+    /// The model that was asked.
+    pub model: String,
+    /// The text; empty with a tool.
+    pub text: String,
+    /// The tool that is called.
+    pub tool: Option<String>,
+    /// Why it ends, in OpenAI's words.
+    pub finish_reason: String,
+    /// Tokens of the question.
+    pub prompt: u64,
+    /// Tokens of the answer.
+    pub completion: u64,
     wants_usage: bool,
 }
 
@@ -40,14 +48,30 @@ impl Reply {
             (_, reason) => reason,
         };
         Self {
-            id: format!("chatcmpl-{number:012x}"),
+            number,
             model: request.model.clone(),
             text,
             tool,
             finish_reason: finish_reason.to_owned(),
-            usage: json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion }),
-            wants_usage: request.wants_usage(),
+            prompt,
+            completion,
+            wants_usage: request.wants_usage,
         }
+    }
+
+    fn id(&self) -> String {
+        format!("chatcmpl-{:012x}", self.number)
+    }
+
+    fn usage(&self) -> Value {
+        let (prompt, completion) = (self.prompt, self.completion);
+        json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
+    }
+
+    /// The text cut into the pieces of a stream.
+    pub fn pieces(&self) -> Vec<String> {
+        let characters: Vec<char> = self.text.chars().collect();
+        characters.chunks(CHUNK_CHARS).map(|piece| piece.iter().collect()).collect()
     }
 
     /// The completion in one piece.
@@ -58,12 +82,12 @@ impl Reply {
         };
         let choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": null });
         let body = json!({
-            "id": self.id,
+            "id": self.id(),
             "object": "chat.completion",
             "created": CREATED,
             "model": self.model,
             "choices": [choice],
-            "usage": self.usage,
+            "usage": self.usage(),
         });
         Json(body).into_response()
     }
@@ -76,15 +100,13 @@ impl Reply {
             call["index"] = json!(0);
             deltas.push(json!({ "tool_calls": [call] }));
         }
-        let characters: Vec<char> = self.text.chars().collect();
-        let pieces = characters.chunks(CHUNK_CHARS).map(|piece| json!({ "content": piece.iter().collect::<String>() }));
-        deltas.extend(pieces);
+        deltas.extend(self.pieces().into_iter().map(|piece| json!({ "content": piece })));
         let choice = |delta: Value, reason: Value| json!([{ "index": 0, "delta": delta, "finish_reason": reason }]);
         let mut chunks: Vec<Bytes> =
             deltas.into_iter().map(|delta| self.chunk(&choice(delta, Value::Null), &Value::Null)).collect();
         chunks.push(self.chunk(&choice(json!({}), json!(self.finish_reason)), &Value::Null));
         if self.wants_usage {
-            chunks.push(self.chunk(&json!([]), &self.usage));
+            chunks.push(self.chunk(&json!([]), &self.usage()));
         }
         chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
         chunks
@@ -92,7 +114,7 @@ impl Reply {
 
     fn chunk(&self, choices: &Value, usage: &Value) -> Bytes {
         let mut body = json!({
-            "id": self.id,
+            "id": self.id(),
             "object": "chat.completion.chunk",
             "created": CREATED,
             "model": self.model,
@@ -130,15 +152,23 @@ fn tokens(words: usize) -> u64 {
 
 /// An error in OpenAI's shape.
 pub fn error(status: u16, code: &str, message: &str) -> Response {
+    let told = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (told, Json(error_body(status, code, message))).into_response()
+}
+
+/// An error that comes instead of the next chunk.
+pub fn error_event() -> Bytes {
+    format!("data: {}\n\n", error_body(500, "simulated", "the simulator was told to fail")).into()
+}
+
+fn error_body(status: u16, code: &str, message: &str) -> Value {
     let kind = match status {
         401 => "authentication_error",
         429 => "rate_limit_error",
         400..=499 => "invalid_request_error",
         _ => "server_error",
     };
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    (status, Json(body)).into_response()
+    json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })
 }
 
 #[cfg(test)]
@@ -162,7 +192,7 @@ mod tests {
         let body =
             br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true}}"#;
         let behaviour = Behaviour { reply_chars: 200, ..Behaviour::default() };
-        let reply = Reply::new(1, &Request::parse(body).unwrap(), &[Reference(7)], &behaviour);
+        let reply = Reply::new(1, &Request::parse(body, None).unwrap(), &[Reference(7)], &behaviour);
         let chunks = reply.chunks();
         let (done, events) = chunks.split_last().unwrap();
         assert_eq!(&done[..], b"data: [DONE]\n\n");
@@ -170,6 +200,6 @@ mod tests {
         let said: String =
             parsed.iter().filter_map(|chunk| chunk.pointer("/choices/0/delta/content")?.as_str()).collect();
         assert_eq!(said, reply.text);
-        assert_eq!(parsed.last().unwrap()["usage"], reply.usage);
+        assert_eq!(parsed.last().unwrap()["usage"], reply.usage());
     }
 }

@@ -42,6 +42,8 @@ pub struct Behaviour {
     pub tool_call: Option<String>,
     /// Breaks a stream off after so many chunks; 0 is off.
     pub break_stream_after: usize,
+    /// Ends a stream with an error after so many chunks; 0 is off.
+    pub stream_error_after: usize,
 }
 
 impl Default for Behaviour {
@@ -64,6 +66,7 @@ impl Default for Behaviour {
             finish_reason: String::new(),
             tool_call: None,
             break_stream_after: 0,
+            stream_error_after: 0,
         }
     }
 }

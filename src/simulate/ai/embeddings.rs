@@ -1,21 +1,10 @@
-//! `POST /v1/embeddings`: vectors that depend only on the text.
+//! Embeddings: vectors that depend only on the text.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-use super::answer::error;
-use super::service::Service;
-use crate::simulate::server::Wire;
 
 /// Dimensions when none are asked for; a digest of 32 bytes gives them at once.
 const DIMENSIONS: usize = 8;
@@ -24,7 +13,7 @@ const DIMENSIONS_MAX: usize = 3072;
 
 #[derive(Deserialize)]
 struct Body {
-    model: String,
+    model: Option<String>,
     input: Input,
     dimensions: Option<usize>,
     encoding_format: Option<String>,
@@ -37,24 +26,14 @@ enum Input {
     Many(Vec<String>),
 }
 
-/// Answers a request for embeddings, as plain numbers or in base64.
-pub async fn embeddings(
-    State(service): State<Arc<Service>>,
-    ConnectInfo(wire): ConnectInfo<Wire>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    if let Err(refused) = service.authenticate(&headers) {
-        return refused;
-    }
-    if service.dial.get().down {
-        wire.cut();
-        return error(503, "simulated", "the simulator was told to fail");
-    }
-    let body: Body = match serde_json::from_slice(&body) {
-        Ok(body) => body,
-        Err(why) => return error(400, "invalid_request", &why.to_string()),
-    };
+/// The answer to a request for embeddings, as plain numbers or in base64; `deployment` is the model that the address
+/// names.
+///
+/// # Errors
+/// The reason why the body is unusable.
+pub fn answer(body: &[u8], deployment: Option<&str>) -> Result<Value, String> {
+    let body: Body = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let model = deployment.map(str::to_owned).or(body.model).ok_or("model must be named")?;
     let texts = match body.input {
         Input::One(text) => vec![text],
         Input::Many(texts) => texts,
@@ -69,7 +48,7 @@ pub async fn embeddings(
     let data: Vec<Value> = texts.iter().enumerate().map(one).collect();
     let words: usize = texts.iter().map(|text| text.split_whitespace().count()).sum();
     let usage = json!({ "prompt_tokens": words, "total_tokens": words });
-    Json(json!({ "object": "list", "data": data, "model": body.model, "usage": usage })).into_response()
+    Ok(json!({ "object": "list", "data": data, "model": model, "usage": usage }))
 }
 
 fn vector(text: &str, dimensions: usize) -> Vec<f32> {

@@ -21,7 +21,7 @@ const REFERENCES_MAX: usize = 1_000_000;
 /// Counts since the start or the last reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Chat completions asked for, whatever came of them.
+    /// Calls for an answer or for embeddings, whatever came of them.
     pub calls: u64,
     /// Calls answered 200 with a usable body.
     pub ok: u64,

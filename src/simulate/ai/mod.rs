@@ -1,11 +1,14 @@
-//! A simulated AI service with OpenAI's API: chat completions (streams too), models, embeddings.
+//! A simulated AI service: chat completions (streams too), models and embeddings as OpenAI and Azure OpenAI have them,
+//! and Anthropic's messages.
 //!
 //! An answer repeats the `[ref:...]` tokens of the last user message, which is how Zendesk's judge recognises it. The
 //! service limits by exact sliding windows and records every arrival, so that "never more calls than the window
 //! allows" is proven here and not by the caller's own counters.
 
 mod answer;
+mod anthropic;
 mod behaviour;
+mod dialect;
 mod embeddings;
 mod ledger;
 mod request;
@@ -28,7 +31,7 @@ pub use crate::simulate::quota::{Peak, Quota};
 /// What a simulator is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bearer key that is demanded; none: nobody is refused.
+    /// The key that is demanded; none: nobody is refused.
     pub key: Option<String>,
     /// The models that are listed; any other is answered too.
     pub models: Vec<String>,

@@ -1,29 +1,45 @@
-//! A chat completion request, and the triggers a customer's text can carry into the AI service.
+//! A request for an answer, and the triggers a customer's text can carry into the AI service.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::behaviour::Behaviour;
 
-/// The body of `POST /v1/chat/completions`, as far as it matters here.
-#[derive(Debug, Deserialize)]
+/// What is asked, as far as it matters here.
+#[derive(Debug)]
 pub struct Request {
     /// The model asked for.
     pub model: String,
-    messages: Vec<Spoken>,
+    /// All that was said, instructions included.
+    pub messages: Vec<Spoken>,
     /// Whether the answer is streamed.
-    #[serde(default)]
     pub stream: bool,
+    /// Whether a stream ends with a chunk that tells the usage.
+    pub wants_usage: bool,
+    /// The names of the tools.
+    pub tools: Vec<String>,
+}
+
+/// One message.
+#[derive(Debug, Deserialize)]
+pub struct Spoken {
+    /// Who.
+    pub role: String,
+    /// What: a text or a list of parts.
+    #[serde(default)]
+    pub content: Value,
+}
+
+/// The body of `POST /v1/chat/completions`.
+#[derive(Debug, Deserialize)]
+struct Body {
+    model: Option<String>,
+    messages: Vec<Spoken>,
+    #[serde(default)]
+    stream: bool,
     stream_options: Option<StreamOptions>,
     #[serde(default)]
     tools: Vec<Tool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Spoken {
-    role: String,
-    #[serde(default)]
-    content: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,13 +59,22 @@ struct Function {
 }
 
 impl Request {
-    /// Parses the body.
+    /// Parses the body; `deployment` is the model that the address names.
     ///
     /// # Errors
     /// The reason why it is unusable.
-    pub fn parse(body: &[u8]) -> Result<Self, String> {
-        let request: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        if request.messages.is_empty() { Err("messages must not be empty".to_owned()) } else { Ok(request) }
+    pub fn parse(body: &[u8], deployment: Option<String>) -> Result<Self, String> {
+        let body: Body = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if body.messages.is_empty() {
+            return Err("messages must not be empty".to_owned());
+        }
+        Ok(Self {
+            model: deployment.or(body.model).ok_or("model must be named")?,
+            messages: body.messages,
+            stream: body.stream,
+            wants_usage: body.stream_options.is_some_and(|options| options.include_usage),
+            tools: body.tools.into_iter().map(|tool| tool.function.name).collect(),
+        })
     }
 
     /// The text of the last message of the user.
@@ -61,11 +86,6 @@ impl Request {
     /// Words in all messages.
     pub fn words(&self) -> usize {
         self.messages.iter().map(|message| text(&message.content).split_whitespace().count()).sum()
-    }
-
-    /// Whether a stream ends with a chunk that tells the usage.
-    pub fn wants_usage(&self) -> bool {
-        self.stream_options.as_ref().is_some_and(|options| options.include_usage)
     }
 
     /// The behaviour for this one request: `[[ai:...]]` in the last user message changes what is in force.
@@ -81,7 +101,7 @@ impl Request {
                 "refuse" => behaviour.finish_reason = "content_filter".to_owned(),
                 "slow" => behaviour.latency_ms = number.parse().unwrap_or(behaviour.latency_ms),
                 "long" => behaviour.reply_chars = number.parse().unwrap_or(behaviour.reply_chars),
-                "handoff" => behaviour.tool_call = self.tools.first().map(|tool| tool.function.name.clone()),
+                "handoff" => behaviour.tool_call = self.tools.first().cloned(),
                 status => behaviour.status = status.parse().unwrap_or(behaviour.status),
             }
         }
@@ -89,7 +109,7 @@ impl Request {
 }
 
 /// The text of a content that is a string or a list of parts.
-fn text(content: &Value) -> String {
+pub fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
         Value::Array(parts) => {
@@ -111,7 +131,7 @@ mod tests {
         let messages = json!([{ "role": "user", "content": "old" }, { "role": "user", "content": content },
             { "role": "assistant", "content": null }]);
         let body = json!({ "model": "m", "messages": messages, "tools": tools });
-        Request::parse(body.to_string().as_bytes()).unwrap()
+        Request::parse(body.to_string().as_bytes(), None).unwrap()
     }
 
     #[test]
@@ -150,7 +170,19 @@ mod tests {
     #[test]
     fn a_request_without_messages_is_unusable() {
         for body in ["", "[]", r#"{"model":"m"}"#, r#"{"model":"m","messages":[]}"#] {
-            assert!(Request::parse(body.as_bytes()).is_err(), "{body}");
+            assert!(Request::parse(body.as_bytes(), None).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn the_model_is_named_by_the_address_or_the_body() {
+        let model = |body: &str, deployment: Option<&str>| {
+            Request::parse(body.as_bytes(), deployment.map(str::to_owned)).map(|request| request.model)
+        };
+        let (named, bare) = (r#"{"model":"m","messages":[{"role":"user"}]}"#, r#"{"messages":[{"role":"user"}]}"#);
+        assert_eq!(model(named, None).as_deref(), Ok("m"));
+        assert_eq!(model(named, Some("d")).as_deref(), Ok("d"));
+        assert_eq!(model(bare, Some("d")).as_deref(), Ok("d"));
+        assert!(model(bare, None).is_err());
     }
 }

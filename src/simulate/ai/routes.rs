@@ -5,24 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use serde_json::json;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::answer::{Reply, error};
+use super::answer::Reply;
 use super::behaviour::Behaviour;
-use super::embeddings::embeddings;
+use super::dialect::Dialect;
+use super::embeddings;
 use super::ledger::{Admission, Call, Ledger};
 use super::request::Request;
 use super::service::Service;
 use crate::simulate::chance;
-use crate::simulate::quota::Left;
 use crate::simulate::reference::Reference;
 use crate::simulate::server::Wire;
 
@@ -30,14 +30,23 @@ use crate::simulate::server::Wire;
 const BODY_BYTES_MAX: usize = 10 << 20;
 
 pub(super) type Shared = State<Arc<Service>>;
+type Line = ConnectInfo<Wire>;
 
 /// All routes.
 pub fn routes() -> Router<Arc<Service>> {
     let calls = |State(service): Shared| async move { Json(json!({ "calls": service.ledger().calls_at_ms() })) };
+    let openai = |operation| {
+        post(move |State(service): Shared, ConnectInfo(wire): Line, headers: HeaderMap, body: Bytes| async move {
+            serve(&service, &wire, &Dialect::Openai, &headers, operation, &body).await
+        })
+    };
     Router::new()
-        .route("/v1/chat/completions", post(complete))
+        .route("/v1/chat/completions", openai(Operation::Answer))
         .route("/v1/models", get(models))
-        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/embeddings", openai(Operation::Embed))
+        .route("/openai/deployments/{deployment}/chat/completions", azure(Operation::Answer))
+        .route("/openai/deployments/{deployment}/embeddings", azure(Operation::Embed))
+        .route("/v1/messages", post(messages))
         .route("/sim/behaviour", get(behaviour).put(behaviour).patch(behaviour))
         .route("/sim/stats", get(|State(service): Shared| async move { Json(service.ledger().stats()) }))
         .route("/sim/calls", get(calls))
@@ -55,7 +64,7 @@ async fn reset(State(service): Shared) -> Response {
 }
 
 async fn models(State(service): Shared, headers: HeaderMap) -> Response {
-    if let Err(refused) = service.authenticate(&headers) {
+    if let Err(refused) = service.authenticate(&Dialect::Openai, &headers) {
         return refused;
     }
     let model = |id: &String| json!({ "id": id, "object": "model", "created": 0, "owned_by": "simulator" });
@@ -63,50 +72,115 @@ async fn models(State(service): Shared, headers: HeaderMap) -> Response {
     Json(json!({ "object": "list", "data": models })).into_response()
 }
 
-async fn complete(
-    State(service): Shared,
-    ConnectInfo(wire): ConnectInfo<Wire>,
-    headers: HeaderMap,
-    body: Bytes,
+/// What a call is for.
+#[derive(Clone, Copy)]
+enum Operation {
+    Answer,
+    Embed,
+}
+
+/// Azure knows no operation without a version of its API.
+fn azure(operation: Operation) -> MethodRouter<Arc<Service>> {
+    let handler = move |State(service): Shared,
+                        ConnectInfo(wire): Line,
+                        Path(deployment): Path<String>,
+                        RawQuery(query): RawQuery,
+                        headers: HeaderMap,
+                        body: Bytes| async move {
+        let dialect = Dialect::Azure { deployment };
+        let versioned = query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("api-version=2")));
+        if !versioned {
+            return dialect.error(404, "404", "Resource not found");
+        }
+        serve(&service, &wire, &dialect, &headers, operation, &body).await
+    };
+    post(handler)
+}
+
+async fn messages(State(service): Shared, ConnectInfo(wire): Line, headers: HeaderMap, body: Bytes) -> Response {
+    if !headers.contains_key("anthropic-version") {
+        return Dialect::Anthropic.error(400, "", "anthropic-version: header is required");
+    }
+    serve(&service, &wire, &Dialect::Anthropic, &headers, Operation::Answer, &body).await
+}
+
+async fn serve(
+    service: &Service,
+    wire: &Wire,
+    dialect: &Dialect,
+    headers: &HeaderMap,
+    operation: Operation,
+    body: &[u8],
 ) -> Response {
-    if let Err(refused) = service.authenticate(&headers) {
+    if let Err(refused) = service.authenticate(dialect, headers) {
         return refused;
     }
     let ledger = service.ledger();
-    let mut behaviour = Behaviour::clone(&service.dial.get());
+    let behaviour = Behaviour::clone(&service.dial.get());
     let mut call = Call::begin(&ledger);
     let (number, admission) = ledger.arrive(&behaviour);
     if behaviour.down {
         wire.cut();
-        return failed(&ledger, &mut call, 503);
+        return failed(&ledger, &mut call, dialect, 503);
     }
     let left = match admission {
         Admission::Admitted(left) => left,
         Admission::Refused(wait_ms) => {
             call.finish();
-            return refused(wait_ms);
+            return refused(dialect, wait_ms);
         }
     };
-    let request = match Request::parse(&body) {
+    let mut response = match operation {
+        Operation::Answer => complete(&ledger, call, dialect, (number, behaviour), body).await,
+        Operation::Embed => embed(&ledger, call, dialect, &behaviour, body).await,
+    };
+    // An error tells nothing of the quota.
+    if let (Some(left), true) = (left, response.status().is_success()) {
+        dialect.tell(left, response.headers_mut());
+    }
+    response
+}
+
+async fn complete(
+    ledger: &Ledger,
+    mut call: Call,
+    dialect: &Dialect,
+    (number, mut behaviour): (u64, Behaviour),
+    body: &[u8],
+) -> Response {
+    let request = match dialect.request(body) {
         Ok(request) => request,
-        Err(why) => {
-            call.finish();
-            ledger.failed();
-            return error(400, "invalid_request", &why);
-        }
+        Err(why) => return unusable(ledger, &mut call, dialect, &why),
     };
     let text = request.last_user_text();
     request.triggered(&text, &mut behaviour);
-    if let Some(status) = delayed(&ledger, &behaviour).await {
-        return failed(&ledger, &mut call, status);
+    if let Some(status) = delayed(ledger, &behaviour).await {
+        return failed(ledger, &mut call, dialect, status);
     }
     let references = Reference::find_all(&text);
     let reply = Reply::new(number, &request, &references, &behaviour);
-    let mut response = answer(&ledger, call, &request, &reply, &references, &behaviour);
-    if let Some(left) = left {
-        tell(left, response.headers_mut());
+    answer(ledger, call, dialect, &request, &reply, &references, &behaviour)
+}
+
+async fn embed(ledger: &Ledger, mut call: Call, dialect: &Dialect, behaviour: &Behaviour, body: &[u8]) -> Response {
+    let deployment = match dialect {
+        Dialect::Azure { deployment } => Some(deployment.as_str()),
+        Dialect::Openai | Dialect::Anthropic => None,
+    };
+    let vectors = match embeddings::answer(body, deployment) {
+        Ok(vectors) => vectors,
+        Err(why) => return unusable(ledger, &mut call, dialect, &why),
+    };
+    if let Some(status) = delayed(ledger, behaviour).await {
+        return failed(ledger, &mut call, dialect, status);
     }
-    response
+    call.finish();
+    if behaviour.malformed {
+        ledger.failed();
+        return malformed();
+    }
+    ledger.answered(&[]);
+    Json(vectors).into_response()
 }
 
 /// Waits as the behaviour says, for ever if it must; then the status of a failure, if there is to be one.
@@ -129,36 +203,34 @@ async fn delayed(ledger: &Ledger, behaviour: &Behaviour) -> Option<u16> {
     }
 }
 
-fn failed(ledger: &Ledger, call: &mut Call, status: u16) -> Response {
+fn failed(ledger: &Ledger, call: &mut Call, dialect: &Dialect, status: u16) -> Response {
     call.finish();
     ledger.failed();
-    error(status, "simulated", "the simulator was told to fail")
+    dialect.error(status, "simulated", "the simulator was told to fail")
 }
 
-fn refused(wait_ms: u64) -> Response {
-    let mut response = error(429, "rate_limit_exceeded", "rate limit reached");
+fn unusable(ledger: &Ledger, call: &mut Call, dialect: &Dialect, why: &str) -> Response {
+    call.finish();
+    ledger.failed();
+    dialect.error(400, "invalid_request", why)
+}
+
+fn malformed() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], "{\"choices\": [{\"mess").into_response()
+}
+
+fn refused(dialect: &Dialect, wait_ms: u64) -> Response {
+    let mut response = dialect.error(429, "rate_limit_exceeded", "rate limit reached");
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
     headers.insert("retry-after-ms", HeaderValue::from(wait_ms));
     response
 }
 
-fn tell(left: Left, headers: &mut HeaderMap) {
-    headers.insert("x-ratelimit-limit-requests", HeaderValue::from(left.limit));
-    headers.insert("x-ratelimit-remaining-requests", HeaderValue::from(left.remaining));
-    let reset = if left.reset_us < 1_000_000 {
-        format!("{}ms", left.reset_us.div_ceil(1000))
-    } else {
-        format!("{}s", left.reset_us as f64 / 1e6)
-    };
-    if let Ok(reset) = HeaderValue::from_str(&reset) {
-        headers.insert("x-ratelimit-reset-requests", reset);
-    }
-}
-
 fn answer(
     ledger: &Ledger,
     mut call: Call,
+    dialect: &Dialect,
     request: &Request,
     reply: &Reply,
     references: &[Reference],
@@ -167,24 +239,28 @@ fn answer(
     if behaviour.malformed {
         call.finish();
         ledger.failed();
-        return ([(header::CONTENT_TYPE, "application/json")], "{\"choices\": [{\"mess").into_response();
+        return malformed();
     }
-    let broken = request.stream && behaviour.break_stream_after > 0;
+    let broken = request.stream && (behaviour.break_stream_after > 0 || behaviour.stream_error_after > 0);
     if broken {
         ledger.failed();
     } else {
         ledger.answered(references);
     }
     if request.stream {
-        return streamed(reply, call, behaviour);
+        return streamed(dialect.chunks(reply), call, dialect, behaviour);
     }
     call.finish();
-    reply.whole()
+    dialect.whole(reply)
 }
 
 /// Sends the chunks one by one; the call goes with the stream, so that a client who leaves is noticed.
-fn streamed(reply: &Reply, call: Call, behaviour: &Behaviour) -> Response {
-    let mut chunks: Vec<Result<Bytes, std::io::Error>> = reply.chunks().into_iter().map(Ok).collect();
+fn streamed(chunks: Vec<Bytes>, call: Call, dialect: &Dialect, behaviour: &Behaviour) -> Response {
+    let mut chunks: Vec<Result<Bytes, std::io::Error>> = chunks.into_iter().map(Ok).collect();
+    if behaviour.stream_error_after > 0 {
+        chunks.truncate(behaviour.stream_error_after);
+        chunks.push(Ok(dialect.error_event()));
+    }
     if behaviour.break_stream_after > 0 {
         chunks.truncate(behaviour.break_stream_after);
         chunks.push(Err(std::io::ErrorKind::ConnectionAborted.into()));

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::Options;
-use super::answer::error;
 use super::behaviour::Behaviour;
+use super::dialect::Dialect;
 use super::ledger::Ledger;
 use crate::simulate::dial::Dial;
 
@@ -38,18 +38,17 @@ impl Service {
         self.dial.set(Behaviour::default());
     }
 
-    /// Checks the bearer key, when one is set.
+    /// Checks the key, when one is set.
     ///
     /// # Errors
     /// The answer 401.
     // A response is large, and this one is made only for a misconfigured client.
     #[expect(clippy::result_large_err, reason = "the error is returned to the client at once")]
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<(), Response> {
+    pub fn authenticate(&self, dialect: &Dialect, headers: &HeaderMap) -> Result<(), Response> {
         let Some(key) = &self.options.key else { return Ok(()) };
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if given.strip_prefix("Bearer ") == Some(key) {
+        if dialect.key(headers) == Some(key) {
             return Ok(());
         }
-        Err(error(401, "invalid_api_key", "incorrect API key provided"))
+        Err(dialect.error(401, "invalid_api_key", "incorrect API key provided"))
     }
 }

@@ -4,10 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::{
-    domain::{
-        control::Holder,
-        timeline::Outcome,
-    },
+    domain::{control::Holder, timeline::Outcome},
     state::{
         RedisConfig, RetentionConfig,
         contract::{self, conversation},
@@ -30,12 +27,8 @@ fn bridge(server: &private::Redis, folder: &Path, boot: u64) -> (Arc<Bridge>, Ar
 }
 
 fn turn(message: &str) -> Turn {
-    let life = Life {
-        message: contract::message(message),
-        replay: 0,
-        first_seen: Timestamp(1_000_000),
-        redelivered: false,
-    };
+    let life =
+        Life { message: contract::message(message), replay: 0, first_seen: Timestamp(1_000_000), redelivered: false };
     Turn { conversation: conversation("c"), lives: vec![life], user: None, recalled: false, now: Timestamp(2) }
 }
 
@@ -76,17 +69,17 @@ async fn what_happens_while_redis_is_away_is_told_to_it_also_by_the_next_process
     before.conclude(vec![end("m")], None, Some(Fence(0))).await.unwrap();
     assert_eq!(recalls(&before, "m").await, [Recall::Ended(Outcome::Replied)]);
     assert_eq!(before.intend(&answer("meant"), Some(Fence(0))).await.unwrap(), Claim::Ours);
-    before.note_control(&id("d"), Control { holder: Holder::Other, at: Timestamp(5) }).await.unwrap();
+    before.note_control(&conversation("d"), Control { holder: Holder::Other, at: Timestamp(5) }).await.unwrap();
     drop(before);
     local.close();
     server.restart();
     let (after, local) = bridge(&server, folder.path(), 8);
     let redis = after.redis.clone();
     until("it is forwarded", async || redis.record("event of m").await.is_ok_and(|record| record.is_some())).await;
-    until("all of it", async || !after.behind.load(Ordering::Acquire)).await;
+    until("all of it", async || !*after.behind.borrow()).await;
     assert_eq!(redis.record("m").await.unwrap().unwrap().text.as_deref(), Some("hello"));
     assert_eq!(recalls(&after, "meant").await, [Recall::Intended(answer("meant"))]);
-    let control = redis.remembered(&id("d")).await.unwrap().control;
+    let control = redis.remembered(&conversation("d")).await.unwrap().control;
     assert_eq!(control.map(|control| control.holder), Some(Holder::Other));
     assert!(local.outstanding().await.unwrap().is_none(), "the file has forgotten what was forwarded");
 }
@@ -106,6 +99,28 @@ async fn a_redis_that_refuses_to_write_counts_as_away() {
     assert_eq!(bridge.intend(&answer("m"), None).await.unwrap(), Claim::Ours, "the file takes it");
     assert_eq!(recalls(&bridge, "m").await, [Recall::Intended(answer("m"))]);
     std::io::Write::write_all(&mut stream, b"CONFIG SET maxmemory 0\r\n").unwrap();
-    until("it is forwarded", async || !bridge.behind.load(Ordering::Acquire)).await;
+    until("it is forwarded", async || !*bridge.behind.borrow()).await;
     assert_eq!(recalls(&bridge, "m").await, [Recall::Intended(answer("m"))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_has_used_waits_for_redis_and_counts_once() {
+    let (mut server, folder) = (private::Redis::start(), tempfile::tempdir().unwrap());
+    let (bridge, local) = bridge(&server, folder.path(), 7);
+    let (key, month) = ("shop", "2026-11");
+    until("it has begun", async || bridge.spend(key, month, 0).await.is_ok()).await;
+    assert_eq!(bridge.spend(key, month, 5).await.unwrap(), 5);
+    server.kill();
+    until("it is noticed", async || !bridge.redis.is_up()).await;
+    let away = bridge.spend(key, month, 7).await;
+    assert!(matches!(away, Err(Error::Away(_))), "{away:?}");
+    assert_eq!(local.spend(key, month, 0).await.unwrap(), 0, "the file would only know of this node");
+    server.restart();
+    let total = Mutex::new(0);
+    until("Redis is back", async || {
+        let told = bridge.spend(key, month, 7).await;
+        told.map(|told| *total.lock() = told).is_ok()
+    })
+    .await;
+    assert_eq!(total.into_inner(), 12, "whatever Redis has kept");
 }

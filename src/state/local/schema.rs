@@ -15,10 +15,22 @@ use crate::{
     store::{self, Schema},
 };
 
+/// Since format 2.
+macro_rules! budget {
+    () => {
+        "CREATE TABLE budget (
+            month TEXT NOT NULL, key TEXT NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (month, key)
+        ) STRICT, WITHOUT ROWID;"
+    };
+}
+
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x7467_7374,
-    version: 1,
-    create: "
+    version: 2,
+    upgrades: &[budget!()],
+    create: concat!(
+        budget!(),
+        "
         CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE reply (
             key TEXT PRIMARY KEY, body TEXT, done INTEGER NOT NULL DEFAULT 0, at INTEGER NOT NULL
@@ -50,7 +62,8 @@ pub(super) const SCHEMA: Schema = Schema {
         CREATE INDEX conversation_by_user ON conversation (user) WHERE user IS NOT NULL;
         CREATE INDEX conversation_by_alias ON conversation (alias) WHERE alias IS NOT NULL;
         CREATE INDEX conversation_touched ON conversation (touched);
-    ",
+    "
+    ),
 };
 
 pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<Timestamp>, store::Error> {

@@ -118,6 +118,13 @@ pub(super) const OPEN_SINCE: &str = "SELECT id FROM conversation WHERE touched >
      AND (control IS NULL OR json_extract(control, '$.holder') != 'other')
      ORDER BY touched DESC LIMIT ?2";
 
+pub(super) const USED: &str = "SELECT tokens FROM budget WHERE month = ?1 AND key = ?2";
+
+pub(super) const SPEND: &str = "INSERT INTO budget (month, key, tokens) VALUES (?1, ?2, ?3)
+     ON CONFLICT (month, key) DO UPDATE SET tokens = min(tokens + excluded.tokens, ?4) RETURNING tokens";
+
+pub(super) const TIDY_BUDGETS: &str = "DELETE FROM budget WHERE month < ?1";
+
 /// Every statement.
 #[cfg(test)]
 const ALL: &[&str] = &[
@@ -154,6 +161,9 @@ const ALL: &[&str] = &[
     TIDY_RECORDS,
     TIDY_CONVERSATIONS,
     OPEN_SINCE,
+    USED,
+    SPEND,
+    TIDY_BUDGETS,
 ];
 
 #[cfg(test)]
@@ -165,7 +175,8 @@ mod tests {
     fn no_statement_reads_a_whole_table_or_sorts() {
         for statement in ALL {
             let plan = plan::of(&SCHEMA, statement);
-            for forbidden in ["SCAN meta", "SCAN reply", "SCAN record", "SCAN conversation", "USE TEMP B-TREE"] {
+            let tables = ["meta", "reply", "record", "conversation", "budget"].map(|table| format!("SCAN {table}"));
+            for forbidden in tables.iter().map(String::as_str).chain(["USE TEMP B-TREE"]) {
                 assert!(!plan.contains(forbidden), "{statement}\n{plan}");
             }
         }

@@ -9,7 +9,7 @@ use super::Local;
 use crate::{
     domain::time::Timestamp,
     state::{
-        RetentionConfig, Shared,
+        Budgets, Keeping, RetentionConfig, Shared,
         contract::{Factory, RETENTION, contract},
     },
 };
@@ -42,3 +42,30 @@ impl Factory for Place {
 }
 
 contract!(Place::new());
+
+#[tokio::test]
+async fn what_was_used_is_forgotten_after_thirteen_months() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = Local::open(folder.path(), RETENTION, Timestamp(1)).unwrap();
+    for month in ["2025-09", "2025-10", "2026-11"] {
+        state.spend("shop", month, 7).await.unwrap();
+    }
+    state.tidy(Timestamp::parse("2026-11-30T23:59:59Z").unwrap()).await.unwrap();
+    let mut used = Vec::new();
+    for month in ["2025-09", "2025-10", "2026-11"] {
+        used.push(state.spend("shop", month, 0).await.unwrap());
+    }
+    assert_eq!(used, [0, 7, 7]);
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_format_goes_on_with_budgets() {
+    let folder = tempfile::tempdir().unwrap();
+    Local::open(folder.path(), RETENTION, Timestamp(1)).unwrap().close();
+    let file = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
+    file.execute_batch("DROP TABLE budget; PRAGMA user_version = 1;").unwrap();
+    drop(file);
+    let state = Local::open(folder.path(), RETENTION, Timestamp(2)).unwrap();
+    assert_eq!(state.born, Timestamp(1), "with all that it holds");
+    assert_eq!(state.spend("shop", "2026-11", 7).await.unwrap(), 7);
+}

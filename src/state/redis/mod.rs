@@ -5,6 +5,7 @@
 
 mod answers;
 mod board;
+mod budgets;
 mod controls;
 mod keeping;
 mod ledger;

@@ -8,6 +8,7 @@
 //!              :l:<message>        its last life, if it was replayed
 //!              :of:<conversation>  its messages     :texts :ends :touched   by time, for tidying
 //! <prefix>:{i..}:id:<event or message>   where its record is      <prefix>:{u..}:user:<customer>   conversations
+//! <prefix>:{b..}:budget:<month>:<key>    tokens used (budgets.rs)
 //! ```
 //! A conversation's bucket is a hash of its id, so that everything about it lies in one slot together with the bucket's
 //! birth: the very script that finds nothing of a message sees whether that proves anything.
@@ -24,7 +25,7 @@ use fred::types::scripts::Script;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::{Link, controls::Controls};
+use super::{Link, budgets::Told, controls::Controls};
 use crate::{
     domain::{ids::ConversationId, time::Timestamp},
     state::{Error, RetentionConfig},
@@ -63,6 +64,7 @@ pub struct Redis {
     /// The process before it on this node, which is dead for certain.
     pub(super) predecessor: Option<String>,
     pub(super) controls: Arc<Controls>,
+    pub(super) told: Told,
     connections: watch::Receiver<u64>,
     /// The connection last seen, and when (wall): what Redis was told before then it may have lost since.
     connected: AtomicU64,
@@ -87,6 +89,7 @@ impl Redis {
             owner,
             predecessor,
             controls,
+            told: Told::default(),
             connected: AtomicU64::new(0),
             trusted_since: AtomicI64::new(clock.now().0),
             clock,

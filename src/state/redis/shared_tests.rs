@@ -21,7 +21,8 @@ use crate::{
         timeline::Outcome,
     },
     state::{
-        Claim, Claimed, Error, Ledger, Life, Memory, Ours, Recall, Record, RedisConfig, RetentionConfig, Shared, Turn,
+        Budgets, Claim, Claimed, Error, Ledger, Life, Memory, Ours, Recall, Record, RedisConfig, RetentionConfig,
+        Shared, Turn,
         contract::{self, Factory, RETENTION, contract},
         nodes::Nodes,
     },
@@ -210,4 +211,34 @@ async fn a_takeover_is_heard_by_the_other_node_without_asking() {
         at += 10;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nodes_use_of_a_budget_is_counted_once_whatever_is_told_again_or_lost() {
+    let (_place, (_, one), (_, other)) = two_nodes().await;
+    let (key, month) = ("shop", "2026-11");
+    assert_eq!(one.spend(key, month, 5).await.unwrap(), 5);
+    assert_eq!(other.spend(key, month, 100).await.unwrap(), 105);
+    assert_eq!(one.spend(key, month, 7).await.unwrap(), 112);
+    one.told.forget_since(key, month, 5);
+    assert_eq!(one.spend(key, month, 7 + 2).await.unwrap(), 114, "told again after an answer was lost");
+    let flush = Script::from_lua("return redis.call('FLUSHALL')");
+    let _: String = one.link.run(&flush, vec!["x".into()], Vec::<String>::new()).await.unwrap();
+    assert_eq!(one.spend(key, month, 1).await.unwrap(), 15, "what this process has used");
+    assert_eq!(other.spend(key, month, 0).await.unwrap(), 115, "and the other");
+    assert_eq!(one.spend(key, month, 0).await.unwrap(), 115);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_is_kept_for_more_than_a_year_and_what_a_process_told_for_more_than_a_month() {
+    let (_place, (_, one), _) = two_nodes().await;
+    one.spend("shop", "2026-11", 5).await.unwrap();
+    let ttl = Script::from_lua("return {redis.call('TTL', KEYS[1]), redis.call('TTL', KEYS[2])}");
+    let left: Vec<u64> = one.link.run(&ttl, one.budget_keys("shop", "2026-11").to_vec(), "").await.unwrap();
+    let days: Vec<u64> = left.iter().map(|seconds| seconds.div_ceil(24 * 3_600)).collect();
+    assert_eq!(days, [400, 40]);
+    for month in 1..=12 {
+        one.spend("shop", &format!("2027-{month:02}"), 1).await.unwrap();
+    }
+    assert!(one.told.len() <= 3, "a process remembers {} months", one.told.len());
 }

@@ -3,6 +3,7 @@
 mod balancer;
 mod daemon;
 mod fleet;
+pub mod gateway;
 mod proxy;
 #[allow(dead_code, unused_imports, reason = "the tests of the library use what these do not")]
 pub mod rabbitmq;

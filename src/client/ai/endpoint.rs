@@ -1,0 +1,182 @@
+//! Where a provider is asked, with which headers, and how it wants to be asked.
+//!
+//! | | address | key |
+//! |---|---|---|
+//! | OpenAI and all who speak it | `{base_url}/chat/completions`, `/embeddings` | `authorization: Bearer` |
+//! | Azure OpenAI | `{base_url}/openai/deployments/{model}/...?api-version=` | `api-key` |
+//! | Anthropic | `{base_url}/v1/messages`, or without `/v1` if the address ends with it | `x-api-key` |
+//!
+//! Azure OpenAI REST API reference, "Data plane inference"; Anthropic API reference, "Create a Message".
+
+use reqwest::{
+    Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::{
+    AiService,
+    anthropic::{self, question::translate},
+    refusal::Refusal,
+    stream::Reader,
+};
+use crate::{
+    client::Provider,
+    domain::{
+        completion::{Invalid, Kind, Request},
+        time::Timestamp,
+    },
+};
+
+/// The version of Anthropic's API that is spoken here (API reference, "Versioning").
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// One provider as it is set up.
+pub(super) struct Endpoint {
+    pub(super) provider: Provider,
+    /// `None` when the address is no URL: nobody can be asked then, and the configuration has to be mended.
+    base: Option<Url>,
+    api_version: String,
+    max_output_tokens: u32,
+    pub(super) headers: HeaderMap,
+}
+
+impl Endpoint {
+    pub(super) fn new<L, B>(service: &AiService<L, B>) -> Self {
+        let base = Url::parse(service.base_url.trim_end_matches('/')).ok();
+        Self {
+            provider: service.provider,
+            base: base.filter(|base| !base.cannot_be_a_base()),
+            api_version: service.api_version.clone(),
+            max_output_tokens: service.max_output_tokens,
+            headers: headers(service),
+        }
+    }
+
+    /// Where this is asked of this model.
+    pub(super) fn url(&self, kind: Kind, model: &str) -> Option<Url> {
+        let mut url = self.base.clone()?;
+        let operation: &[&str] = match kind {
+            Kind::Chat => &["chat", "completions"],
+            Kind::Embeddings => &["embeddings"],
+        };
+        let versioned = url.path().ends_with("/v1");
+        let mut path = url.path_segments_mut().ok()?;
+        path.pop_if_empty();
+        match self.provider {
+            Provider::Openai => path.extend(operation),
+            Provider::Azure => path.extend(["openai", "deployments", model]).extend(operation),
+            Provider::Anthropic if versioned => path.push("messages"),
+            Provider::Anthropic => path.extend(["v1", "messages"]),
+        };
+        drop(path);
+        if self.provider == Provider::Azure {
+            url.query_pairs_mut().append_pair("api-version", &self.api_version);
+        }
+        Some(url)
+    }
+
+    /// The request as the provider gets it; an error if it cannot be asked so.
+    pub(super) fn body(&self, request: &Request, model: &str) -> Result<Vec<u8>, Refusal> {
+        let wrong = match (self.provider, request.kind) {
+            (Provider::Openai | Provider::Azure, _) => return Ok(request.body(model)),
+            (Provider::Anthropic, Kind::Embeddings) => {
+                Invalid { message: "this provider offers no embeddings".into(), param: Some("model") }
+            }
+            (Provider::Anthropic, Kind::Chat) => match translate(request, model, self.max_output_tokens) {
+                Ok(body) => return Ok(body),
+                Err(wrong) => wrong,
+            },
+        };
+        Err(Refusal::untranslatable(&wrong))
+    }
+
+    /// Who reads the events of a stream.
+    pub(super) fn reader(&self, now: Timestamp) -> Reader {
+        match self.provider {
+            Provider::Openai | Provider::Azure => Reader::Openai,
+            Provider::Anthropic => Reader::Anthropic(Box::new(anthropic::events::Reader::new(now))),
+        }
+    }
+}
+
+fn headers<L, B>(service: &AiService<L, B>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let key = service.api_key.expose();
+    let (name, value) = match service.provider {
+        Provider::Openai => (AUTHORIZATION, format!("Bearer {key}")),
+        Provider::Azure => (HeaderName::from_static("api-key"), key.to_owned()),
+        Provider::Anthropic => (HeaderName::from_static("x-api-key"), key.to_owned()),
+    };
+    if let (false, Ok(mut value)) = (key.is_empty(), HeaderValue::from_str(&value)) {
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    if service.provider == Provider::Anthropic {
+        headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::secret::Secret;
+
+    fn endpoint(provider: Provider, base_url: &str) -> Endpoint {
+        let service = AiService::<(), ()> {
+            provider,
+            base_url: base_url.into(),
+            api_key: Secret::new("k"),
+            api_version: "2024-10-21".into(),
+            ..AiService::default()
+        };
+        Endpoint::new(&service)
+    }
+
+    #[test]
+    fn each_provider_is_asked_where_it_listens() {
+        let url = |provider, base: &str, kind| endpoint(provider, base).url(kind, "m 1/ü").map(String::from);
+        let (openai, azure, anthropic) = (Provider::Openai, Provider::Azure, Provider::Anthropic);
+        for (provider, base, kind, expected) in [
+            (openai, "http://h/v1", Kind::Chat, Some("http://h/v1/chat/completions")),
+            (openai, "http://h/v1//", Kind::Embeddings, Some("http://h/v1/embeddings")),
+            (openai, "http://h", Kind::Chat, Some("http://h/chat/completions")),
+            (
+                azure,
+                "https://r.openai.azure.com/",
+                Kind::Chat,
+                Some(
+                    "https://r.openai.azure.com/openai/deployments/m%201%2F%C3%BC/chat/completions?api-version=2024-10-21",
+                ),
+            ),
+            (
+                azure,
+                "https://r.openai.azure.com",
+                Kind::Embeddings,
+                Some("https://r.openai.azure.com/openai/deployments/m%201%2F%C3%BC/embeddings?api-version=2024-10-21"),
+            ),
+            (anthropic, "http://h", Kind::Chat, Some("http://h/v1/messages")),
+            (anthropic, "http://h/v1/", Kind::Chat, Some("http://h/v1/messages")),
+            (anthropic, "http://h/proxy", Kind::Chat, Some("http://h/proxy/v1/messages")),
+            (openai, "", Kind::Chat, None),
+            (openai, "mailto:a@b", Kind::Chat, None),
+        ] {
+            assert_eq!(url(provider, base, kind).as_deref(), expected, "{base}");
+        }
+    }
+
+    #[test]
+    fn each_provider_gets_the_key_in_its_own_header_and_nobody_sees_it() {
+        for (provider, name, value) in [
+            (Provider::Openai, "authorization", "Bearer k"),
+            (Provider::Azure, "api-key", "k"),
+            (Provider::Anthropic, "x-api-key", "k"),
+        ] {
+            let headers = endpoint(provider, "http://h").headers;
+            assert_eq!(headers[name], value);
+            assert!(headers[name].is_sensitive());
+            assert_eq!(headers.contains_key("anthropic-version"), provider == Provider::Anthropic);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What is read of answers in OpenAI's shape: the tokens, whether it is an answer at all, and where a stream ends.
+//!
+//! The answer itself passes untouched. Whole answers are skimmed without building a tree of them; of the events of a
+//! stream only those are read that tell the tokens or an error.
+
+use bytes::Bytes;
+use memchr::memmem;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    refusal::{self, Refusal},
+    sse::Event,
+    stream::{Chunk, Step},
+};
+use crate::domain::{answer::Tokens, completion::Kind, verdict::Failure};
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    choices: Option<Vec<IgnoredAny>>,
+    data: Option<Vec<IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    #[serde(default)]
+    prompt_tokens: Value,
+    #[serde(default)]
+    completion_tokens: Value,
+}
+
+/// The tokens of a whole answer; an error if it is none. What the model says (also that it refuses, or was cut off by a
+/// filter) is for the client to judge: of that the answer's own fields tell.
+pub(super) fn tokens(kind: Kind, body: &Bytes) -> Result<Tokens, Refusal> {
+    let unusable = || Refusal::of(Failure::UnusableAnswer);
+    let told: Told<'_> = serde_json::from_slice(body).map_err(|_| unusable())?;
+    let said = match kind {
+        Kind::Chat => told.choices,
+        Kind::Embeddings => told.data,
+    };
+    if said.is_none_or(|said| said.is_empty()) {
+        return Err(unusable());
+    }
+    Ok(told.usage.map(count_both).unwrap_or_default())
+}
+
+fn count_both(usage: &RawValue) -> Tokens {
+    let usage: Option<Usage> = serde_json::from_str(usage.get()).ok();
+    let of = |usage: Usage| Tokens { input: count(&usage.prompt_tokens), output: count(&usage.completion_tokens) };
+    usage.map(of).unwrap_or_default()
+}
+
+/// A number of tokens; whatever else stands there spoils no answer.
+pub(super) fn count(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_f64().map(|count| count.max(0.0) as u64)).unwrap_or(0)
+}
+
+/// Reads one event of a stream.
+pub(super) fn read(event: Event) -> Result<Step, Refusal> {
+    if event.data.trim_ascii() == b"[DONE]" {
+        return Ok(Step::Done);
+    }
+    let (mut tokens, mut usage_only) = (None, false);
+    if tells_usage(&event.data) || event.name == "error" || memmem::find(&event.data, b"\"error\"").is_some() {
+        // What cannot be read is the client's to judge: it passes as it is.
+        if let Ok(told) = serde_json::from_slice::<Told<'_>>(&event.data) {
+            if told.error.is_some() {
+                return Err(refusal::within_stream(&event.data));
+            }
+            tokens = told.usage.map(count_both);
+            usage_only = tokens.is_some() && told.choices.is_none_or(|choices| choices.is_empty());
+        }
+        if event.name == "error" {
+            return Err(refusal::within_stream(&event.data));
+        }
+    }
+    Ok(Step::Chunk(Chunk { bytes: event.into_bytes(), tokens, usage_only }))
+}
+
+/// Whether there is a `usage` that is not null; each event of a stream has one that is (OpenAI's API reference,
+/// `stream_options`), and need not be read.
+fn tells_usage(data: &[u8]) -> bool {
+    const NAME: &[u8] = b"\"usage\"";
+    memmem::find_iter(data, NAME).any(|at| {
+        let rest = data[at + NAME.len()..].trim_ascii_start();
+        let value = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        value.is_some_and(|value| !value.starts_with(b"null"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sse::Parser, *};
+
+    fn of(kind: Kind, body: &str) -> Option<(u64, u64)> {
+        let tokens = tokens(kind, &Bytes::copy_from_slice(body.as_bytes())).ok()?;
+        Some((tokens.input, tokens.output))
+    }
+
+    #[test]
+    fn the_tokens_of_a_whole_answer_are_read_whatever_else_is_in_it() {
+        for (body, expected) in [
+            (
+                r#"{"choices":[{"message":{"content":"\"usage\":1"}}],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#,
+                Some((3, 5)),
+            ),
+            (r#"{"usage":{"prompt_tokens":3.0,"completion_tokens":null,"x":[]},"choices":[{}]}"#, Some((3, 0))),
+            (r#"{"usage":null,"choices":[{"finish_reason":"content_filter"}]}"#, Some((0, 0))),
+            (r#"{"usage":"much","choices":[{}]}"#, Some((0, 0))),
+            (r#"{"choices":[{}]}"#, Some((0, 0))),
+            (r#"{"choices":[]}"#, None),
+            (r#"{"choices":null}"#, None),
+            (r#"{"error":{"message":"m"}}"#, None),
+            (r#"{"choices":[{"mess"#, None),
+            ("", None),
+        ] {
+            assert_eq!(of(Kind::Chat, body), expected, "{body}");
+        }
+        let embeddings = r#"{"data":[{"embedding":[0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
+        assert_eq!(of(Kind::Embeddings, embeddings), Some((3, 0)));
+        assert_eq!(of(Kind::Chat, embeddings), None);
+    }
+
+    fn event(stream: &str) -> Event {
+        let mut parser = Parser::default();
+        parser.push(stream.as_bytes());
+        parser.next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_event_passes_as_it_came_and_tells_what_it_must() {
+        for (data, tokens, usage_only) in [
+            (r#"{"choices":[{"delta":{"content":"a"}}]}"#, None, false),
+            (r#"{"choices":[{"delta":{"content":"a"}}],"usage":null}"#, None, false),
+            (r#"{"usage" : null,"choices":[{"delta":{"content":"\"usage\": {}, \"error\""}}]}"#, None, false),
+            (r#"{"choices":[{"delta":{"arguments":{"error":1,"usage":2}}}]}"#, None, false),
+            (r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#, Some((1, 2)), true),
+            (r#"{"choices":[{}],"usage":{"prompt_tokens":1}}"#, Some((1, 0)), false),
+            (r#"{"choices":[],"prompt_filter_results":[],"usage":null}"#, None, false),
+            (r#"{"usage":null,"x":{"usage":1},"error":null}"#, None, false),
+            (r#"{"usage":{"#, None, false),
+            ("", None, false),
+        ] {
+            let came = format!("data: {data}\n\n");
+            let Ok(Step::Chunk(chunk)) = read(event(&came)) else { panic!("{data}") };
+            assert_eq!(chunk.bytes, came);
+            assert_eq!(
+                (chunk.tokens.map(|tokens| (tokens.input, tokens.output)), chunk.usage_only),
+                (tokens, usage_only),
+                "{data}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_end_and_an_error_are_no_chunks() {
+        assert!(matches!(read(event("data: [DONE]\n\n")), Ok(Step::Done)));
+        assert!(matches!(read(event("data:[DONE] \r\n\r\n")), Ok(Step::Done)));
+        for came in [
+            "data: {\"error\":{\"message\":\"m\",\"code\":502}}\n\n",
+            "event: error\ndata: {\"error\":{\"code\":502,\"message\":\"m\"}}\n\n",
+        ] {
+            let refusal = read(event(came)).err().map(|refusal| refusal.failure);
+            assert_eq!(refusal, Some(Failure::Unavailable(502)), "{came}");
+        }
+        let refusal = read(event("event: error\ndata: oops\n\n")).err();
+        assert_eq!(refusal, Some(Refusal::of(Failure::Unavailable(500))));
+    }
+}

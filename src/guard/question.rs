@@ -1,0 +1,99 @@
+//! What the guards are asked, and how that may end.
+
+use std::time::Duration;
+
+use super::{breaker::Caller, cache::Key, fair::Class};
+use crate::domain::{
+    answer::{Answer, Tokens},
+    time::Timestamp,
+    timeline::Wait,
+    verdict::Failure,
+};
+
+/// Told what a question is doing, so that it can be seen and its waits attributed (G10).
+pub trait Progress: Send + Sync {
+    /// It waits, at the longest until then (monotonic) before it looks again.
+    fn waiting(&self, on: Wait, until: Option<Duration>);
+    /// The service is being asked.
+    fn asking(&self, service: &'static str);
+    /// The service has answered, or failed.
+    fn answered(&self, service: &'static str, took: Duration, outcome: &'static str);
+}
+
+/// A question as the guards see it.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Who asks; evidence counts conversations.
+    pub caller: Caller<'a>,
+    /// With whom it shares when others wait too.
+    pub class: Class,
+    /// When the customer wrote, for the order in which slots are given.
+    pub received: Timestamp,
+    /// An estimate of the tokens it will use.
+    pub tokens: u64,
+    /// Under which name its answer is kept, if at all.
+    pub key: Option<Key>,
+    /// Which services may be asked, in order, by their place among all; `None`: all.
+    pub chain: Option<&'a [usize]>,
+    /// How long (monotonic) somebody to ask is waited for; `None`: as long as it takes.
+    pub until: Option<Duration>,
+}
+
+/// How a question failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The service asked last.
+    pub service: &'static str,
+    /// Why.
+    pub failure: Failure,
+    /// Whether that service was answering others: its breaker was closed and somebody had success lately.
+    pub answers_others: bool,
+}
+
+/// A question that was not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It was asked, and failed.
+    Failed(Failed),
+    /// Nobody could be asked in the time there was.
+    Busy(Busy),
+}
+
+/// What stood in the way of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy {
+    /// What had to be waited for.
+    pub on: Wait,
+    /// When (monotonic) to ask again.
+    pub until: Duration,
+}
+
+/// What a call brought, as far as the guards are concerned.
+pub trait Brought {
+    /// Tokens used; 0 where the service does not tell.
+    fn tokens(&self) -> Tokens;
+
+    /// The service's own limit of requests a minute, if its headers tell it.
+    fn limit_requests(&self) -> Option<u64>;
+
+    /// Why the answer broke off, if it did: the service is to blame, and nobody else is asked, because a part of it has
+    /// been passed on.
+    fn broke_off(&self) -> Option<&Failure> {
+        None
+    }
+
+    /// After how long the answer began; `None`: when it was complete.
+    fn began_after(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Brought for Answer {
+    fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    fn limit_requests(&self) -> Option<u64> {
+        self.limit_requests
+    }
+}

@@ -1,0 +1,227 @@
+//! One request, from the moment it is let in: the question it puts to the guards, and its few further tries.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, header},
+};
+use parking_lot::Mutex;
+
+use super::{Gateway, deadline::Deadline, models::Candidate, quota::Right, refusal::Refusal, watch::Watch};
+use crate::{
+    actors::Share,
+    client::{self, Completion, Stream},
+    domain::{
+        answer::Tokens,
+        completion::{Kind, Request},
+        time::Timestamp,
+        verdict::{Blame, Failure, blame},
+    },
+    guard::{Brought, Class, Key, Question, Refused, Tenant, breaker::Caller},
+};
+
+/// How far a pause may be from the one meant, as a share of it.
+const JITTER: f64 = 0.2;
+
+/// A request on its way.
+pub struct Asking {
+    pub gateway: Arc<Gateway>,
+    /// The place of its key.
+    pub key: usize,
+    pub request: Request,
+    /// Names it in the logs and the answer's headers.
+    pub id: String,
+    pub watch: Watch,
+    candidates: Vec<Candidate>,
+    chain: Vec<usize>,
+    deadline: Deadline,
+    arrived: Timestamp,
+    right: Right,
+    cached_as: Option<Key>,
+    /// What a service said when it refused.
+    said: Mutex<Option<Bytes>>,
+    _body: Share,
+}
+
+/// Whether an answer may come from the cache, and be kept in it: the key's policy, unless the request's `Cache-Control`
+/// (RFC 9111, section 5.2.1) says otherwise. Answers are kept for `cache.ttl`, so `max-age` allows it from there on.
+pub(super) fn may_be_cached(gateway: &Gateway, key: usize, headers: &HeaderMap) -> bool {
+    let directives: Vec<String> = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|directive| directive.trim().to_ascii_lowercase()))
+        .collect();
+    let forbids = directives.iter().any(|directive| directive == "no-cache" || directive == "no-store");
+    let max_age = directives.iter().find_map(|directive| directive.strip_prefix("max-age=")?.parse::<u64>().ok());
+    let allows = max_age.map(|seconds| Duration::from_secs(seconds) >= gateway.parts.stack.cache().lifetime());
+    !forbids && allows.unwrap_or(gateway.config.keys[key].cache)
+}
+
+impl Asking {
+    #[expect(clippy::too_many_arguments, reason = "the stations of the walk, each once")]
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        key: usize,
+        request: Request,
+        candidates: Vec<Candidate>,
+        deadline: Deadline,
+        right: Right,
+        body: Share,
+        cached: bool,
+    ) -> Self {
+        let clock = gateway.parts.clock.clone();
+        let kind = match request.kind {
+            Kind::Chat => "chat",
+            Kind::Embeddings => "embeddings",
+        };
+        let tenant = || Tenant::new(&format!("key:{}", gateway.config.keys[key].name));
+        let cached_as = cached.then(|| Key::of_request(tenant(), kind, &request.canonical()));
+        Self {
+            key,
+            id: format!("req_{:032x}", rand::random::<u128>()),
+            arrived: clock.now(),
+            watch: Watch::new(clock),
+            chain: candidates.iter().map(|candidate| candidate.service).collect(),
+            said: Mutex::default(),
+            _body: body,
+            gateway,
+            request,
+            candidates,
+            deadline,
+            right,
+            cached_as,
+        }
+    }
+
+    /// Whether its answer may come from the cache.
+    pub fn is_cached(&self) -> bool {
+        self.cached_as.is_some()
+    }
+
+    /// The question as the guards see it.
+    pub fn question(&self) -> Question<'_> {
+        let patience = self.gateway.parts.clock.monotonic() + self.gateway.config.wait;
+        Question {
+            caller: Caller { conversation: &self.id, message: &self.id },
+            received: self.arrived,
+            tokens: self.request.tokens(),
+            class: Class::Api,
+            key: self.cached_as,
+            chain: Some(&self.chain),
+            until: Some(patience.min(self.deadline.at)),
+        }
+    }
+
+    /// Asks one service for a whole answer.
+    pub async fn complete(&self, service: usize) -> Result<Completion, Failure> {
+        let parts = &self.gateway.parts;
+        let model = self.model_of(service);
+        let completion = parts.ai[service].complete(&self.request, model, self.left(), parts.clock.now()).await;
+        completion.map_err(|refusal| self.note(refusal))
+    }
+
+    /// Asks one service for an answer in parts; there is a first one.
+    pub async fn stream(&self, service: usize) -> Result<Stream, Failure> {
+        let parts = &self.gateway.parts;
+        let model = self.model_of(service);
+        let stream = parts.ai[service].stream(&self.request, model, self.left(), parts.clock.now()).await;
+        stream.map_err(|refusal| self.note(refusal))
+    }
+
+    fn model_of(&self, service: usize) -> &str {
+        let candidate = self.candidates.iter().find(|candidate| candidate.service == service);
+        candidate.map_or(self.request.model.as_str(), |candidate| &candidate.model)
+    }
+
+    /// What is left of the time that the configuration gives.
+    fn left(&self) -> Duration {
+        self.deadline.by_config.saturating_sub(self.gateway.parts.clock.monotonic())
+    }
+
+    fn note(&self, refusal: client::Refusal) -> Failure {
+        *self.said.lock() = refusal.body;
+        refusal.failure
+    }
+
+    /// Asks, and asks again when a service failed, as long as nothing has reached the client: so often, within the
+    /// time, and within what all further tries together may be.
+    pub async fn persist<T, F>(&self, ask: impl Fn() -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Refused>>,
+    {
+        self.gateway.retries.called();
+        let mut tries = 0;
+        loop {
+            let refused = match ask().await {
+                Ok(brought) => return Ok(brought),
+                Err(refused) => refused,
+            };
+            let Some(pause) = self.pause(&refused, tries) else { return Err(self.refusal(&refused)) };
+            tries += 1;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The pause before the next try, if there is to be one.
+    fn pause(&self, refused: &Refused, tries: u32) -> Option<Duration> {
+        let Refused::Failed(failed) = refused else { return None };
+        let config = &self.gateway.config;
+        if blame(&failed.failure) != Blame::Service || tries >= config.max_retries {
+            return None;
+        }
+        let pause = match failed.failure {
+            // The limiter knows how long to wait, and waits.
+            Failure::Throttled(_) => Duration::ZERO,
+            _ => {
+                let spread = 1.0 + JITTER * (2.0 * rand::random::<f64>() - 1.0);
+                let seconds = config.backoff_factor * f64::from(2_u32.saturating_pow(tries)) * spread;
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            }
+        };
+        let in_time = pause < self.deadline.at.saturating_sub(self.gateway.parts.clock.monotonic());
+        let allowed = in_time && self.gateway.retries.take();
+        self.gateway.metrics.tried_again(allowed);
+        allowed.then_some(pause)
+    }
+
+    fn refusal(&self, refused: &Refused) -> Refusal {
+        match refused {
+            Refused::Busy(busy) => Refusal::busy(*busy, self.gateway.parts.clock.monotonic()),
+            Refused::Failed(failed) => {
+                let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
+                // What it says of our own trouble with it, of our key for instance, is not for the client.
+                let said = self.said.lock().take().filter(|_| is_clients_fault);
+                Refusal::failed(failed).saying(said)
+            }
+        }
+    }
+
+    /// Gives up when the time is over.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let until = self.gateway.parts.clock.instant(self.deadline.give_up_at());
+        tokio::time::timeout_at(until, work).await.unwrap_or_else(|_| Err(Refusal::too_late()))
+    }
+
+    /// Counts what was used; what it cost, if that is known.
+    pub fn used(&self, tokens: Tokens) -> Option<f64> {
+        self.right.used(tokens.total());
+        let service = self.watch.service()?;
+        let place = self.gateway.parts.stack.services().iter().position(|known| known.name == service)?;
+        let price = self.gateway.parts.ai[place].price();
+        let cost = price.of(tokens);
+        self.gateway.metrics.used(&self.gateway.config.keys[self.key].name, service, tokens, cost);
+        (!price.is_none()).then_some(cost)
+    }
+}
+
+impl Brought for Completion {
+    fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    fn limit_requests(&self) -> Option<u64> {
+        self.limit_requests
+    }
+}

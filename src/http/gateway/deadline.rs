@@ -1,0 +1,63 @@
+//! Until when a request is worth working on.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+
+use super::refusal::Refusal;
+
+/// Seconds the client gives, at most as many as `http.request_timeout` does.
+const HEADER: &str = "x-request-timeout";
+
+/// When a request has to be answered, or a stream to have begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// By the client (monotonic).
+    pub at: Duration,
+    /// By the configuration (monotonic): a call that is not answered by then is the service's failure, one that a
+    /// client in a hurry gives up is not.
+    pub by_config: Duration,
+}
+
+/// By so much later a request is given up than a call under way is: that call's end is to be learned from.
+const CALL_ENDS_FIRST: Duration = Duration::from_millis(100);
+
+impl Deadline {
+    /// When (monotonic) the request is given up, whatever is under way.
+    pub fn give_up_at(self) -> Duration {
+        if self.at < self.by_config { self.at } else { self.by_config + CALL_ENDS_FIRST }
+    }
+
+    /// Reads the header of a request that arrived at `now` (monotonic).
+    pub fn of(headers: &HeaderMap, now: Duration, request_timeout: Duration) -> Result<Self, Refusal> {
+        let by_config = now + request_timeout;
+        let Some(value) = headers.get(HEADER) else { return Ok(Self { at: by_config, by_config }) };
+        let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+        let given =
+            seconds.filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let given = given.ok_or_else(|| {
+            Refusal::invalid(format!("the header {HEADER} is not a number of seconds above 0, like 12.5"), None)
+        })?;
+        Ok(Self { at: now + given.min(request_timeout), by_config })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_be_in_more_of_a_hurry_than_we_are() {
+        let (now, limit) = (Duration::from_secs(100), Duration::from_secs(30));
+        let of = |value: &str| {
+            let headers = HeaderMap::from_iter([(HEADER.parse().unwrap(), value.parse().unwrap())]);
+            Deadline::of(&headers, now, limit).ok().map(|deadline| deadline.at - now)
+        };
+        assert_eq!(of("2.5"), Some(Duration::from_millis(2500)));
+        assert_eq!(of("3600"), Some(limit));
+        for wrong in ["", "0", "-1", "NaN", "inf", "soon", "1e300"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+        assert_eq!(Deadline::of(&HeaderMap::new(), now, limit).ok().unwrap().at, now + limit);
+    }
+}

@@ -1,0 +1,119 @@
+//! The synchronous road: an OpenAI-compatible API in front of the AI services, behind the same guards as the chat.
+//!
+//! ```text
+//! bearer key (keys) > body > request (domain::completion) > the key's own limits (quota) > chain of services (models)
+//!    > the guards, with few retries (asking, retries) > client::Ai > whole answer (whole) or parts (stream)
+//! ```
+//! Errors have OpenAI's shape (refusal). A client that goes away takes its call with it.
+
+mod asking;
+mod deadline;
+pub mod keys;
+mod metrics;
+mod models;
+mod quota;
+mod refusal;
+mod retries;
+mod stream;
+mod watch;
+mod whole;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+
+use self::{asking::Asking, deadline::Deadline, refusal::Refusal, retries::RetryBudget};
+use super::{
+    ApiConfig, Public,
+    body::{self, Announced},
+};
+use crate::{
+    actors::{Budget, Parts, Share},
+    domain::completion::{Kind, Request},
+};
+
+pub use metrics::Metrics;
+pub use models::{model, models};
+
+/// What the routes of the gateway work with.
+pub struct Gateway {
+    parts: Arc<Parts>,
+    config: ApiConfig,
+    /// What the bodies of requests under way share.
+    bodies: Budget,
+    body_bytes_max: usize,
+    request_timeout: Duration,
+    retries: RetryBudget,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// Makes the gateway; `bodies` bounds the requests under way together, in bytes.
+    pub fn new(parts: Arc<Parts>, http: &super::Config, config: ApiConfig, bodies: Budget, metrics: Metrics) -> Self {
+        let body_bytes_max = usize::try_from(http.api_body_limit).unwrap_or(usize::MAX);
+        let retries = RetryBudget::new(config.retry_budget);
+        Self { parts, config, bodies, body_bytes_max, request_timeout: http.request_timeout, retries, metrics }
+    }
+
+    /// Whether a request bears one of the keys.
+    pub fn knows(&self, headers: &HeaderMap) -> bool {
+        keys::find(&self.config.keys, headers).is_some()
+    }
+
+    /// Reads the body; its bytes are held against the budget until the request is done with.
+    async fn read(&self, body: Body, deadline: Deadline) -> Result<(Bytes, Share), Refusal> {
+        let mut share = self.bodies.nothing();
+        let read = body::read(body, self.body_bytes_max, Announced::Believed, &mut share);
+        match tokio::time::timeout_at(self.parts.clock.instant(deadline.at), read).await {
+            Ok(Ok(body)) => Ok((body, share)),
+            Ok(Err(body::Error::TooLong)) => Err(Refusal::too_large(self.body_bytes_max)),
+            Ok(Err(body::Error::NoRoom)) => Err(Refusal::no_room()),
+            Ok(Err(body::Error::BrokeOff)) => Err(Refusal::incomplete()),
+            Err(_) => Err(Refusal::body_too_late()),
+        }
+    }
+}
+
+/// `POST /v1/chat/completions`
+pub async fn chat(State(public): State<Public>, headers: HeaderMap, body: Body) -> Response {
+    answer(&public.gateway, Kind::Chat, &headers, body).await
+}
+
+/// `POST /v1/embeddings`
+pub async fn embeddings(State(public): State<Public>, headers: HeaderMap, body: Body) -> Response {
+    answer(&public.gateway, Kind::Embeddings, &headers, body).await
+}
+
+async fn answer(gateway: &Arc<Gateway>, kind: Kind, headers: &HeaderMap, body: Body) -> Response {
+    let key = match keys::find(&gateway.config.keys, headers) {
+        Some(key) => key,
+        None => return Refusal::unknown_key().into_response(),
+    };
+    let response = walk(gateway, key, kind, headers, body).await.unwrap_or_else(IntoResponse::into_response);
+    gateway.metrics.answered(&gateway.config.keys[key].name, response.status());
+    response
+}
+
+/// The walk of one request.
+async fn walk(
+    gateway: &Arc<Gateway>,
+    key: usize,
+    kind: Kind,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
+    let (body, share) = gateway.read(body, deadline).await?;
+    let request = Request::parse(kind, &body)?;
+    let candidates = models::candidates(gateway, &gateway.config.keys[key], &request)?;
+    let right = quota::admit(gateway, key, &request, deadline).await?;
+    let is_stream = request.stream;
+    let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
+    let asking = Asking::new(gateway.clone(), key, request, candidates, deadline, right, share, cached);
+    if is_stream { stream::answer(Arc::new(asking)).await } else { whole::answer(&asking).await }
+}

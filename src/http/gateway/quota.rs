@@ -1,0 +1,66 @@
+//! What a key may use: its tokens of the month, and its own rate limits.
+//!
+//! A request that is refused later, by a service, has been counted: "unsuccessful requests contribute to your per-minute
+//! limit" (OpenAI, guide "Rate limits").
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Gateway, deadline::Deadline, refusal::Refusal};
+use crate::{
+    domain::completion::Request,
+    guard::{Allowance, Call, Class},
+};
+
+/// Leave to make one request with a key; what it used is told at its end.
+pub struct Right {
+    limited: Option<Call>,
+    allowance: Option<Arc<Allowance>>,
+}
+
+impl Right {
+    /// The request used so many tokens.
+    pub fn used(&self, tokens: u64) {
+        if let Some(call) = &self.limited
+            && tokens > 0
+        {
+            call.settle(tokens);
+        }
+        if let Some(allowance) = &self.allowance {
+            allowance.used(tokens);
+        }
+    }
+}
+
+/// Waits for what the key may use, within the bounds of any wait.
+pub(super) async fn admit(
+    gateway: &Gateway,
+    key: usize,
+    request: &Request,
+    deadline: Deadline,
+) -> Result<Right, Refusal> {
+    let name = &gateway.config.keys[key].name;
+    let (parts, clock) = (&gateway.parts, &gateway.parts.clock);
+    let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name).cloned();
+    if let Some(allowance) = &allowance {
+        allowance.admit().map_err(|spent| Refusal::budget_spent(spent.until.since(clock.now())))?;
+    }
+    let Some((_, permits)) = parts.key_limits.iter().find(|(limited, _)| limited == name) else {
+        return Ok(Right { limited: None, allowance });
+    };
+    let tokens = request.tokens();
+    let until = deadline.at.min(clock.monotonic() + gateway.config.wait);
+    let refused = || {
+        let free_at = permits.free_at(tokens).saturating_sub(clock.monotonic());
+        Refusal::key_limited(free_at.max(Duration::from_millis(1)))
+    };
+    loop {
+        if permits.free_at(tokens) > until {
+            return Err(refused());
+        }
+        let permit = tokio::time::timeout_at(clock.instant(until), permits.acquire(tokens, Class::Api)).await;
+        let permit = permit.map_err(|_| refused())?;
+        if let Some(call) = permit.used_now() {
+            return Ok(Right { limited: Some(call), allowance });
+        }
+    }
+}

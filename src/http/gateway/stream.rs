@@ -1,0 +1,174 @@
+//! An answer in parts (WHATWG HTML, "Server-sent events"), each passed on as it comes.
+//!
+//! The call lives in a task of its own, which holds its slot and permit to the end and is the only one who knows how it
+//! ended. It ends when the client goes: nobody reads what it sends. Until the first part nothing has reached the
+//! client, and the answer may still be an error or another service's.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{asking::Asking, refusal::Refusal};
+use crate::{
+    domain::{answer::Tokens, verdict::Failure},
+    guard::{Brought, Source},
+};
+
+/// Parts that a client may be behind; then the service waits for it.
+const PARTS_AHEAD: usize = 16;
+
+/// The last event of every stream.
+const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// An answer in parts that has come to an end.
+struct Streamed {
+    tokens: Tokens,
+    limit_requests: Option<u64>,
+    began_after: Duration,
+    broke_off: Option<Failure>,
+}
+
+/// Where the parts go.
+struct Sink {
+    parts: mpsc::Sender<Bytes>,
+    /// Told the headers with the first part.
+    begun: Mutex<Option<oneshot::Sender<HeaderMap>>>,
+    /// A client that reads nothing for so long is given up.
+    patience: Duration,
+}
+
+/// Why nothing more can be sent.
+struct Gone;
+
+/// Answers a request in parts.
+pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
+    let (parts, mut received) = mpsc::channel(PARTS_AHEAD);
+    let (begun, beginning) = oneshot::channel();
+    let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: asking.gateway.request_timeout };
+    let task = tokio::spawn(run(asking.clone(), sink));
+    let Ok(mut headers) = beginning.await else {
+        return Err(task.await.ok().flatten().unwrap_or_else(Refusal::stopping));
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // NGINX would collect parts otherwise (ngx_http_proxy_module, proxy_buffering).
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let parts = stream::poll_fn(move |context| received.poll_recv(context).map(|part| part.map(Ok::<_, Infallible>)));
+    Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+/// The whole life of a call; the refusal, if nothing was sent.
+async fn run(asking: Arc<Asking>, sink: Sink) -> Option<Refusal> {
+    let parts = &asking.gateway.parts;
+    let ended = tokio::select! {
+        ended = pass_on(&asking, &sink) => ended,
+        // The client is gone; with the call go its slot, its permit and the connection to the service.
+        () = sink.parts.closed() => return None,
+        () = parts.giving_up.cancelled() => Err(Refusal::stopping()),
+    };
+    let refusal = ended.err()?;
+    if sink.begun.lock().is_some() {
+        return Some(refusal);
+    }
+    let _ = sink.send(refusal.event()).await;
+    None
+}
+
+async fn pass_on(asking: &Asking, sink: &Sink) -> Result<(), Refusal> {
+    let stack = &asking.gateway.parts.stack;
+    let call = |service| call(asking, sink, service);
+    let asked = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call));
+    let streamed = until_begun(asking, sink, asked).await?;
+    asking.used(streamed.tokens);
+    streamed.broke_off.map_or(Ok(()), |failure| Err(Refusal::of(&failure)))
+}
+
+/// The request's time is that until the first part.
+async fn until_begun(
+    asking: &Asking,
+    sink: &Sink,
+    asked: impl Future<Output = Result<Streamed, Refusal>>,
+) -> Result<Streamed, Refusal> {
+    tokio::pin!(asked);
+    let late = asking.in_time(std::future::pending::<Result<(), Refusal>>());
+    tokio::select! {
+        streamed = &mut asked => return streamed,
+        late = late => match late {
+            Err(refusal) if sink.begun.lock().is_some() => return Err(refusal),
+            _ => {}
+        },
+    }
+    asked.await
+}
+
+/// One call, to its end. From the first part on it does not fail: an answer that breaks off is one.
+async fn call(asking: &Asking, sink: &Sink, service: usize) -> Result<Streamed, Failure> {
+    let clock = &asking.gateway.parts.clock;
+    let began = clock.monotonic();
+    let mut stream = asking.stream(service).await?;
+    let began_after = clock.monotonic().saturating_sub(began);
+    let limit_requests = stream.limit_requests;
+    let ended = |tokens, broke_off| Ok(Streamed { tokens, limit_requests, began_after, broke_off });
+    sink.begin(asking.watch.headers(&asking.id, Source::Asked));
+    let mut tokens = Tokens::default();
+    loop {
+        match stream.next().await {
+            Ok(Some(chunk)) => {
+                tokens = chunk.tokens.unwrap_or(tokens);
+                let is_for_us = chunk.usage_only && !asking.request.wants_usage;
+                if !is_for_us && sink.send(chunk.bytes).await.is_err() {
+                    return ended(tokens, None);
+                }
+            }
+            Ok(None) => {
+                let _ = sink.send(DONE).await;
+                return ended(tokens, None);
+            }
+            Err(failure) => return ended(tokens, Some(failure)),
+        }
+    }
+}
+
+impl Sink {
+    fn begin(&self, headers: HeaderMap) {
+        if let Some(begun) = self.begun.lock().take() {
+            // Nobody waits for it: the client is gone, which the parts will tell.
+            let _ = begun.send(headers);
+        }
+    }
+
+    async fn send(&self, part: Bytes) -> Result<(), Gone> {
+        match timeout(self.patience, self.parts.send(part)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+}
+
+impl Brought for Streamed {
+    fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    fn limit_requests(&self) -> Option<u64> {
+        self.limit_requests
+    }
+
+    fn broke_off(&self) -> Option<&Failure> {
+        self.broke_off.as_ref()
+    }
+
+    fn began_after(&self) -> Option<Duration> {
+        Some(self.began_after)
+    }
+}

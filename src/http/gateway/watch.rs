@@ -1,0 +1,94 @@
+//! Watches a request on its way through the guards, for the headers of its answer.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
+
+use crate::{
+    domain::{answer::Tokens, timeline::Wait},
+    guard::{Progress, Source},
+    telemetry::Clock,
+};
+
+const SERVICE: HeaderName = HeaderName::from_static("x-tidegate-service");
+const CACHE: HeaderName = HeaderName::from_static("x-tidegate-cache");
+const WAITED: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
+const INPUT: HeaderName = HeaderName::from_static("x-tidegate-tokens-input");
+const OUTPUT: HeaderName = HeaderName::from_static("x-tidegate-tokens-output");
+const COST: HeaderName = HeaderName::from_static("x-tidegate-cost");
+const REQUEST: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is seen of one request.
+pub struct Watch {
+    clock: Clock,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    service: Option<&'static str>,
+    /// When it began to wait (monotonic), while it does.
+    waits_since: Option<Duration>,
+    waited: Duration,
+}
+
+impl Watch {
+    /// Begins with a request's arrival: until a service is asked it waits.
+    pub fn new(clock: Clock) -> Self {
+        let seen = Seen { service: None, waits_since: Some(clock.monotonic()), waited: Duration::ZERO };
+        Self { clock, seen: Mutex::new(seen) }
+    }
+
+    /// The service asked last.
+    pub fn service(&self) -> Option<&'static str> {
+        self.seen.lock().service
+    }
+
+    /// The headers that tell how the request fared.
+    pub fn headers(&self, id: &str, source: Source) -> HeaderMap {
+        let seen = self.seen.lock();
+        let mut headers = HeaderMap::with_capacity(8);
+        let service = seen.service.filter(|_| source == Source::Asked);
+        if let Some(service) = service.and_then(|name| HeaderValue::from_str(name).ok()) {
+            headers.insert(SERVICE, service);
+        }
+        let cache = match source {
+            Source::Asked => "miss",
+            Source::Coalesced => "coalesced",
+            Source::Process | Source::Fleet => "hit",
+        };
+        headers.insert(CACHE, HeaderValue::from_static(cache));
+        headers.insert(WAITED, HeaderValue::from(seen.waited.as_millis() as u64));
+        if let Ok(id) = HeaderValue::from_str(id) {
+            headers.insert(REQUEST, id);
+        }
+        headers
+    }
+}
+
+/// Adds what a whole answer used.
+pub fn add_usage(headers: &mut HeaderMap, tokens: Tokens, cost: Option<f64>) {
+    headers.insert(INPUT, HeaderValue::from(tokens.input));
+    headers.insert(OUTPUT, HeaderValue::from(tokens.output));
+    if let Some(cost) = cost.and_then(|cost| HeaderValue::from_str(&format!("{cost:.6}")).ok()) {
+        headers.insert(COST, cost);
+    }
+}
+
+impl Progress for Watch {
+    fn waiting(&self, _: Wait, _: Option<Duration>) {
+        let now = self.clock.monotonic();
+        self.seen.lock().waits_since.get_or_insert(now);
+    }
+
+    fn asking(&self, service: &'static str) {
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        if let Some(since) = seen.waits_since.take() {
+            seen.waited += now.saturating_sub(since);
+        }
+        seen.service = Some(service);
+    }
+
+    fn answered(&self, _: &'static str, _: Duration, _: &'static str) {}
+}

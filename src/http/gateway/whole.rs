@@ -1,0 +1,46 @@
+//! An answer in one piece.
+
+use axum::{
+    body::Bytes,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{asking::Asking, refusal::Refusal, watch};
+use crate::{
+    domain::{
+        answer::{Answer, Tokens},
+        verdict::Failure,
+    },
+    guard::Source,
+};
+
+/// Answers a request in one piece.
+pub(super) async fn answer(asking: &Asking) -> Result<Response, Refusal> {
+    let (body, tokens, source) = asking.in_time(ask(asking)).await?;
+    let used = if source == Source::Asked { tokens } else { Tokens::default() };
+    let cost = asking.used(used);
+    let mut headers = asking.watch.headers(&asking.id, source);
+    watch::add_usage(&mut headers, tokens, cost);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((headers, body).into_response())
+}
+
+async fn ask(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
+    let stack = &asking.gateway.parts.stack;
+    if !asking.is_cached() {
+        let call = |service| asking.complete(service);
+        let completion = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call)).await?;
+        return Ok((completion.body, completion.tokens, Source::Asked));
+    }
+    let call = |service| to_keep(asking, service);
+    let (answer, source) = asking.persist(|| stack.ask_or_recall(asking.question(), &asking.watch, call)).await?;
+    Ok((answer.text.into(), answer.tokens, source))
+}
+
+/// The cache keeps texts; the whole answer is one.
+async fn to_keep(asking: &Asking, service: usize) -> Result<Answer, Failure> {
+    let completion = asking.complete(service).await?;
+    let text = String::from_utf8(completion.body.into()).map_err(|_| Failure::UnusableAnswer)?;
+    Ok(Answer { text, handoff: false, tokens: completion.tokens, limit_requests: completion.limit_requests })
+}

@@ -1,0 +1,135 @@
+//! The OpenAI-compatible gateway: what passes through it, and what it refuses.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Scene,
+    gateway::{Gateway, QUESTION, chat},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_the_services_own_byte_for_byte() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    let body = json!({ "model": "simulated", "messages": QUESTION.clone(), "temperature": 0.5, "x_unknown": [1] });
+    let direct = gateway.post_to(&format!("{}/v1/chat/completions", scene.ai.url()), "", &body).await;
+    let through = gateway.post("/v1/chat/completions", &body).await;
+    assert_eq!(through.status, StatusCode::OK, "{}", through.text());
+    let without_id = |mut answer: Value| {
+        answer.as_object_mut().unwrap().remove("id");
+        answer
+    };
+    assert_eq!(without_id(through.json()), without_id(direct.json()));
+    assert_eq!(through.header("x-tidegate-service"), "primary");
+    assert_eq!(through.header("x-tidegate-cache"), "miss");
+    assert!(through.header("x-tidegate-wait-ms").parse::<u64>().unwrap() < 1000);
+    let tokens = through.header("x-tidegate-tokens-output").parse::<u64>().unwrap();
+    assert_eq!(Some(tokens), through.json()["usage"]["completion_tokens"].as_u64());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_the_services_own_event_for_event_and_tells_usage_only_to_who_asks() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    for usage in [false, true] {
+        let mut body = chat("simulated");
+        body["stream"] = json!(true);
+        if usage {
+            body["stream_options"] = json!({ "include_usage": true });
+        }
+        let through = gateway.post("/v1/chat/completions", &body).await;
+        assert_eq!(through.header("content-type"), "text/event-stream");
+        let events = through.events();
+        assert_eq!(events.last().unwrap(), "[DONE]");
+        let chunks: Vec<Value> =
+            events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        let said: String =
+            chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/delta/content")?.as_str()).collect();
+        assert!(said.starts_with("Answer to"), "{said}");
+        let told = chunks.iter().filter(|chunk| chunk["usage"].is_object()).count();
+        assert_eq!(told, usize::from(usage), "{chunks:?}");
+    }
+    let used = scene.daemon.metric("tidegate_api_tokens_total{key=\"test\",service=\"primary\",type=\"output\"}").await;
+    assert!(used > 0.5, "what a stream used is counted, also when its client did not ask for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_and_models_are_served() {
+    let scene = Scene::with("[[ai.services]]\nmodels = { small = 'theirs' }\n").await;
+    let gateway = Gateway::of(&scene);
+    let body = json!({ "model": "small", "input": ["a", "b"] });
+    let answer = gateway.post("/v1/embeddings", &body).await;
+    assert_eq!((answer.status, answer.json()["data"].as_array().map(Vec::len)), (StatusCode::OK, Some(2)));
+    assert_eq!(answer.json()["model"], "theirs", "the service is asked by its own name");
+    let models = gateway.get("/v1/models").await.json();
+    let ids: Vec<&str> = models["data"].as_array().unwrap().iter().filter_map(|model| model["id"].as_str()).collect();
+    assert_eq!(ids, ["simulated", "small"]);
+    assert_eq!(gateway.get("/v1/models/small").await.json()["owned_by"], "primary");
+    assert_eq!(gateway.get("/v1/models/other").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_refused_in_openais_shape_and_never_as_our_failure() {
+    let config = "[http]\napi_body_limit = '4KiB'\n[api]\nkeys = [{ name = 'a', key = 'k', models = ['allowed'] }]\n\
+                  [[ai.services]]\nmodels = { allowed = 'x' }\n";
+    let scene = Scene::with(config).await;
+    let gateway = Gateway::with_key(&scene, "k");
+    let allowed = chat("allowed").to_string();
+    assert_eq!(gateway.send("k", &allowed, &[]).await.status, StatusCode::OK);
+    let long = json!({ "model": "allowed", "messages": [{ "role": "user", "content": "x".repeat(5000) }] }).to_string();
+    for (key, body, status, code) in [
+        ("k", "{", 400, "invalid_request"),
+        ("k", "null", 400, "invalid_request"),
+        ("k", "\u{0}", 400, "invalid_request"),
+        ("k", r#"{"model":"allowed","messages":"hi"}"#, 400, "invalid_request"),
+        ("k", r#"{"model":["allowed"],"messages":[{"role":"user"}]}"#, 400, "invalid_request"),
+        ("k", r#"{"model":"allowed","model":"simulated","messages":[{"role":"user"}]}"#, 400, "invalid_request"),
+        ("k", &long, 413, "request_too_large"),
+        ("k", &chat("simulated").to_string(), 404, "model_not_found"),
+        ("k", &chat("a\r\nx-injected: 1").to_string(), 404, "model_not_found"),
+        ("wrong", &allowed, 401, "invalid_api_key"),
+        ("", &allowed, 401, "invalid_api_key"),
+    ] {
+        let answer = gateway.send(key, body, &[]).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.text());
+        assert_eq!(answer.json()["error"]["code"], code, "{}", answer.text());
+        assert!(answer.json()["error"]["message"].is_string() && answer.json()["error"]["type"].is_string());
+        assert!(answer.headers.get("x-injected").is_none());
+    }
+    let hurried = gateway.send("k", &allowed, &[("x-request-timeout", "soon")]).await;
+    assert_eq!(hurried.status, StatusCode::BAD_REQUEST);
+    assert_eq!(scene.ai.stats().calls, 1, "nothing of this was asked");
+    let failed = scene.daemon.metric("tidegate_api_requests_total{key=\"a\",outcome=\"failed\"}").await;
+    assert!(failed < 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_question_is_answered_from_the_cache_of_its_key_only() {
+    let keys =
+        "{ name = 'a', key = 'a', cache = true }, { name = 'b', key = 'b', cache = true }, { name = 'c', key = 'c' }";
+    let scene = Scene::with(&format!("[api]\nkeys = [{keys}]\n")).await;
+    let gateway = Gateway::of(&scene);
+    let body = chat("simulated").to_string();
+    let mut told = Vec::new();
+    for (key, control) in
+        [("a", ""), ("a", ""), ("b", ""), ("a", "no-cache"), ("c", ""), ("c", "max-age=86400"), ("c", "max-age=86400")]
+    {
+        let answer = gateway.send(key, &body, &[("cache-control", control)]).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        told.push(answer.header("x-tidegate-cache").to_owned());
+    }
+    assert_eq!(told, ["miss", "hit", "miss", "miss", "miss", "miss", "hit"]);
+    assert_eq!(scene.ai.stats().calls, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_rejects_a_request_is_quoted() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    let body = json!({ "model": "simulated", "messages": [{ "role": "user", "content": "[[ai:400]]" }] });
+    let direct = gateway.post_to(&format!("{}/v1/chat/completions", scene.ai.url()), "", &body).await;
+    let through = gateway.post("/v1/chat/completions", &body).await;
+    assert_eq!((through.status, through.text()), (StatusCode::BAD_REQUEST, direct.text()));
+    assert_eq!(scene.ai.stats().calls, 2, "and not asked again");
+}

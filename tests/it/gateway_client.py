@@ -1,0 +1,130 @@
+"""Drives the gateway with OpenAI's own client, unchanged but for the base URL; exits 0 when everything is as it expects.
+
+Usage: gateway_client.py BASE_URL KEY SIMULATOR_URL
+"""
+
+import json
+import sys
+import urllib.request
+
+import openai
+from pydantic import BaseModel
+
+base_url, key, simulator = sys.argv[1:4]
+client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=30)
+QUESTION = [{"role": "user", "content": "what is a tide?"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "moon", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+class Tide(BaseModel):
+    answer: str
+
+
+def behave(**behaviour):
+    """Sets how the simulated AI service behaves; what is not said is healthy."""
+    request = urllib.request.Request(
+        f"{simulator}/sim/behaviour",
+        data=json.dumps(behaviour).encode(),
+        method="PUT",
+        headers={"content-type": "application/json"},
+    )
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10).read()
+
+
+def whole():
+    answer = client.chat.completions.create(model="simulated", messages=QUESTION, temperature=0.2, seed=7)
+    assert answer.choices[0].message.content.startswith("Answer to"), answer
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    raw = client.chat.completions.with_raw_response.create(model="simulated", messages=QUESTION)
+    assert raw.headers["x-tidegate-service"] == "primary", raw.headers
+    assert raw.parse()._request_id is None or raw.parse()._request_id.startswith("req_")
+
+
+def streamed():
+    text, usage = "", None
+    stream = client.chat.completions.create(
+        model="simulated", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+    )
+    for chunk in stream:
+        usage = chunk.usage or usage
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+    assert text.startswith("Answer to") and usage.completion_tokens > 0, (text, usage)
+    with client.chat.completions.create(model="simulated", messages=QUESTION, stream=True) as stream:
+        next(iter(stream))
+
+
+def tools():
+    question = [{"role": "user", "content": "[[ai:handoff]] where is it?"}]
+    answer = client.chat.completions.create(model="simulated", messages=question, tools=[TOOL])
+    call = answer.choices[0].message.tool_calls[0]
+    assert (call.function.name, answer.choices[0].finish_reason) == ("moon", "tool_calls"), answer
+    question += [
+        answer.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "behind a cloud"},
+    ]
+    names = [
+        part.choices[0].delta.tool_calls[0].function.name
+        for part in client.chat.completions.create(
+            model="simulated", messages=question[:1], tools=[TOOL], stream=True
+        )
+        if part.choices and part.choices[0].delta.tool_calls
+    ]
+    assert names == ["moon"], names
+
+
+def structured():
+    answer = client.chat.completions.parse(model="simulated", messages=QUESTION, response_format=Tide)
+    assert isinstance(answer.choices[0].message.parsed, Tide), answer
+
+
+def embedded():
+    answer = client.embeddings.create(model="simulated", input=["a tide", "a moon"], dimensions=16)
+    assert [len(item.embedding) for item in answer.data] == [16, 16]
+    assert [model.id for model in client.models.list()] == ["simulated"]
+    assert client.models.retrieve("simulated").id == "simulated"
+
+
+def refused():
+    for wrong, error in [
+        (lambda: client.with_options(api_key="wrong").models.list(), openai.AuthenticationError),
+        (lambda: client.chat.completions.create(model="unknown", messages=QUESTION), openai.NotFoundError),
+        (lambda: client.chat.completions.create(model="simulated", messages=[]), openai.BadRequestError),
+    ]:
+        try:
+            wrong()
+        except error as refusal:
+            assert refusal.code and refusal.type, refusal
+        else:
+            raise AssertionError(f"{error} was to come")
+
+
+def broken_off():
+    behave(break_stream_after=2, reply_chars=500)
+    try:
+        list(client.chat.completions.create(model="simulated", messages=QUESTION, stream=True))
+    except openai.APIError as error:
+        assert "cannot be reached" in str(error), error
+    else:
+        raise AssertionError("a stream that broke off looks whole")
+    behave()
+
+
+def tried_again():
+    """A 429 tells when to come again; the client obeys and succeeds."""
+    behave(status=429, retry_after=1)
+    try:
+        client.chat.completions.create(model="simulated", messages=QUESTION)
+    except openai.RateLimitError as error:
+        assert 0 < int(error.response.headers["retry-after-ms"]) <= 2000, error.response.headers
+    else:
+        raise AssertionError("a 429 was to come")
+    behave()
+    client.with_options(max_retries=5).chat.completions.create(model="simulated", messages=QUESTION)
+
+
+for part in [whole, streamed, tools, structured, embedded, refused, broken_off, tried_again]:
+    part()
+    print(part.__name__, "ok")

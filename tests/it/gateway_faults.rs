@@ -1,0 +1,293 @@
+//! The gateway in trouble: services that throttle, fail, hang and break off, clients that hurry, dawdle and vanish. Each
+//! gets its status, and afterwards every slot is free.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use tidegate::simulate::{
+    Ai,
+    ai::{self, Behaviour, Quota},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::support::{
+    ANYWHERE, SOON, Scene, eventually,
+    gateway::{Gateway, chat, stream},
+};
+
+/// Long enough to be under way while something happens to it.
+fn slowly() -> Behaviour {
+    Behaviour { chunk_gap_ms: 20, reply_chars: 24 * 500, ..Behaviour::default() }
+}
+
+async fn in_use(scene: &Scene) -> u64 {
+    let shown = scene.daemon.admin("/admin/limiters").await;
+    shown["primary"]["slots"]["in_use"].as_u64().expect("slots are shown")
+}
+
+async fn all_slots_are_free(scene: &Scene) {
+    eventually("every slot is free", SOON, async || in_use(scene).await == 0).await;
+}
+
+async fn breaker(scene: &Scene) -> String {
+    scene.daemon.admin("/admin/breakers").await["primary"]["state"].as_str().expect("it has a state").to_owned()
+}
+
+/// A second service beside the scene's own.
+async fn second() -> (Ai, String) {
+    let ai = Ai::start(ANYWHERE, ai::Options::default()).await.expect("a port is free");
+    let config = format!(
+        "[[ai.services]]\ntimeout = '1s'\n[[ai.services]]\nname = 'second'\nbase_url = '{}/v1'\nmodel = 'other'\n",
+        ai.url()
+    );
+    (ai, config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_reached_is_told_with_the_exact_wait_and_the_service_sees_no_call_too_many() {
+    let limits = "[api]\nwait = '100ms'\n[ai.services.limits]\nwindows = [{ requests = 3, per = '20s' }]\n";
+    let scene = Scene::with(&limits.replace("[ai.services.limits]", "[[ai.services]]\n[ai.services.limits]")).await;
+    let window = Quota { requests: 3, per_ms: 20_000 };
+    scene.ai.behave(Behaviour { quota: vec![window], ..Behaviour::default() });
+    let gateway = Gateway::of(&scene);
+    for _ in 0..3 {
+        assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK);
+    }
+    let asked = Instant::now();
+    let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("rate_limit_exceeded"))
+    );
+    let wait = Duration::from_millis(refused.header("retry-after-ms").parse().unwrap());
+    assert!((Duration::from_secs(15)..Duration::from_millis(20_500)).contains(&wait), "{wait:?}");
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert_eq!(u128::from(seconds), wait.as_millis().div_ceil(1000));
+    tokio::time::sleep_until(asked + wait).await;
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK, "as it was told");
+    assert_eq!(scene.ai.stats().status_429, 0);
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_429_nobody_asks_before_its_time() {
+    let scene = Scene::with("[api]\nwait = '100ms'\n").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { status: 429, retry_after: Some(30), ..Behaviour::default() });
+    for _ in 0..5 {
+        let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert!((1..=40).contains(&refused.header("retry-after").parse::<u64>().unwrap()), "{:?}", refused.headers);
+    }
+    assert_eq!(scene.ai.stats().calls, 1);
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_first_service_hangs_the_second_answers_and_the_first_is_only_probed() {
+    let (second, config) = second().await;
+    let scene = Scene::with(&config).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    let began = Instant::now();
+    let answer = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+    assert_eq!((answer.status, answer.header("x-tidegate-service")), (StatusCode::OK, "second"));
+    assert!(began.elapsed() < Duration::from_secs(3), "within one timeout: {:?}", began.elapsed());
+    assert_eq!(answer.json()["model"], "other", "it stands in with its own model");
+    eventually("the breaker opens", SOON, async || {
+        gateway.post("/v1/chat/completions", &chat("simulated")).await;
+        breaker(&scene).await != "closed"
+    })
+    .await;
+    let (touched, answered) = (scene.ai.stats().calls, second.stats().calls);
+    for _ in 0..20 {
+        assert_eq!(gateway.post("/v1/chat/completions", &stream("simulated")).await.status, StatusCode::OK);
+    }
+    assert_eq!(second.stats().calls - answered, 20);
+    assert!(scene.ai.stats().calls - touched <= 3, "only probes: {}", scene.ai.stats().calls - touched);
+    scene.ai.behave(Behaviour::default());
+    eventually("the first answers again", SOON, async || {
+        gateway.post("/v1/chat/completions", &chat("simulated")).await.header("x-tidegate-service") == "primary"
+    })
+    .await;
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_tried_again_while_nothing_has_reached_the_client() {
+    let scene = Scene::with("[api]\nbackoff_factor = 0.2\n").await;
+    let gateway = Gateway::of(&scene);
+    for body in [chat("simulated"), stream("simulated")] {
+        scene.ai.behave(Behaviour { status: 503, ..Behaviour::default() });
+        let before = scene.ai.stats().calls;
+        let heal = async {
+            eventually("it is asked", SOON, async || scene.ai.stats().calls > before).await;
+            scene.ai.behave(Behaviour::default());
+        };
+        let (answer, ()) = tokio::join!(gateway.post("/v1/chat/completions", &body), heal);
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    }
+    let made = scene.daemon.metric("tidegate_api_retries_total{outcome=\"made\"}").await;
+    assert!(made > 1.5, "{made}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_tries_do_not_multiply_an_outage() {
+    let breaker =
+        "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 1000\nfailure_rate = 1.0\nminimum_calls = 1000\n";
+    let scene = Scene::with(&format!("[api]\nbackoff_factor = 0.001\n{breaker}")).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { status: 500, ..Behaviour::default() });
+    for _ in 0..100 {
+        let failed = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+        assert_eq!(
+            (failed.status, &failed.json()["error"]["code"]),
+            (StatusCode::BAD_GATEWAY, &json!("upstream_error"))
+        );
+    }
+    let calls = scene.ai.stats().calls;
+    assert!((101..=121).contains(&calls), "100 requests, a tenth of them again and ten saved up: {calls}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_breaker_is_told_and_costs_no_call() {
+    let breaker = "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 3\nrecovery_timeout = '60s'\n";
+    let scene = Scene::with(&format!("[api]\nmax_retries = 0\nwait = '100ms'\n{breaker}")).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { down: true, ..Behaviour::default() });
+    for _ in 0..3 {
+        assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::BAD_GATEWAY);
+    }
+    let calls = scene.ai.stats().calls;
+    let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("breaker_open"))
+    );
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() > 10, "{:?}", refused.headers);
+    assert_eq!(scene.ai.stats().calls, calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_off_ends_with_an_error_and_counts_against_the_service() {
+    let breaker = "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 3\nrecovery_timeout = '60s'\n";
+    let scene = Scene::with(breaker).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { break_stream_after: 2, reply_chars: 500, ..Behaviour::default() });
+    for _ in 0..3 {
+        let answer = gateway.post("/v1/chat/completions", &stream("simulated")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let events = answer.events();
+        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+        assert_eq!(last["error"]["code"], "upstream_unreachable", "{events:?}");
+        assert_eq!(events.len(), 3, "no further try, whose parts would follow: {events:?}");
+    }
+    assert_eq!(scene.ai.stats().calls, 3);
+    eventually("the breaker opens", SOON, async || breaker(&scene).await == "open").await;
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_takes_its_call_with_it() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(slowly());
+    let mut streaming = gateway.begin(&stream("simulated")).await;
+    assert!(streaming.chunk().await.unwrap().is_some());
+    assert_eq!(in_use(&scene).await, 1);
+    drop(streaming);
+    eventually("the stream's call is cancelled", SOON, async || scene.ai.stats().aborted_by_client == 1).await;
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    for body in [chat("simulated"), stream("simulated")] {
+        let before = scene.ai.stats().hung;
+        let waiting = gateway.begin(&body);
+        tokio::pin!(waiting);
+        eventually("it is asked", SOON, async || {
+            let _ = timeout(Duration::from_millis(1), &mut waiting).await;
+            scene.ai.stats().hung > before
+        })
+        .await;
+    }
+    eventually("the others' too", SOON, async || scene.ai.stats().aborted_by_client == 3).await;
+    all_slots_are_free(&scene).await;
+    assert_eq!(breaker(&scene).await, "closed", "none of it was the service's fault");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_in_a_hurry_is_told_in_time_and_proves_nothing_against_the_service() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    for body in [chat("simulated"), stream("simulated")].iter().cycle().take(12) {
+        let answer = gateway.send(crate::support::KEY, &body.to_string(), &[("x-request-timeout", "0.2")]).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!("timeout")));
+    }
+    assert_eq!(breaker(&scene).await, "closed");
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_does_not_read_holds_up_nobody_and_is_given_up() {
+    let scene =
+        Scene::with("[http]\nrequest_timeout = '3s'\n[broker.spool]\nconfirm_within = '1s'\n[api]\nwait = '1s'\n")
+            .await;
+    let gateway = Gateway::of(&scene);
+    // More than the sockets between them take.
+    scene.ai.behave(Behaviour { reply_chars: 2_000_000, ..Behaviour::default() });
+    let unread = gateway.begin(&stream("simulated")).await;
+    scene.ai.behave(Behaviour { chunk_gap_ms: 1, reply_chars: 24 * 20, ..Behaviour::default() });
+    let all = (0..30).map(|_| gateway.clone()).map(|gateway| async move {
+        let answer = gateway.post("/v1/chat/completions", &stream("simulated")).await;
+        answer.events().last() == Some(&"[DONE]")
+    });
+    let finished = futures_util::future::join_all(all).await;
+    assert!(finished.iter().all(|finished| *finished));
+    assert_eq!(in_use(&scene).await, 1, "the one who does not read holds his slot still");
+    all_slots_are_free(&scene).await;
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_limits_of_its_own_and_a_budget_for_the_month() {
+    let keys = "{ name = 'few', key = 'few', limits = { windows = [{ requests = 2, per = '60s' }] } }, \
+                { name = 'poor', key = 'poor', monthly_budget = 1 }, { name = 'free', key = 'free' }";
+    let mut scene = Scene::with(&format!("[api]\nwait = '100ms'\nkeys = [{keys}]\n")).await;
+    let gateway = Gateway::of(&scene);
+    let body = chat("simulated").to_string();
+    let mut statuses = Vec::new();
+    for key in ["few", "few", "few", "poor", "poor", "free"] {
+        let answer = gateway.send(key, &body, &[]).await;
+        let code = answer.json()["error"]["code"].as_str().unwrap_or_default().to_owned();
+        statuses.push((answer.status.as_u16(), code));
+    }
+    let told: Vec<(u16, &str)> = statuses.iter().map(|(status, code)| (*status, code.as_str())).collect();
+    let expected =
+        [(200, ""), (200, ""), (429, "rate_limit_exceeded"), (200, ""), (429, "insufficient_quota"), (200, "")];
+    assert_eq!(told, expected);
+    scene.daemon.terminate();
+    eventually("the node ends", SOON, async || scene.daemon.ended().is_some()).await;
+    scene.daemon.restart("").await;
+    let gateway = Gateway::of(&scene);
+    eventually("what was used is remembered", SOON, async || {
+        gateway.send("poor", &body, &[]).await.status == StatusCode::TOO_MANY_REQUESTS
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_ends_its_streams_with_a_word() {
+    let mut scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { chunk_gap_ms: 200, reply_chars: 24 * 1000, ..Behaviour::default() });
+    let mut streaming = gateway.begin(&stream("simulated")).await;
+    assert!(streaming.chunk().await.unwrap().is_some());
+    scene.daemon.terminate();
+    let mut said = Vec::new();
+    while let Ok(Some(part)) = streaming.chunk().await {
+        said.extend_from_slice(&part);
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("\"code\":\"stopping\""), "{}", &said[said.len().saturating_sub(300)..]);
+    eventually("the node ends", SOON, async || scene.daemon.ended().is_some()).await;
+}

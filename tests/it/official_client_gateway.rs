@@ -1,0 +1,40 @@
+//! Proves the gateway with OpenAI's own clients, in Python and in JavaScript.
+
+use std::{path::Path, process::Command};
+
+use crate::{
+    official_client::{python, tools},
+    support::{KEY, Scene},
+};
+
+async fn runs(mut client: Command, scene: &Scene) {
+    client.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let output = tokio::task::spawn_blocking(move || client.output()).await.unwrap().expect("it can be started");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (said(&output.stdout), said(&output.stderr));
+    assert!(output.status.success(), "{out}{err}\n{}", scene.daemon.log_tail());
+}
+
+fn script(program: impl AsRef<std::ffi::OsStr>, name: &str, scene: &Scene) -> Command {
+    let mut command = Command::new(program);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(name));
+    command.args([&scene.daemon.url("/v1"), KEY, &scene.ai.url()]);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_python_client_works_against_the_gateway() {
+    let scene = Scene::with("[api]\nmax_retries = 0\nwait = '100ms'\n").await;
+    runs(script(python(), "gateway_client.py", &scene), &scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_javascript_client_works_against_the_gateway() {
+    let scene = Scene::with("[api]\nmax_retries = 0\nwait = '100ms'\n").await;
+    let folder = tools().join("node");
+    let installed = folder.join("node_modules/openai").exists();
+    assert!(installed, "run scripts/test, or: npm install --prefix {} openai", folder.display());
+    let mut client = script("node", "gateway_client.mjs", &scene);
+    client.arg(folder);
+    runs(client, &scene).await;
+}
