@@ -15,6 +15,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::http::Answer;
+
 /// The secret of the webhooks.
 pub const SECRET: &str = "bench-secret";
 
@@ -87,7 +89,8 @@ pub async fn load(to: SocketAddr, plan: Plan) -> Load {
 async fn send(to: SocketAddr, plan: Plan, next: Arc<AtomicU64>, began: Instant) -> (Vec<(u64, Instant, u32)>, u64) {
     let mut connection = TcpStream::connect(to).await.expect("it listens");
     connection.set_nodelay(true).expect("it is a socket");
-    let (mut sent, mut failed, mut buffer) = (Vec::new(), 0, vec![0; 8_192]);
+    let (mut sent, mut failed) = (Vec::new(), 0);
+    let (mut answer, mut buffer) = (Answer::default(), vec![0; 8_192]);
     while began.elapsed() < plan.within {
         let place = next.fetch_add(1, Ordering::Relaxed);
         if place >= plan.total {
@@ -101,28 +104,20 @@ async fn send(to: SocketAddr, plan: Plan, next: Arc<AtomicU64>, began: Instant) 
         let request = webhook(n, plan.conversations);
         let due = due.unwrap_or_else(Instant::now);
         connection.write_all(&request).await.expect("it takes requests");
-        failed += u64::from(answer(&mut connection, &mut buffer).await != 200);
+        failed += u64::from(hear(&mut connection, &mut answer, &mut buffer).await != 200);
         sent.push((n, due, u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX)));
     }
     (sent, failed)
 }
 
 /// Reads one answer; its status.
-async fn answer(connection: &mut TcpStream, buffer: &mut [u8]) -> u16 {
-    let mut filled = 0;
+async fn hear(connection: &mut TcpStream, answer: &mut Answer, buffer: &mut [u8]) -> u16 {
+    answer.clear();
     loop {
-        let read = connection.read(&mut buffer[filled..]).await.expect("it answers");
+        let read = connection.read(buffer).await.expect("it answers");
         assert!(read > 0, "the connection was closed");
-        filled += read;
-        let text = &buffer[..filled];
-        let Some(end) = find(text, b"\r\n\r\n") else { continue };
-        let head = std::str::from_utf8(&text[..end]).expect("a head is text");
-        let length = head
-            .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok())
-            .unwrap_or(0);
-        if filled >= end + 4 + length {
-            return head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+        if answer.take(&buffer[..read]) {
+            return answer.status;
         }
     }
 }

@@ -11,7 +11,9 @@ mod broker;
 mod client;
 mod daemon;
 mod e2e;
+mod gateway;
 mod guards;
+mod http;
 mod ingest;
 mod memory;
 #[allow(dead_code, unused_imports, reason = "the integration tests use what this does not")]
@@ -22,7 +24,7 @@ mod rabbitmq;
 mod redis;
 mod stubs;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// What is asked for on the command line.
 #[derive(Clone)]
@@ -34,33 +36,49 @@ struct Options {
     conversations: u64,
     concurrency: usize,
     ai_latency: Duration,
+    /// Of the gateway: calls a second, how long a turn lasts, streams at once, whether other gateways are measured too,
+    /// and what is measured in the daemon's place.
+    rate: f64,
+    segment: Duration,
+    streams: usize,
+    peers: bool,
+    elsewhere: Option<SocketAddr>,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let number = |name: &str, default: u64| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
-    };
+    let word = |name: &str| arguments.get(arguments.iter().position(|argument| argument == name)? + 1);
+    let number = |name: &str, default: u64| word(name).and_then(|word| word.parse().ok()).unwrap_or(default);
     let smoke = arguments.iter().any(|argument| argument == "--smoke");
+    let which = arguments.first().map(String::as_str);
+    // Short turns, and many of them.
+    let (seconds, rounds) = if which == Some("gateway") { (2, 7) } else { (5, 3) };
+    let seconds = number("--seconds", if smoke { 1 } else { seconds });
     let options = Options {
-        seconds: number("--seconds", if smoke { 1 } else { 5 }),
-        rounds: number("--rounds", if smoke { 1 } else { 3 }) as usize,
+        seconds,
+        rounds: number("--rounds", if smoke { 1 } else { rounds }) as usize,
         connections: number("--connections", 64) as usize,
         messages: number("--messages", if smoke { 500 } else { 20_000 }),
         conversations: number("--conversations", 1_000),
         concurrency: number("--concurrency", 256) as usize,
         ai_latency: Duration::from_millis(number("--ai-latency-ms", 0)),
+        rate: number("--rate", 1_000) as f64,
+        segment: if smoke { Duration::from_millis(300) } else { Duration::from_secs(seconds) },
+        streams: number("--streams", if smoke { 20 } else { 200 }) as usize,
+        peers: !smoke && !arguments.iter().any(|argument| argument == "--no-peers"),
+        elsewhere: word("--at").and_then(|address| address.parse().ok()),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
-    match arguments.first().map(String::as_str) {
+    match which {
         Some("ingest") => runtime.block_on(ingest::ingest(&options)),
         Some("e2e") => runtime.block_on(e2e::e2e(&options)),
         Some("broker") => runtime.block_on(broker::broker(&options)),
+        Some("gateway") => runtime.block_on(gateway::gateway(&options)),
+        Some("bare-gateway") => runtime.block_on(gateway::bare::serve(&arguments[1..])),
         Some("guards") => runtime.block_on(guards::guards(&options)),
         Some("memory") => runtime.block_on(memory::memory(&options)),
         // `cargo bench` and `cargo test --benches` call it without a name.
-        _ => println!("say which: ingest, e2e, broker, guards, memory"),
+        _ => println!("say which: ingest, e2e, broker, gateway, guards, memory"),
     }
 }
 
