@@ -11,6 +11,7 @@ import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import anthropic
 import openai
 import sunshine_conversations_client as sunco
 from sunshine_conversations_client.model import (
@@ -203,6 +204,8 @@ def ai(url, key):
     assert handed.choices[0].message.tool_calls[0].function.name == "to_human"
     assert len(client.embeddings.create(model="e", input=["a", "b"]).data[1].embedding) == 8
     assert client.models.list().data[0].id
+    azure(url, key, asked)
+    claude(url, key, asked)
     sim(url, "PATCH", "behaviour", {"quota": [{"requests": 0, "per_ms": 3000}]})
     try:
         client.chat.completions.create(model="m", messages=asked)
@@ -214,6 +217,44 @@ def ai(url, key):
         raise AssertionError("no 401")
     except openai.AuthenticationError:
         pass
+
+
+def azure(url, key, asked):
+    client = openai.AzureOpenAI(
+        azure_endpoint=url, api_key=key, api_version="2024-10-21", max_retries=0, timeout=10
+    )
+    answer = client.chat.completions.create(model="deployed", messages=asked)
+    assert answer.choices[0].message.content == "Answer to [ref:0000000a]" and answer.model == "deployed", answer
+    assert len(client.embeddings.create(model="e", input=["a", "b"]).data[1].embedding) == 8
+
+
+def claude(url, key, asked):
+    client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=10)
+    tool = {"name": "to_human", "input_schema": {"type": "object", "properties": {}}}
+    answer = client.messages.create(model="m", max_tokens=9, system="be kind", messages=asked)
+    assert answer.content[0].text == "Answer to [ref:0000000a]" and answer.stop_reason == "end_turn", answer
+    assert answer.usage.input_tokens > 0 and answer.usage.output_tokens > 0, answer
+    with client.messages.stream(model="m", max_tokens=9, messages=asked) as stream:
+        assert "".join(stream.text_stream) == "Answer to [ref:0000000a]"
+        assert stream.get_final_message().usage.output_tokens == answer.usage.output_tokens
+    handing = [{"role": "user", "content": "[[ai:handoff]]"}]
+    with client.messages.stream(model="m", max_tokens=9, messages=handing, tools=[tool]) as stream:
+        handed = stream.get_final_message()
+    assert (handed.content[0].name, handed.content[0].input, handed.stop_reason) == ("to_human", {}, "tool_use"), handed
+    for text, refused in [("[[ai:529]]", anthropic.APIStatusError), ("[[ai:429]]", anthropic.RateLimitError)]:
+        try:
+            client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": text}])
+            raise AssertionError(text)
+        except refused as error:
+            assert error.body["error"]["type"] in ("overloaded_error", "rate_limit_error"), error.body
+    sim(url, "PATCH", "behaviour", {"stream_error_after": 4})
+    try:
+        with client.messages.stream(model="m", max_tokens=9, messages=asked) as stream:
+            stream.until_done()
+        raise AssertionError("no error")
+    except anthropic.APIStatusError as error:
+        assert error.body["error"]["type"] == "overloaded_error", error.body
+    sim(url, "PATCH", "behaviour", {"stream_error_after": 0})
 
 
 def main():

@@ -1,4 +1,4 @@
-//! Proves the simulators with foreign clients: Zendesk's own Python package and OpenAI's.
+//! Proves the simulators with foreign clients: the Python packages of Zendesk, OpenAI and Anthropic.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub fn python() -> PathBuf {
     assert!(
         python.exists(),
         "{} is missing; run scripts/test, or: python3 -m venv {venv} && {venv}/bin/pip install \
-         sunshine-conversations-client==17.0.1 openai prometheus-client",
+         sunshine-conversations-client==17.0.1 anthropic openai prometheus-client",
         python.display(),
         venv = venv.display(),
     );

@@ -1,6 +1,6 @@
 //! The APIs the service speaks, and what they do not have in common.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -26,14 +26,15 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The key that a call shows.
+    /// The key that a call shows. Anthropic's reference demands `x-api-key`, its newer Python clients send a bearer key.
     pub fn key<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        let (name, prefix) = match self {
-            Self::Openai => (header::AUTHORIZATION, "Bearer "),
-            Self::Azure { .. } => (HeaderName::from_static("api-key"), ""),
-            Self::Anthropic => (HeaderName::from_static("x-api-key"), ""),
-        };
-        headers.get(name)?.to_str().ok()?.strip_prefix(prefix)
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let bearer = || text("authorization")?.strip_prefix("Bearer ");
+        match self {
+            Self::Openai => bearer(),
+            Self::Azure { .. } => text("api-key"),
+            Self::Anthropic => text("x-api-key").or_else(bearer),
+        }
     }
 
     /// Reads what is asked.
