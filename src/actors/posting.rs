@@ -231,7 +231,7 @@ impl Poster {
             self.parts.zendesk_up.store(works, Ordering::Relaxed);
             match sent {
                 Ok(()) => {
-                    self.parts.posts.succeeded(None);
+                    self.parts.posts.succeeded();
                     return Ok(took);
                 }
                 Err(client::Error::Unknown(_)) => {

@@ -25,6 +25,6 @@ pub struct Tokens {
 impl Tokens {
     /// Both together.
     pub fn total(self) -> u64 {
-        self.input + self.output
+        self.input.saturating_add(self.output)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! OpenAI's API reference: "Create chat completion", "Create embeddings".
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,6 +12,10 @@ use serde_json::{Map, Value, value::RawValue};
 
 /// Fields of one request; OpenAI knows some 40.
 const FIELDS_MAX: usize = 256;
+
+/// Tokens that an answer is expected to have at most, whatever the client allows: else a large number would take a whole
+/// window of the service's limit for one call.
+const ANSWER_TOKENS_MAX: u64 = 4096;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +62,9 @@ impl Request {
         let model: Option<String> = read(field("model"), "model", "a string")?;
         let model = model.filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| Invalid::of("model", "`model` is missing; name the model to ask"))?;
-        let options: Option<Map<String, Value>> = read(field("stream_options"), "stream_options", "an object")?;
-        let wants_usage = options.is_some_and(|options| options.get("include_usage") == Some(&Value::Bool(true)));
+        let options: Option<Options> = read(field("stream_options"), "stream_options", "an object")?;
+        let wants_usage =
+            options.is_some_and(|options| options.get("include_usage").is_some_and(|it| it.get() == "true"));
         let subject_is_there = match kind {
             Kind::Chat => has_messages(field("messages"))?,
             Kind::Embeddings => field("input").is_some_and(|input| input.get() != "null"),
@@ -73,6 +78,11 @@ impl Request {
     /// A field as it was sent.
     pub fn field(&self, name: &str) -> Option<&RawValue> {
         find(&self.fields, name)
+    }
+
+    /// Bytes of all values together.
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(_, value)| value.get().len()).sum()
     }
 
     /// All fields as they were sent, in their order.
@@ -103,9 +113,9 @@ impl Request {
 
     fn stream_options(&self) -> String {
         let given = self.field("stream_options").and_then(|given| serde_json::from_str(given.get()).ok());
-        let mut options: Map<String, Value> = given.unwrap_or_default();
-        options.insert("include_usage".into(), Value::Bool(true));
-        Value::Object(options).to_string()
+        let mut options: Options = given.unwrap_or_default();
+        options.insert("include_usage".into(), RawValue::TRUE.to_owned());
+        serde_json::to_string(&options).expect("JSON is written as it was read")
     }
 
     /// The same for whatever asks for the same: without what only says how the answer is to come, in one order.
@@ -117,14 +127,19 @@ impl Request {
         serde_json::to_vec(&told.collect::<Map<String, Value>>()).expect("JSON is written as it was read")
     }
 
-    /// A rough count of the tokens it will use: four bytes each (the rule of thumb of OpenAI's tokenizer guide), and as
-    /// many for the answer as it may have at most, if it says so.
+    /// A rough count of the tokens it will use: those of the question, and as many for the answer as it may have, if it
+    /// says so, within reason.
     pub fn tokens(&self) -> u64 {
-        let asked = ["messages", "input", "tools", "prompt"].into_iter().filter_map(|name| self.field(name));
-        let bytes: usize = asked.map(|value| value.get().len()).sum();
         let answer = ["max_completion_tokens", "max_tokens"].into_iter().filter_map(|name| self.field(name));
         let answer = answer.filter_map(|value| value.get().parse::<u64>().ok()).next().unwrap_or(0);
-        (bytes as u64 / 4).saturating_add(answer)
+        self.tokens_asked().saturating_add(answer.min(ANSWER_TOKENS_MAX))
+    }
+
+    /// A rough count of the tokens of the question: four bytes each (the rule of thumb of OpenAI's tokenizer guide).
+    pub fn tokens_asked(&self) -> u64 {
+        let asked = ["messages", "input", "tools", "prompt"].into_iter().filter_map(|name| self.field(name));
+        let bytes: usize = asked.map(|value| value.get().len()).sum();
+        bytes as u64 / 4
     }
 }
 
@@ -133,6 +148,9 @@ impl Invalid {
         Self { message: message.into(), param: Some(param) }
     }
 }
+
+/// Named values that are passed on as they came.
+type Options = BTreeMap<String, Box<RawValue>>;
 
 /// The parser's own words may repeat what was sent; only the place is told.
 fn unreadable(error: &serde_json::Error) -> Invalid {
@@ -300,6 +318,7 @@ mod tests {
         assert!((100..120).contains(&tokens("")));
         assert_eq!(tokens(r#","max_tokens":1000"#), tokens("") + 1000);
         assert_eq!(tokens(r#","max_tokens":null"#), tokens(""));
+        assert_eq!(tokens(r#","max_tokens":999999999"#), tokens("") + ANSWER_TOKENS_MAX);
     }
 
     proptest! {

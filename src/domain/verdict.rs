@@ -17,7 +17,7 @@ pub enum Failure {
     /// The service answered 429; how long it asks to wait, if it says so.
     #[error("429")]
     Throttled(Option<Duration>),
-    /// The service cannot be used as configured: 401, 403, 404 (unknown model), no address.
+    /// The service cannot be used as configured: 401, 402 (its account), 403, 404 (unknown model), 407, no address.
     #[error("unusable: status {0}")]
     Unusable(u16),
     /// The service refuses this request: 400, 413, 422 and other 4xx.
@@ -26,6 +26,9 @@ pub enum Failure {
     /// The service declines to answer this content.
     #[error("content refused")]
     ContentRefused,
+    /// The question has too little time left for a call; nobody was asked.
+    #[error("out of time")]
+    OutOfTime,
     /// The answer holds no text, or is no answer at all.
     #[error("unusable answer")]
     UnusableAnswer,
@@ -50,7 +53,7 @@ pub fn blame(failure: &Failure) -> Blame {
         Failure::Connect | Failure::Timeout | Failure::Unavailable(_) | Failure::Throttled(_) => Blame::Service,
         Failure::Unusable(_) => Blame::Setup,
         Failure::Rejected(_) | Failure::UnusableAnswer => Blame::Message,
-        Failure::ContentRefused => Blame::Hopeless,
+        Failure::ContentRefused | Failure::OutOfTime => Blame::Hopeless,
     }
 }
 
@@ -65,7 +68,7 @@ impl Failure {
             200..=299 => None,
             408 => Some(Self::Timeout),
             429 => Some(Self::Throttled(retry_after)),
-            401 | 403 | 404 => Some(Self::Unusable(status)),
+            401..=404 | 407 => Some(Self::Unusable(status)),
             400..=499 => Some(Self::Rejected(status)),
             _ => Some(Self::Unavailable(status)),
         }
@@ -81,13 +84,14 @@ impl Failure {
             Self::Unusable(_) => "unusable",
             Self::Rejected(_) => "4xx",
             Self::ContentRefused => "content_refused",
+            Self::OutOfTime => "out_of_time",
             Self::UnusableAnswer => "unusable_answer",
         }
     }
 
     /// Every kind, for metrics that start at zero.
-    pub const KINDS: [&'static str; 8] =
-        ["connect", "timeout", "5xx", "429", "unusable", "4xx", "content_refused", "unusable_answer"];
+    pub const KINDS: [&'static str; 9] =
+        ["connect", "timeout", "5xx", "429", "unusable", "4xx", "content_refused", "out_of_time", "unusable_answer"];
 }
 
 #[cfg(test)]
@@ -103,6 +107,8 @@ mod tests {
             (429, Blame::Service),
             (408, Blame::Service),
             (401, Blame::Setup),
+            (402, Blame::Setup),
+            (407, Blame::Setup),
             (403, Blame::Setup),
             (404, Blame::Setup),
             (400, Blame::Message),

@@ -30,7 +30,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    breaker::{FailureKind, Outcome},
+    breaker::{Caller, FailureKind, Outcome},
     bulkhead::Bulkhead,
 };
 use crate::{
@@ -196,9 +196,23 @@ impl Stack {
         };
         progress.asking(service.name);
         let began = self.clock.monotonic();
-        let outcome = call().await;
-        let took = self.clock.monotonic().saturating_sub(began);
-        self.learn(service, pass, &permit, took, &outcome);
+        let took = || self.clock.monotonic().saturating_sub(began);
+        let call = call();
+        tokio::pin!(call);
+        let mut pass = Some(pass);
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut call => outcome,
+            () = question.has_begun() => {
+                // Whoever waits for the service to prove itself does not wait for the end of a long answer.
+                if let Some(pass) = pass.take() {
+                    succeeded(service, pass, took());
+                }
+                call.await
+            }
+        };
+        let took = took();
+        self.learn(service, question.caller, pass, &permit, took, &outcome);
         drop(permit);
         drop(slot);
         progress.answered(service.name, took, outcome_of(&outcome).map_or_else(Failure::kind, |_| "ok"));
@@ -269,50 +283,68 @@ impl Stack {
         permit.ok_or_else(|| (Wait::Limiter, self.clock.monotonic()))
     }
 
-    /// Tells all guards how a call ended.
+    /// Tells all guards how a call ended; without a pass they know already that it began well.
     fn learn<T: Brought>(
         &self,
         service: &Service,
-        pass: gate::Pass<'_>,
+        caller: Caller<'_>,
+        pass: Option<gate::Pass<'_>>,
         permit: &permits::Call,
         took: Duration,
         outcome: &Result<T, Failure>,
     ) {
         let tokens = outcome.as_ref().map(Brought::tokens).unwrap_or_default();
-        if tokens.total() > 0 {
-            permit.settle(tokens.total());
+        match outcome {
+            // What it refuses to read it does not count.
+            Err(Failure::Rejected(_) | Failure::OutOfTime) => permit.settle(0),
+            _ if tokens.total() > 0 => permit.settle(tokens.total()),
+            _ => {}
         }
         let took = outcome.as_ref().ok().and_then(Brought::began_after).unwrap_or(took);
         let outcome = outcome_of(outcome);
         self.metrics.asked(service.name, took, outcome.map(|_| ()), tokens);
+        if let Ok(brought) = outcome {
+            service.permits.hear_limit(brought.limit_requests());
+        }
+        // Half an answer began well and failed afterwards: that is evidence of its own.
+        let pass = match (pass, outcome) {
+            (Some(pass), _) => pass,
+            (None, Ok(_)) => return,
+            (None, Err(_)) => match service.gate.admit(caller) {
+                Ok(pass) => pass,
+                Err(_) => return,
+            },
+        };
         match outcome {
-            Ok(brought) => {
-                service.permits.succeeded(brought.limit_requests());
-                pass.report(Outcome::Success { took });
-                service.bulkhead.succeeded();
-            }
-            Err(Failure::Throttled(retry_after)) => {
-                service.permits.throttled(*retry_after);
-                pass.report(Outcome::Neutral);
-            }
-            Err(failure) => {
-                let kind = match failure {
-                    Failure::Connect => Some(FailureKind::Connect),
-                    Failure::Timeout => Some(FailureKind::Timeout),
-                    Failure::Unavailable(_) => Some(FailureKind::ServerError),
-                    _ => None,
-                };
-                match kind {
-                    Some(kind) => {
-                        pass.report(Outcome::Failure { kind });
-                        service.bulkhead.failed();
-                    }
-                    // It answered, if only to refuse.
-                    None => pass.report(Outcome::Success { took }),
-                }
-            }
+            Ok(_) => succeeded(service, pass, took),
+            Err(failure) => failed(service, pass, took, failure),
         }
     }
+}
+
+/// The service answers.
+fn succeeded(service: &Service, pass: gate::Pass<'_>, took: Duration) {
+    service.permits.succeeded();
+    pass.report(Outcome::Success { took });
+    service.bulkhead.succeeded();
+}
+
+fn failed(service: &Service, pass: gate::Pass<'_>, took: Duration, failure: &Failure) {
+    let kind = match failure {
+        Failure::Connect => FailureKind::Connect,
+        Failure::Timeout => FailureKind::Timeout,
+        Failure::Unavailable(_) => FailureKind::ServerError,
+        Failure::Throttled(retry_after) => {
+            service.permits.throttled(*retry_after);
+            return pass.report(Outcome::Neutral);
+        }
+        // Nobody was asked.
+        Failure::OutOfTime => return pass.report(Outcome::Neutral),
+        // It answered, if only to refuse.
+        _ => return pass.report(Outcome::Success { took }),
+    };
+    pass.report(Outcome::Failure { kind });
+    service.bulkhead.failed();
 }
 
 /// How one service was asked.

@@ -296,20 +296,23 @@ impl Permits {
         }
     }
 
-    /// The service answered; `limit` is what its headers say of its own limit of requests a minute.
-    pub fn succeeded(&self, limit: Option<u64>) {
+    /// The service answered.
+    pub fn succeeded(&self) {
         self.slow_start.lock().succeeded();
-        // A limit told without a unit can only be compared with one of ours per minute.
-        let limit = limit.filter(|_| self.limits.per_minute > 0);
         if let Some(fleet) = &self.fleet {
-            fleet.succeeded(limit);
+            fleet.succeeded(None);
         }
-        let limiter = &mut self.machine.lock().limiter;
-        let now = self.clock.monotonic();
-        limiter.succeeded(now);
-        if let Some(limit) = limit {
-            limiter.limit_header(now, limit);
+        self.machine.lock().limiter.succeeded(self.clock.monotonic());
+    }
+
+    /// What the headers of an answer say of the service's own limit of requests a minute, if they do.
+    pub fn hear_limit(&self, limit: Option<u64>) {
+        // A limit told without a unit can only be compared with one of ours per minute.
+        let Some(limit) = limit.filter(|_| self.limits.per_minute > 0) else { return };
+        if let Some(fleet) = &self.fleet {
+            fleet.succeeded(Some(limit));
         }
+        self.machine.lock().limiter.limit_header(self.clock.monotonic(), limit);
     }
 
     /// A call has ended, or a permit has gone back.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::{breaker::Caller, cache::Key, fair::Class};
 use crate::domain::{
     answer::{Answer, Tokens},
@@ -35,8 +37,20 @@ pub struct Question<'a> {
     pub key: Option<Key>,
     /// Which services may be asked, in order, by their place among all; `None`: all.
     pub chain: Option<&'a [usize]>,
+    /// Rung when the first part of an answer is there, if it comes in parts.
+    pub begun: Option<&'a Notify>,
     /// How long (monotonic) somebody to ask is waited for; `None`: as long as it takes.
     pub until: Option<Duration>,
+}
+
+impl Question<'_> {
+    /// Waits for the first part of an answer.
+    pub(super) async fn has_begun(&self) {
+        match self.begun {
+            Some(begun) => begun.notified().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// How a question failed.

@@ -61,6 +61,7 @@ impl Chain {
             tokens: 1,
             key: None,
             chain: None,
+            begun: None,
             until: None,
         }
     }

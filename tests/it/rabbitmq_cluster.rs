@@ -142,8 +142,31 @@ impl Trial {
     }
 
     async fn recovers(&self, what: &str, for_a_while: Duration) -> Duration {
-        let waited = self.probes.longest_wait(for_a_while).await;
-        waited.unwrap_or_else(|why| panic!("{what}: {why}\n{}", self.fleet.logs()))
+        match self.probes.longest_wait(for_a_while).await {
+            Ok(waited) => waited,
+            Err(why) => panic!("{what}: {why}\n{}\n{}", self.where_things_stand().await, self.fleet.logs()),
+        }
+    }
+
+    /// What the servers and the nodes know of the queues; for failures.
+    async fn where_things_stand(&self) -> String {
+        let queues = ["list_queues", "name", "leader", "online", "messages_ready", "messages_unacknowledged"];
+        let consumers = ["list_consumers", "queue_name", "channel_pid", "active", "activity_status", "prefetch_count"];
+        let mut told = String::new();
+        for n in 0..NODES {
+            let connected = ["eval", "nodes()."];
+            for question in [&connected[..], &queues[..], &consumers[..]] {
+                told += &format!("server {n}:\n{}\n", block_in_place(|| self.rabbit.told(n, question)));
+            }
+        }
+        for (n, daemon) in self.fleet.daemons.iter().enumerate() {
+            let asked = async || (daemon.admin("/admin/queues").await, daemon.admin("/admin/nodes").await);
+            told += &match tokio::time::timeout(SOON, asked()).await {
+                Ok((queues, nodes)) => format!("node {n}: {queues}\n{nodes}\n"),
+                Err(_) => format!("node {n} does not answer\n"),
+            };
+        }
+        told
     }
 
     async fn strikes(&mut self, fault: Fault) {

@@ -141,6 +141,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         tokens: prompt.tokens(),
         key,
         chain: None,
+        begun: None,
         until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };

@@ -34,10 +34,13 @@ const IN_FLIGHT_MAX: usize = 256;
 /// when it first published there, and nobody else).
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// A channel on which a confirm is waited for so long gives way to another, and the next one on that connection to a third
+/// A channel on which a confirm is waited for so long gives way to another, and if that does no better, to a third
 /// after twice as long, until it is the connection's turn (`confirm_timeout`). When a queue's leader has gone, a channel
 /// asks the next one for what it had sent only after 10 s (RabbitMQ 3.10, `rabbit_fifo_client`); a new channel does at once.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One that gives way within so long beside its patience was of no more use than the one before.
+const SOON_AFTER: Duration = Duration::from_secs(30);
 
 /// What is to be published.
 #[derive(Debug, Clone)]
@@ -221,9 +224,10 @@ impl Publisher {
             self.line.give_up(live.generation);
             return Err(Unconfirmed::Away);
         };
-        let before = last.filter(|last| last.generation == live.generation);
-        let patience =
-            before.map_or(PATIENCE, |last| if last.over.is_cancelled() { last.patience * 2 } else { last.patience });
+        // One that gave way soon after it was opened: the server is slow rather than a leader gone.
+        let slow = last.filter(|last| last.generation == live.generation && last.over.is_cancelled());
+        let slow = slow.filter(|last| last.opened.elapsed() < last.patience + SOON_AFTER);
+        let patience = slow.map_or(PATIENCE, |last| last.patience * 2);
         Ok(Current {
             generation: live.generation,
             number: last.map_or(0, |last| last.number) + 1,

@@ -93,6 +93,23 @@ impl Ai {
         &self.model
     }
 
+    /// Time one call may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether it can be asked this at all. `model`: by the provider's name.
+    ///
+    /// # Errors
+    /// What the provider does not know, as it would say it.
+    pub fn accepts(&self, request: &Request, model: &str) -> Result<(), Refusal> {
+        match self.endpoint.provider {
+            _ if self.endpoint.url(request.kind, model).is_none() => Err(Refusal::of(Failure::Unusable(0))),
+            Provider::Openai | Provider::Azure => Ok(()),
+            Provider::Anthropic => self.endpoint.body(request, model).map(drop),
+        }
+    }
+
     /// What tokens cost.
     pub fn price(&self) -> Price {
         self.price

@@ -1,12 +1,17 @@
 //! One request, from the moment it is let in: the question it puts to the guards, and its few further tries.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, header},
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{Gateway, deadline::Deadline, models::Candidate, quota::Right, refusal::Refusal, watch::Watch};
 use crate::{
@@ -20,6 +25,12 @@ use crate::{
     },
     guard::{Brought, Class, Key, Question, Refused, Tenant, breaker::Caller},
 };
+
+/// Larger requests are not looked up in the cache: to compare them they are read whole, which takes much more memory.
+const CACHED_BYTES_MAX: usize = 256 << 10;
+
+/// Of a stream's bytes that hold one token: a part has about 250 of them around it.
+const BYTES_PER_TOKEN: u64 = 250;
 
 /// How far a pause may be from the one meant, as a share of it.
 const JITTER: f64 = 0.2;
@@ -39,9 +50,22 @@ pub struct Asking {
     arrived: Timestamp,
     right: Right,
     cached_as: Option<Key>,
+    /// Names what is asked by whom, for the breaker's evidence: the same again proves nothing new.
+    subject: String,
+    /// Rung with the first part of a stream.
+    begun: Notify,
+    meter: Mutex<Meter>,
     /// What a service said when it refused.
     said: Mutex<Option<Bytes>>,
     _body: Share,
+}
+
+/// What a call that is under way has used so far.
+#[derive(Default)]
+struct Meter {
+    /// It is under way, and not counted yet.
+    running: bool,
+    bytes: usize,
 }
 
 /// Whether an answer may come from the cache, and be kept in it: the key's policy, unless the request's `Cache-Control`
@@ -76,7 +100,10 @@ impl Asking {
             Kind::Chat => "chat",
             Kind::Embeddings => "embeddings",
         };
-        let tenant = || Tenant::new(&format!("key:{}", gateway.config.keys[key].name));
+        let name = &gateway.config.keys[key].name;
+        let tenant = || Tenant::new(&format!("key:{name}"));
+        let cached = cached && request.bytes() <= CACHED_BYTES_MAX;
+        let subject = format!("{name}/{:016x}", digest(&request));
         let cached_as = cached.then(|| Key::of_request(tenant(), kind, &request.canonical()));
         Self {
             key,
@@ -84,6 +111,9 @@ impl Asking {
             arrived: clock.now(),
             watch: Watch::new(clock),
             chain: candidates.iter().map(|candidate| candidate.service).collect(),
+            subject,
+            begun: Notify::new(),
+            meter: Mutex::default(),
             said: Mutex::default(),
             _body: body,
             gateway,
@@ -104,12 +134,13 @@ impl Asking {
     pub fn question(&self) -> Question<'_> {
         let patience = self.gateway.parts.clock.monotonic() + self.gateway.config.wait;
         Question {
-            caller: Caller { conversation: &self.id, message: &self.id },
+            caller: Caller { conversation: &self.subject, message: &self.id },
             received: self.arrived,
             tokens: self.request.tokens(),
             class: Class::Api,
             key: self.cached_as,
             chain: Some(&self.chain),
+            begun: Some(&self.begun),
             until: Some(patience.min(self.deadline.at)),
         }
     }
@@ -117,16 +148,18 @@ impl Asking {
     /// Asks one service for a whole answer.
     pub async fn complete(&self, service: usize) -> Result<Completion, Failure> {
         let parts = &self.gateway.parts;
-        let model = self.model_of(service);
-        let completion = parts.ai[service].complete(&self.request, model, self.left(), parts.clock.now()).await;
+        let (model, within) = (self.model_of(service), self.enough_for(service)?);
+        self.meter.lock().running = true;
+        let completion = parts.ai[service].complete(&self.request, model, within, parts.clock.now()).await;
         completion.map_err(|refusal| self.note(refusal))
     }
 
     /// Asks one service for an answer in parts; there is a first one.
     pub async fn stream(&self, service: usize) -> Result<Stream, Failure> {
         let parts = &self.gateway.parts;
-        let model = self.model_of(service);
-        let stream = parts.ai[service].stream(&self.request, model, self.left(), parts.clock.now()).await;
+        let (model, within) = (self.model_of(service), self.enough_for(service)?);
+        self.meter.lock().running = true;
+        let stream = parts.ai[service].stream(&self.request, model, within, parts.clock.now()).await;
         stream.map_err(|refusal| self.note(refusal))
     }
 
@@ -135,13 +168,29 @@ impl Asking {
         candidate.map_or(self.request.model.as_str(), |candidate| &candidate.model)
     }
 
-    /// What is left of the time that the configuration gives.
-    fn left(&self) -> Duration {
-        self.deadline.by_config.saturating_sub(self.gateway.parts.clock.monotonic())
+    /// The time for a call: what is left of that which the configuration gives. With less than half of what a call may
+    /// take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
+    fn enough_for(&self, service: usize) -> Result<Duration, Failure> {
+        let gateway = &self.gateway;
+        let left = self.deadline.by_config.saturating_sub(gateway.parts.clock.monotonic());
+        let usual = gateway.parts.ai[service].timeout().min(gateway.request_timeout);
+        if left < usual / 2 { Err(Failure::OutOfTime) } else { Ok(left) }
+    }
+
+    /// The first part of a stream is there.
+    pub fn begins(&self) {
+        self.begun.notify_one();
+    }
+
+    /// So many bytes of an answer have come.
+    pub fn came(&self, bytes: usize) {
+        self.meter.lock().bytes += bytes;
     }
 
     fn note(&self, refusal: client::Refusal) -> Failure {
         *self.said.lock() = refusal.body;
+        // A call that failed is not paid for.
+        self.meter.lock().running = false;
         refusal.failure
     }
 
@@ -204,8 +253,12 @@ impl Asking {
         tokio::time::timeout_at(until, work).await.unwrap_or_else(|_| Err(Refusal::too_late()))
     }
 
-    /// Counts what was used; what it cost, if that is known.
+    /// Counts what was used; what it cost, if that is known. Of what a service does not tell an estimate is counted.
     pub fn used(&self, tokens: Tokens) -> Option<f64> {
+        let Meter { running, bytes } = std::mem::take(&mut *self.meter.lock());
+        let untold = running && tokens.total() == 0 && self.request.kind == Kind::Chat;
+        let estimate = || Tokens { input: self.request.tokens_asked(), output: bytes as u64 / BYTES_PER_TOKEN };
+        let tokens = if untold { estimate() } else { tokens };
         self.right.used(tokens.total());
         let service = self.watch.service()?;
         let place = self.gateway.parts.stack.services().iter().position(|known| known.name == service)?;
@@ -214,6 +267,23 @@ impl Asking {
         self.gateway.metrics.used(&self.gateway.config.keys[self.key].name, service, tokens, cost);
         (!price.is_none()).then_some(cost)
     }
+}
+
+impl Drop for Asking {
+    /// Whoever leaves in the middle of an answer has used what has come of it.
+    fn drop(&mut self) {
+        if self.meter.lock().running {
+            self.used(Tokens::default());
+        }
+    }
+}
+
+fn digest(request: &Request) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, value) in request.fields() {
+        (name, value.get()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 impl Brought for Completion {

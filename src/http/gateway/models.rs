@@ -40,7 +40,18 @@ pub(super) fn candidates(gateway: &Gateway, key: &ApiKey, request: &Request) -> 
         let others = services().filter(|(_, ai)| ai.offers(&request.model).is_none() && !ai.model().is_empty());
         candidates.extend(others.map(|(service, ai)| Candidate { service, model: ai.model().to_owned() }));
     }
-    Ok(candidates)
+    let (mut able, mut refused) = (Vec::new(), None);
+    for candidate in candidates {
+        match gateway.parts.ai[candidate.service].accepts(request, &candidate.model) {
+            Ok(()) => able.push(candidate),
+            // What the first one says of it.
+            Err(why) => drop(refused.get_or_insert(why)),
+        }
+    }
+    match refused {
+        Some(why) if able.is_empty() => Err(Refusal::of(&why.failure).saying(why.body)),
+        _ => Ok(able),
+    }
 }
 
 fn may_use(key: &ApiKey, model: &str) -> bool {

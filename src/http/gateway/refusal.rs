@@ -22,7 +22,10 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Why a request is not answered. Holds nothing that is secret, and no text of the client's.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct Refusal(Box<Told>);
+
+#[derive(Debug, Clone)]
+struct Told {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
@@ -35,25 +38,30 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code, message: message.into(), param: None, retry_after: None, said: None }
+        let (param, retry_after, said) = (None, None, None);
+        Self(Box::new(Told { status, kind, code, message: message.into(), param, retry_after, said }))
+    }
+
+    fn about(mut self, param: Option<&'static str>) -> Self {
+        self.0.param = param;
+        self
     }
 
     /// With when to try again.
     pub fn retry_after(mut self, span: Duration) -> Self {
-        self.retry_after = Some(span);
+        self.0.retry_after = Some(span);
         self
     }
 
     /// With what the service said.
     pub fn saying(mut self, said: Option<Bytes>) -> Self {
-        self.said = said;
+        self.0.said = said;
         self
     }
 
     /// The request is wrong.
     pub fn invalid(message: impl Into<String>, param: Option<&'static str>) -> Self {
-        let refusal = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_request", message);
-        Self { param, ..refusal }
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_request", message).about(param)
     }
 
     /// No such key.
@@ -65,8 +73,7 @@ impl Refusal {
     /// No such model, for this key; which of both is not told.
     pub fn unknown_model() -> Self {
         let message = "the model does not exist, or this key may not use it; GET /v1/models lists those it may";
-        let refusal = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message);
-        Self { param: Some("model"), ..refusal }
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message).about(Some("model"))
     }
 
     /// The body is longer than `limit` bytes.
@@ -176,6 +183,7 @@ impl Refusal {
                 let message = "the AI service declines to answer this content";
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "content_filter", message)
             }
+            Failure::OutOfTime => Self::too_late(),
             Failure::UnusableAnswer => {
                 server(StatusCode::BAD_GATEWAY, "upstream_unusable", "the AI service's answer cannot be understood")
             }
@@ -188,7 +196,8 @@ impl Refusal {
     }
 
     fn body(&self) -> Value {
-        json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
+        let Told { message, kind, param, code, .. } = &*self.0;
+        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
     }
 }
 
@@ -200,14 +209,14 @@ impl From<Invalid> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = self.said.clone().unwrap_or_else(|| self.body().to_string().into());
-        let mut response = (self.status, body).into_response();
+        let body = self.0.said.clone().unwrap_or_else(|| self.body().to_string().into());
+        let mut response = (self.0.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(span) = self.retry_after {
+        if let Some(span) = self.0.retry_after {
             let ms = span.as_micros().div_ceil(1_000);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000) as u64));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms as u64));

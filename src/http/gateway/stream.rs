@@ -15,7 +15,7 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{asking::Asking, refusal::Refusal};
@@ -43,8 +43,8 @@ struct Sink {
     parts: mpsc::Sender<Bytes>,
     /// Told the headers with the first part.
     begun: Mutex<Option<oneshot::Sender<HeaderMap>>>,
-    /// A client that reads nothing for so long is given up.
-    patience: Duration,
+    /// A client that was waited for so long in all is given up.
+    patience: Mutex<Duration>,
 }
 
 /// Why nothing more can be sent.
@@ -54,7 +54,7 @@ struct Gone;
 pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     let (parts, mut received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
-    let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: asking.gateway.request_timeout };
+    let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: Mutex::new(asking.gateway.request_timeout) };
     let task = tokio::spawn(run(asking.clone(), sink));
     let Ok(mut headers) = beginning.await else {
         return Err(task.await.ok().flatten().unwrap_or_else(Refusal::stopping));
@@ -120,11 +120,13 @@ async fn call(asking: &Asking, sink: &Sink, service: usize) -> Result<Streamed, 
     let limit_requests = stream.limit_requests;
     let ended = |tokens, broke_off| Ok(Streamed { tokens, limit_requests, began_after, broke_off });
     sink.begin(asking.watch.headers(&asking.id, Source::Asked));
+    asking.begins();
     let mut tokens = Tokens::default();
     loop {
         match stream.next().await {
             Ok(Some(chunk)) => {
                 tokens = chunk.tokens.unwrap_or(tokens);
+                asking.came(chunk.bytes.len());
                 let is_for_us = chunk.usage_only && !asking.request.wants_usage;
                 if !is_for_us && sink.send(chunk.bytes).await.is_err() {
                     return ended(tokens, None);
@@ -148,7 +150,11 @@ impl Sink {
     }
 
     async fn send(&self, part: Bytes) -> Result<(), Gone> {
-        match timeout(self.patience, self.parts.send(part)).await {
+        let patience = *self.patience.lock();
+        let began = Instant::now();
+        let sent = timeout(patience, self.parts.send(part)).await;
+        *self.patience.lock() = patience.saturating_sub(began.elapsed());
+        match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Gone),
         }

@@ -88,4 +88,9 @@ impl Cluster {
     pub fn ctl(&self, n: usize, arguments: &[&str]) -> String {
         self.servers[n].ctl(arguments)
     }
+
+    /// The same, whether it succeeds or not; one that hangs is not waited for.
+    pub fn told(&self, n: usize, arguments: &[&str]) -> String {
+        self.servers[n].told(&[arguments, &["--timeout", "20"]].concat()).1
+    }
 }
