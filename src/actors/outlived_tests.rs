@@ -101,7 +101,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         nodes: Arc::new(crate::state::nodes::Nodes::new(1, None, clock.clone())),
         redis: None,
         stack,
-        ai: vec![(client::Ai::new(&service, "").unwrap(), "simulated".into())],
+        ai: vec![client::Ai::new(&service, "").unwrap()],
         sunshine: Sunshine::new(&zendesk, clock.clone()).unwrap(),
         zendesk_up: true.into(),
         posts: permits("zendesk"),
