@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::timeout;
 
 use super::roster::Card;
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
 
 /// How often it tells; what a budget may be overdrawn by (see [`Allowance`]) depends on it.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// At the start, a state that is away is asked again after this long: Redis is being connected to.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// At the start and at the end nobody waits longer for the state than this.
 const AT_MOST: Duration = Duration::from_secs(2);
@@ -78,7 +82,11 @@ impl Actor for AllowanceActor {
 
     /// Calls have ended by now.
     async fn post_stop(&self, _: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
-        tell_in_time(&self.state, &self.allowance, "what a key has used last is not counted").await;
+        let told = timeout(AT_MOST, self.allowance.tell(&*self.state)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            let api_key = self.allowance.name();
+            tracing::warn!(api_key, "what the key has used last could not be told, and is not counted");
+        }
         Ok(())
     }
 }
@@ -98,20 +106,16 @@ impl AllowanceActor {
     }
 }
 
-/// Learns what was used before the start. A state that does not answer in time is asked again by the actors; until then
-/// each key goes by what it has used here.
+/// Learns what was used before the start; for when the connections are being kept up, and before calls are let in. A
+/// state that does not answer in time is asked again by the actors; until then each key goes by what it has used here.
 pub(super) async fn learn(state: &Shared, allowances: &[Arc<Allowance>]) {
-    let unknown = "what a key has used before is not known yet";
-    join_all(allowances.iter().map(|allowance| tell_in_time(state, allowance, unknown))).await;
-}
-
-async fn tell_in_time(state: &Shared, allowance: &Allowance, otherwise: &str) {
-    let told = tokio::time::timeout(AT_MOST, allowance.tell(&**state)).await;
-    let api_key = allowance.name();
-    match told {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(api_key, %error, "{otherwise}"),
-        Err(_) => tracing::warn!(api_key, error = "no answer in time", "{otherwise}"),
+    let learnt = allowances.iter().map(|allowance| async move {
+        while allowance.tell(&**state).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    });
+    if timeout(AT_MOST, join_all(learnt)).await.is_err() {
+        tracing::warn!("what API keys have used before is not known yet; each goes by what it uses here");
     }
 }
 

@@ -97,7 +97,6 @@ pub async fn grow(
     if let Err(error) = reconcile::note_alive(parts, desks).await {
         tracing::warn!(%error, "that this node is alive could not be noted");
     }
-    allowance::learn(&parts.state, &parts.allowances).await;
     let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
     let mut children: Vec<Child> = links.into_iter().chain(grower.redis()).chain([grower.guards(guards)]).collect();
     if branches.ingress {
@@ -115,6 +114,7 @@ pub async fn grow(
     children.extend([grower.watchdog(apart.clone()), grower.deputy()]);
     let plan = grower.plan("node", "node", children);
     let (root, ended) = Supervisor::root(&parts.roster, &parts.metrics, plan).await?;
+    allowance::learn(&parts.state, &parts.allowances).await;
     Ok(Tree { root, ended })
 }
 

@@ -1,6 +1,13 @@
-//! What API keys may use: their limiters and budgets stand among the guards.
+//! What API keys may use: their limiters and budgets stand among the guards, and share the services with the chat.
 
-use crate::support::{SOON, Scene, eventually};
+use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    ANYWHERE, Daemon, SOON, Scene, eventually,
+    gateway::{Gateway, chat},
+    redis::Redis,
+};
 
 /// Two keys, one of them limited; a node has the keys of its configuration and no others.
 const KEYS: &str = "[api]\nkeys = [\n\
@@ -26,4 +33,64 @@ async fn limits_and_budgets_of_keys_have_actors_of_their_own_and_are_shown() {
     }
     let guards = scene.daemon.admin("/admin/actors/node/guards").await;
     assert!(!guards.to_string().contains("free"), "{guards}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_one_node_uses_up_is_used_up_on_all() {
+    let redis = Redis::start();
+    let (zendesk, ai) = (Zendesk::start(ANYWHERE, zendesk::Options::default()).await.unwrap(), ai().await);
+    let config = format!(
+        "[api]\nkeys = [{{ name = 'poor', key = 'poor', monthly_budget = 1 }}]\n\
+         [state]\nkind = 'redis'\n[state.redis]\nnodes = ['{}']\n",
+        redis.address()
+    );
+    let first = Scene { daemon: Daemon::start(&config, &zendesk, &ai).await, zendesk, ai };
+    let body = chat("simulated");
+    let gateway = Gateway::with_key(&first, "poor");
+    let asked = gateway.post("/v1/chat/completions", &body).await;
+    assert_eq!(asked.status, 200, "{}", asked.text());
+    let told = async || redis.command(&["KEYS", "*:budget:*:poor"]).contains("poor");
+    eventually("Redis is told", SOON, told).await;
+    let second = Daemon::start(&config, &first.zendesk, &first.ai).await;
+    let refused = gateway.post_to(&second.url("/v1/chat/completions"), "poor", &body).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["code"]), (429, &"insufficient_quota".into()));
+}
+
+async fn ai() -> Ai {
+    Ai::start(ANYWHERE, ai::Options::default()).await.unwrap()
+}
+
+/// Ten calls a second, for a chat with a long backlog and as many programs as always leave some waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_the_chat_leaves_the_api_its_share() {
+    let scene = Scene::with(
+        "[api]\nwait = '20s'\n[cache]\nenabled = false\n[[ai.services]]\nconcurrency = 8\n\
+         limits = { windows = [{ requests = 10, per = '1s' }] }\n",
+    )
+    .await;
+    for n in 0..60 {
+        scene.say(&format!("c{n}"), "hello").await;
+    }
+    let replied = || scene.zendesk.tally().answered;
+    eventually("the chat is at work", SOON, async || replied() >= 4).await;
+    let begun = replied();
+    let gateway = Gateway::of(&scene);
+    let (mut programs, answered) = (JoinSet::new(), std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    for _ in 0..16 {
+        let (gateway, answered) = (gateway.clone(), answered.clone());
+        programs.spawn(async move {
+            loop {
+                let answer = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("the chat has had its share", SOON, async || replied() >= begun + 30).await;
+    let (of_chat, of_api) = (replied() - begun, answered.load(std::sync::atomic::Ordering::Relaxed));
+    programs.shutdown().await;
+    println!("{of_chat} of the chat, {of_api} of the API");
+    // In the order of coming they would wait for the whole backlog.
+    assert!(of_api * 3 >= of_chat * 2 && of_api * 2 <= of_chat * 3, "{of_chat} of the chat, {of_api} of the API");
+    scene.settles().await;
 }
