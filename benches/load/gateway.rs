@@ -53,6 +53,7 @@ pub async fn gateway(options: &Options) {
     for target in &mut all {
         let name = target.name.clone();
         target.ready(STARTS_WITHIN).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+        target.tried(true).await.unwrap_or_else(|why| panic!("{name}, as a stream: {why}"));
     }
     let all = all.each_ref();
     let mut bench = Bench { options, tally: Tally::default(), calls_before: simulator.calls().await };
@@ -123,8 +124,18 @@ impl Bench<'_> {
         let everybody: Vec<&Target> = [direct, ours].into_iter().chain(&peers.targets).collect();
         let (rounds, within) = (self.options.rounds.min(PEERS_ROUNDS_MAX), self.options.segment * 2);
         let at_rate = self.in_turns(&everybody, rounds, async |target| paced(target, PEERS_RATE, within, false)).await;
-        let first =
-            self.in_turns(&everybody, rounds, async |target| paced(target, PEERS_STREAMS_RATE, within, true)).await;
+        let (mut first, mut streaming) = (vec![Vec::new(); everybody.len()], Vec::new());
+        for (place, target) in everybody.iter().enumerate() {
+            match target.tried(true).await {
+                Ok(()) => streaming.push(place),
+                Err(why) => println!("{} is not asked for streams: {why}", target.name),
+            }
+        }
+        let asked: Vec<&Target> = streaming.iter().map(|place| everybody[*place]).collect();
+        let seen = self.in_turns(&asked, rounds, async |target| paced(target, PEERS_STREAMS_RATE, within, true)).await;
+        for (place, rounds) in streaming.into_iter().zip(seen) {
+            first[place] = rounds;
+        }
         let connections = self.options.connections;
         let only: Vec<&Target> = peers.targets.iter().collect();
         let measure = async |target: &Target| closed(target, connections, within, Duration::ZERO, false).await;

@@ -155,16 +155,20 @@ pub fn by_peers(title: &str, all: &[&Target], at_rate: &[Vec<Seen>], first: &[Ve
     head.iter().for_each(|head| print!("{head:>11}"));
     println!();
     let adds = |index: usize| added(&at_rate[index], &at_rate[0], |seen: &Seen| seen.p50);
+    let first_adds = |index: usize| match &first[index][..] {
+        [] => "-".to_owned(),
+        rounds => format!("{:.3}", added(rounds, &first[0], |seen| seen.first_p50)),
+    };
     let speed = |index: usize| of(&full[index], |seen| seen.per_second);
     for (index, target) in all.iter().enumerate() {
         let turns = || [at_rate, first, full].into_iter().flat_map(move |turns| &turns[index]);
         println!(
-            "  {:<30}{:>11.3}{:>11.3}{:>11.3}{:>11.3}{:>11.0}{:>11.3}{:>11.1}{:>11}",
+            "  {:<30}{:>11.3}{:>11.3}{:>11.3}{:>11}{:>11.0}{:>11.3}{:>11.1}{:>11}",
             target.name,
             of(&at_rate[index], |seen| seen.p50),
             adds(index),
             of(&at_rate[index], |seen| seen.p99),
-            added(&first[index], &first[0], |seen| seen.first_p50),
+            first_adds(index),
             speed(index),
             of(&full[index], |seen| seen.cpu),
             target.usage().mib,
