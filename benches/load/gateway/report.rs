@@ -17,7 +17,7 @@ pub struct Seen {
     p99: f64,
     first_p50: f64,
     first_p99: f64,
-    per_second: f64,
+    pub per_second: f64,
     cpu: f64,
     failed: u64,
 }
@@ -116,7 +116,7 @@ impl Streams {
 /// What many streams see, alone and beside a slow reader.
 pub fn many_streams(title: &str, all: &[&Target], many: &[Streams]) {
     let head = ["first p50", "p99", "whole p50", "p99", "1/s", "MiB"];
-    println!("\n{title:<36}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}", head[0], head[1], head[2], head[3], head[4], head[5]);
+    println!("\n{title:<36}{:>9}{:>9}{:>11}{:>7}{:>9}{:>9}", head[0], head[1], head[2], head[3], head[4], head[5]);
     for (target, streams) in all.iter().zip(many) {
         streams.print(&target.name, |round| (&round.alone, round.alone_mib));
         streams.print("  beside a slow reader", |round| (&round.beside, round.beside_mib));

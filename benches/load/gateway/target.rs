@@ -105,13 +105,15 @@ impl Target {
     pub async fn ready(&mut self, within: Duration) -> Result<(), String> {
         let began = Instant::now();
         while let Err(problem) = self.tried(false).await {
-            if let Kept::Process(process) = &mut self.kept
-                && let Some(last_words) = process.has_ended()
-            {
-                return Err(format!("it ended: {last_words}"));
-            }
-            if began.elapsed() > within {
-                return Err(problem);
+            let is_late = began.elapsed() > within;
+            match &mut self.kept {
+                Kept::Process(process) => match process.has_ended() {
+                    Some(end) => return Err(end),
+                    None if is_late => return Err(format!("{problem}; {}", process.last_words())),
+                    None => {}
+                },
+                _ if is_late => return Err(problem),
+                _ => {}
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
