@@ -34,9 +34,11 @@ const STREAMS_RATE: f64 = 200.0;
 /// Rounds of many streams at once; they last longer.
 const STREAMS_ROUNDS_MAX: usize = 3;
 
-/// Questions and streams a second that every peer can carry.
+/// Questions a second put to the others and to ours beside them, unless one of them cannot carry so many; streams, which
+/// are more work, as a share of that.
 const PEERS_RATE: f64 = 50.0;
-const PEERS_STREAMS_RATE: f64 = 20.0;
+const PEERS_LOAD: f64 = 0.5;
+const PEERS_STREAMS: f64 = 0.4;
 const PEERS_ROUNDS_MAX: usize = 3;
 
 /// A gateway of our own starts within this.
@@ -53,6 +55,7 @@ pub async fn gateway(options: &Options) {
     for target in &mut all {
         let name = target.name.clone();
         target.ready(STARTS_WITHIN).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+        target.tried(true).await.unwrap_or_else(|why| panic!("{name}, as a stream: {why}"));
     }
     let all = all.each_ref();
     let mut bench = Bench { options, tally: Tally::default(), calls_before: simulator.calls().await };
@@ -122,15 +125,29 @@ impl Bench<'_> {
         let &[direct, _, ours] = all else { return };
         let everybody: Vec<&Target> = [direct, ours].into_iter().chain(&peers.targets).collect();
         let (rounds, within) = (self.options.rounds.min(PEERS_ROUNDS_MAX), self.options.segment * 2);
-        let at_rate = self.in_turns(&everybody, rounds, async |target| paced(target, PEERS_RATE, within, false)).await;
-        let first =
-            self.in_turns(&everybody, rounds, async |target| paced(target, PEERS_STREAMS_RATE, within, true)).await;
         let connections = self.options.connections;
         let only: Vec<&Target> = peers.targets.iter().collect();
         let measure = async |target: &Target| closed(target, connections, within, Duration::ZERO, false).await;
+        let theirs = self.in_turns(&only, 1, measure).await;
+        let slowest = theirs.iter().flatten().map(|seen| seen.per_second).fold(f64::MAX, f64::min);
+        let rate = (slowest * PEERS_LOAD).clamp(1.0, PEERS_RATE).floor();
         let mut full = vec![main.full[0].clone(), main.full[2].clone()];
-        full.extend(self.in_turns(&only, 1, measure).await);
-        by_peers(&format!("at {PEERS_RATE}/s"), &everybody, &at_rate, &first, &full);
+        full.extend(theirs);
+        let at_rate = self.in_turns(&everybody, rounds, async |target| paced(target, rate, within, false)).await;
+        let (mut first, mut streaming) = (vec![Vec::new(); everybody.len()], Vec::new());
+        for (place, target) in everybody.iter().enumerate() {
+            match target.tried(true).await {
+                Ok(()) => streaming.push(place),
+                Err(why) => println!("{} is not asked for streams: {why}", target.name),
+            }
+        }
+        let asked: Vec<&Target> = streaming.iter().map(|place| everybody[*place]).collect();
+        let seen =
+            self.in_turns(&asked, rounds, async |target| paced(target, rate * PEERS_STREAMS, within, true)).await;
+        for (place, rounds) in streaming.into_iter().zip(seen) {
+            first[place] = rounds;
+        }
+        by_peers(&format!("at {rate}/s"), &everybody, &at_rate, &first, &full);
     }
 
     /// Measures all in turns, forwards and backwards; by target, then by round.

@@ -81,6 +81,10 @@ fn litellm(tools: &Path, folder: &Path, service: &str, workers: usize) -> Result
         .env("LITELLM_MODE", "PRODUCTION")
         .env("LITELLM_LOG", "ERROR")
         .current_dir(folder);
+    if workers > 1 {
+        // Its usual server ends workers that import for longer than 5 s, and begins again, for ever.
+        command.arg("--run_gunicorn");
+    }
     let process = Process::start(command).map_err(|error| error.to_string())?;
     let plural = if workers == 1 { "worker" } else { "workers" };
     Ok(Target::process(&format!("LiteLLM {version}, {workers} {plural}"), address, "", process))

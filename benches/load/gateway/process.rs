@@ -1,10 +1,9 @@
 //! A program with all its children, ended by its handle, and by a guardian when the benchmark itself is ended.
 
 use std::{
-    fs,
-    io::{self, Read, Seek, SeekFrom},
+    fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    os::unix::{fs::FileExt, process::CommandExt},
     process::{Child, Command, Stdio},
 };
 
@@ -69,14 +68,19 @@ impl Process {
         usage
     }
 
-    /// The last it printed, if it has ended.
+    /// How it ended, if it has.
     pub fn has_ended(&mut self) -> Option<String> {
         let status = self.leader.try_wait().ok().flatten()?;
-        let mut text = Vec::new();
-        // Without its words there is its status.
-        let _ = self.output.seek(SeekFrom::Start(0)).and_then(|_| self.output.read_to_end(&mut text));
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        Some(format!("{status}, {}", text.lines().last().unwrap_or("silently")))
+        Some(format!("it ended ({status}); {}", self.last_words()))
+    }
+
+    /// The last line it printed.
+    pub fn last_words(&self) -> String {
+        // The program writes on at the same place of the file, so it is read by places.
+        let mut text = vec![0; self.output.metadata().map_or(0, |told| told.len() as usize)];
+        let read = self.output.read_at(&mut text, 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..read]).trim().to_owned();
+        format!("its last words: {}", text.lines().last().unwrap_or("none"))
     }
 }
 

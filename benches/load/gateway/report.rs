@@ -17,7 +17,7 @@ pub struct Seen {
     p99: f64,
     first_p50: f64,
     first_p99: f64,
-    per_second: f64,
+    pub per_second: f64,
     cpu: f64,
     failed: u64,
 }
@@ -116,7 +116,7 @@ impl Streams {
 /// What many streams see, alone and beside a slow reader.
 pub fn many_streams(title: &str, all: &[&Target], many: &[Streams]) {
     let head = ["first p50", "p99", "whole p50", "p99", "1/s", "MiB"];
-    println!("\n{title:<36}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}", head[0], head[1], head[2], head[3], head[4], head[5]);
+    println!("\n{title:<36}{:>9}{:>9}{:>11}{:>7}{:>9}{:>9}", head[0], head[1], head[2], head[3], head[4], head[5]);
     for (target, streams) in all.iter().zip(many) {
         streams.print(&target.name, |round| (&round.alone, round.alone_mib));
         streams.print("  beside a slow reader", |round| (&round.beside, round.beside_mib));
@@ -155,16 +155,20 @@ pub fn by_peers(title: &str, all: &[&Target], at_rate: &[Vec<Seen>], first: &[Ve
     head.iter().for_each(|head| print!("{head:>11}"));
     println!();
     let adds = |index: usize| added(&at_rate[index], &at_rate[0], |seen: &Seen| seen.p50);
+    let first_adds = |index: usize| match &first[index][..] {
+        [] => "-".to_owned(),
+        rounds => format!("{:.3}", added(rounds, &first[0], |seen| seen.first_p50)),
+    };
     let speed = |index: usize| of(&full[index], |seen| seen.per_second);
     for (index, target) in all.iter().enumerate() {
         let turns = || [at_rate, first, full].into_iter().flat_map(move |turns| &turns[index]);
         println!(
-            "  {:<30}{:>11.3}{:>11.3}{:>11.3}{:>11.3}{:>11.0}{:>11.3}{:>11.1}{:>11}",
+            "  {:<30}{:>11.3}{:>11.3}{:>11.3}{:>11}{:>11.0}{:>11.3}{:>11.1}{:>11}",
             target.name,
             of(&at_rate[index], |seen| seen.p50),
             adds(index),
             of(&at_rate[index], |seen| seen.p99),
-            added(&first[index], &first[0], |seen| seen.first_p50),
+            first_adds(index),
             speed(index),
             of(&full[index], |seen| seen.cpu),
             target.usage().mib,

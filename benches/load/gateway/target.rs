@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::process::{Process, Usage};
+use super::{
+    load::once,
+    process::{Process, Usage},
+};
 use crate::{client::find, daemon::Daemon};
 
 /// The bearer key that every gateway is given; LiteLLM wants it to begin like this.
@@ -98,33 +101,33 @@ impl Target {
         }
     }
 
-    /// Waits until it answers, whole and as a stream.
+    /// Waits until it answers.
     pub async fn ready(&mut self, within: Duration) -> Result<(), String> {
         let began = Instant::now();
-        loop {
-            let mut problem = String::new();
-            for is_stream in [false, true] {
-                match super::load::once(self.address, &self.questions(is_stream).question(0)).await {
-                    Ok(answer) if answer.is_well(is_stream) && find(&answer.body, ANSWER).is_some() => {}
-                    Ok(answer) => {
-                        let body: String = String::from_utf8_lossy(&answer.body).chars().take(300).collect();
-                        problem = format!("it answers {} {body}", answer.status);
-                    }
-                    Err(error) => problem = format!("it does not answer: {error}"),
-                }
-            }
-            if problem.is_empty() {
-                return Ok(());
-            }
-            if let Kept::Process(process) = &mut self.kept
-                && let Some(last_words) = process.has_ended()
-            {
-                return Err(format!("it ended: {last_words}"));
-            }
-            if began.elapsed() > within {
-                return Err(problem);
+        while let Err(problem) = self.tried(false).await {
+            let is_late = began.elapsed() > within;
+            match &mut self.kept {
+                Kept::Process(process) => match process.has_ended() {
+                    Some(end) => return Err(end),
+                    None if is_late => return Err(format!("{problem}; {}", process.last_words())),
+                    None => {}
+                },
+                _ if is_late => return Err(problem),
+                _ => {}
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Ok(())
+    }
+
+    /// Asks once; what is wrong with the answer.
+    pub async fn tried(&self, is_stream: bool) -> Result<(), String> {
+        let question = self.questions(is_stream).question(0);
+        let answer = once(self.address, &question).await.map_err(|error| format!("it does not answer: {error}"))?;
+        if answer.is_well(is_stream) && find(&answer.body, ANSWER).is_some() {
+            return Ok(());
+        }
+        let body: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
+        Err(format!("it answers {} {body}", answer.status))
     }
 }
