@@ -231,6 +231,8 @@ impl Line {
 fn is_of_a_channel(error: &lapin::Error) -> bool {
     match error.kind() {
         ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        // So a consumer is told that is dropped while its channel closes (lapin cancels it by itself).
+        ErrorKind::InvalidChannelState(..) => true,
         _ => false,
     }
 }
