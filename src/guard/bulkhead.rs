@@ -1,6 +1,6 @@
 //! Bounds the calls to one service at a time, so that a slow service takes no more than its share.
 //!
-//! Who waits is served in the order of coming, each class by its share ([`super::fair`]). After an outage the service is
+//! Who waits is served in the order of coming, each class by its share (`fair`). After an outage the service is
 //! not met with everything at once: the limit starts at 1 and doubles with each success, and meanwhile, within its class,
 //! the message received last goes first, because its customer is the one still there.
 //! A waiter may be dropped at any moment. Its place is a `Waiter`, which gives back whatever it holds by then: the

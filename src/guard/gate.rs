@@ -259,6 +259,11 @@ impl Gate {
 }
 
 impl Pass<'_> {
+    /// Whether the breaker's state hangs on this call.
+    pub fn is_probe(&self) -> bool {
+        self.lease.is_some() || self.in_fleet.is_some_and(|given| given.lease.is_some())
+    }
+
     /// Reports how the call ended.
     pub fn report(mut self, outcome: Outcome) {
         self.send(outcome);

@@ -50,11 +50,8 @@ pub use fleet::Sharing;
 pub use gate::Gate;
 pub use metrics::Metrics;
 pub use permits::{Call, Permit, Permits};
+use question::Bounds;
 pub use question::{Brought, Busy, Failed, Progress, Question, Refused};
-
-/// With other services in the chain, a slot or the limiter of one is waited for no longer than this; one whose limiter
-/// will not have anything by then is passed over at once.
-const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
 
 /// The guards of one service.
 pub struct Service {
@@ -199,19 +196,24 @@ impl Stack {
         let took = || self.clock.monotonic().saturating_sub(began);
         let call = call();
         tokio::pin!(call);
-        let mut pass = Some(pass);
+        let (mut pass, mut begun) = (Some(pass), false);
         let outcome = tokio::select! {
             biased;
             outcome = &mut call => outcome,
             () = question.has_begun() => {
                 // Whoever waits for the service to prove itself does not wait for the end of a long answer.
-                if let Some(pass) = pass.take() {
-                    succeeded(service, pass, took());
+                answers(service);
+                if let Some(probe) = pass.take_if(|pass| pass.is_probe()) {
+                    probe.report(Outcome::Success { took: took() });
                 }
+                begun = true;
                 call.await
             }
         };
         let took = took();
+        if outcome.is_ok() && !begun {
+            answers(service);
+        }
         self.learn(service, question.caller, pass, &permit, took, &outcome);
         drop(permit);
         drop(slot);
@@ -283,7 +285,7 @@ impl Stack {
         permit.ok_or_else(|| (Wait::Limiter, self.clock.monotonic()))
     }
 
-    /// Tells all guards how a call ended; without a pass they know already that it began well.
+    /// Tells all guards how a call ended; without a pass its breaker knows already that it began well.
     fn learn<T: Brought>(
         &self,
         service: &Service,
@@ -316,16 +318,15 @@ impl Stack {
             },
         };
         match outcome {
-            Ok(_) => succeeded(service, pass, took),
+            Ok(_) => pass.report(Outcome::Success { took }),
             Err(failure) => failed(service, pass, took, failure),
         }
     }
 }
 
-/// The service answers.
-fn succeeded(service: &Service, pass: gate::Pass<'_>, took: Duration) {
+/// The service answers: it may be asked more.
+fn answers(service: &Service) {
     service.permits.succeeded();
-    pass.report(Outcome::Success { took });
     service.bulkhead.succeeded();
 }
 
@@ -353,21 +354,6 @@ enum Tried<T> {
     /// Cannot be asked before then (monotonic), for this reason.
     Busy(Wait, Duration),
     Failed(Failed),
-}
-
-/// How long a service is worth waiting for.
-#[derive(Clone, Copy)]
-struct Bounds {
-    /// There are others to turn to.
-    others: bool,
-    /// The question's own time (monotonic).
-    until: Duration,
-}
-
-impl Bounds {
-    fn worth_waiting_until(self, now: Duration) -> Duration {
-        if self.others { self.until.min(now + FALL_BACK_AFTER) } else { self.until }
-    }
 }
 
 /// An answer that broke off is a failure, too.

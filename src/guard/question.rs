@@ -12,6 +12,10 @@ use crate::domain::{
     verdict::Failure,
 };
 
+/// With other services in the chain, a slot or the limiter of one is waited for no longer than this; one whose limiter
+/// will not have anything by then is passed over at once.
+const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
+
 /// Told what a question is doing, so that it can be seen and its waits attributed (G10).
 pub trait Progress: Send + Sync {
     /// It waits, at the longest until then (monotonic) before it looks again.
@@ -109,5 +113,20 @@ impl Brought for Answer {
 
     fn limit_requests(&self) -> Option<u64> {
         self.limit_requests
+    }
+}
+
+/// How long a service is worth waiting for.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// There are others to turn to.
+    pub others: bool,
+    /// The question's own time (monotonic).
+    pub until: Duration,
+}
+
+impl Bounds {
+    pub fn worth_waiting_until(self, now: Duration) -> Duration {
+        if self.others { self.until.min(now + FALL_BACK_AFTER) } else { self.until }
     }
 }

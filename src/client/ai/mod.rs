@@ -143,7 +143,7 @@ impl Ai {
     }
 
     /// Gets one whole answer to a client's request, which must not ask for a stream. `model`: by the provider's name.
-    /// `within`: time for all of it, at most `service.timeout`.
+    /// `within`: time for all of it.
     ///
     /// An answer in which the model refuses, or that a filter cut off, is an answer: its fields tell the client. The
     /// same said by a status (Azure OpenAI's 400 `content_filter`) is a refusal, [`Failure::ContentRefused`].
@@ -155,7 +155,7 @@ impl Ai {
         now: Timestamp,
     ) -> Result<Completion, Refusal> {
         let body = self.endpoint.body(request, model)?;
-        let (body, advice) = self.whole(request.kind, model, body, within.min(self.timeout), now).await?;
+        let (body, advice) = self.whole(request.kind, model, body, within, now).await?;
         let (body, tokens) = match self.endpoint.provider {
             Provider::Openai | Provider::Azure => {
                 let tokens = openai::tokens(request.kind, &body)?;
@@ -167,8 +167,8 @@ impl Ai {
     }
 
     /// Gets an answer in parts to a client's request, which must ask for a stream; returns when the first one is there.
-    /// `model`: by the provider's name. `first_within`: time until then; it and the time between two events are at most
-    /// `service.timeout`.
+    /// `model`: by the provider's name. `first_within`: time until then; after it at most `service.timeout` between two
+    /// events.
     pub async fn stream(
         &self,
         request: &Request,
@@ -176,7 +176,7 @@ impl Ai {
         first_within: Duration,
         now: Timestamp,
     ) -> Result<Stream, Refusal> {
-        let until = Instant::now() + first_within.min(self.timeout);
+        let until = Instant::now() + first_within;
         let stream = timeout_at(until, self.open(request, model, now)).await;
         stream.unwrap_or_else(|_| Err(Refusal::of(Failure::Timeout)))
     }

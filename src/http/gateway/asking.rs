@@ -174,7 +174,7 @@ impl Asking {
         let gateway = &self.gateway;
         let left = self.deadline.by_config.saturating_sub(gateway.parts.clock.monotonic());
         let usual = gateway.parts.ai[service].timeout().min(gateway.request_timeout);
-        if left < usual / 2 { Err(Failure::OutOfTime) } else { Ok(left) }
+        if left < usual / 2 { Err(Failure::OutOfTime) } else { Ok(left.min(usual)) }
     }
 
     /// The first part of a stream is there.
