@@ -194,8 +194,8 @@ impl Stack {
         progress.asking(service.name);
         let began = self.clock.monotonic();
         let took = || self.clock.monotonic().saturating_sub(began);
-        let call = call();
-        tokio::pin!(call);
+        // Apart, for only few are called at once, and many wait.
+        let mut call = Box::pin(call());
         let (mut pass, mut begun) = (Some(pass), false);
         let outcome = tokio::select! {
             biased;
