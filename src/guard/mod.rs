@@ -152,7 +152,8 @@ impl Stack {
             let mut wait = Wait::Breaker;
             for (index, service) in &chain {
                 let bounds = Bounds { others: chain.len() > 1, until };
-                match self.ask_one(service, question, bounds, progress, || call(*index)).await {
+                // Apart, as the call is: whoever waits for a breaker needs no room for it.
+                match Box::pin(self.ask_one(service, question, bounds, progress, || call(*index))).await {
                     Tried::Answered(answer) => return Ok(answer),
                     Tried::Busy(on, at) if at < retry_at => (wait, retry_at) = (on, at),
                     Tried::Busy(..) => {}
