@@ -13,10 +13,10 @@ use axum::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Gateway, deadline::Deadline, models::Candidate, quota::Right, refusal::Refusal, watch::Watch};
+use super::{Gateway, deadline::Deadline, models, quota::Right, refusal::Refusal, watch::Watch};
 use crate::{
     actors::Share,
-    client::{self, Completion, Stream},
+    client::{self, Ai, Completion, Stream},
     domain::{
         answer::Tokens,
         completion::{Kind, Request},
@@ -32,9 +32,6 @@ const CACHED_BYTES_MAX: usize = 256 << 10;
 /// Of a stream's bytes that hold one token: a part has about 250 of them around it.
 const BYTES_PER_TOKEN: u64 = 250;
 
-/// How far a pause may be from the one meant, as a share of it.
-const JITTER: f64 = 0.2;
-
 /// A request on its way.
 pub struct Asking {
     pub gateway: Arc<Gateway>,
@@ -44,7 +41,7 @@ pub struct Asking {
     /// Names it in the logs and the answer's headers.
     pub id: String,
     pub watch: Watch,
-    candidates: Vec<Candidate>,
+    /// The services that may be asked.
     chain: Vec<usize>,
     deadline: Deadline,
     arrived: Timestamp,
@@ -89,7 +86,7 @@ impl Asking {
         gateway: Arc<Gateway>,
         key: usize,
         request: Request,
-        candidates: Vec<Candidate>,
+        chain: Vec<usize>,
         deadline: Deadline,
         right: Right,
         body: Share,
@@ -110,7 +107,6 @@ impl Asking {
             id: format!("req_{:032x}", rand::random::<u128>()),
             arrived: clock.now(),
             watch: Watch::new(clock),
-            chain: candidates.iter().map(|candidate| candidate.service).collect(),
             subject,
             begun: Notify::new(),
             meter: Mutex::default(),
@@ -118,7 +114,7 @@ impl Asking {
             _body: body,
             gateway,
             request,
-            candidates,
+            chain,
             deadline,
             right,
             cached_as,
@@ -147,25 +143,24 @@ impl Asking {
 
     /// Asks one service for a whole answer.
     pub async fn complete(&self, service: usize) -> Result<Completion, Failure> {
-        let parts = &self.gateway.parts;
-        let (model, within) = (self.model_of(service), self.enough_for(service)?);
-        self.meter.lock().running = true;
-        let completion = parts.ai[service].complete(&self.request, model, within, parts.clock.now()).await;
-        completion.map_err(|refusal| self.note(refusal))
+        let (ai, model, within, now) = self.begin(service)?;
+        ai.complete(&self.request, model, within, now).await.map_err(|refusal| self.note(refusal))
     }
 
     /// Asks one service for an answer in parts; there is a first one.
     pub async fn stream(&self, service: usize) -> Result<Stream, Failure> {
-        let parts = &self.gateway.parts;
-        let (model, within) = (self.model_of(service), self.enough_for(service)?);
-        self.meter.lock().running = true;
-        let stream = parts.ai[service].stream(&self.request, model, within, parts.clock.now()).await;
-        stream.map_err(|refusal| self.note(refusal))
+        let (ai, model, within, now) = self.begin(service)?;
+        ai.stream(&self.request, model, within, now).await.map_err(|refusal| self.note(refusal))
     }
 
-    fn model_of(&self, service: usize) -> &str {
-        let candidate = self.candidates.iter().find(|candidate| candidate.service == service);
-        candidate.map_or(self.request.model.as_str(), |candidate| &candidate.model)
+    /// Begins a call: whom to ask, for which model, within which time, and when it is now.
+    fn begin(&self, service: usize) -> Result<(&Ai, &str, Duration, Timestamp), Failure> {
+        // What another one said is no answer of this one.
+        self.said.lock().take();
+        let within = self.enough_for(service)?;
+        self.meter.lock().running = true;
+        let ai = &self.gateway.parts.ai[service];
+        Ok((ai, models::model_at(ai, &self.request), within, self.gateway.parts.clock.now()))
     }
 
     /// The time for a call: what is left of that which the configuration gives. With less than half of what a call may
@@ -216,18 +211,13 @@ impl Asking {
     /// The pause before the next try, if there is to be one.
     fn pause(&self, refused: &Refused, tries: u32) -> Option<Duration> {
         let Refused::Failed(failed) = refused else { return None };
-        let config = &self.gateway.config;
-        if blame(&failed.failure) != Blame::Service || tries >= config.max_retries {
+        if blame(&failed.failure) != Blame::Service || tries >= self.gateway.config.max_retries {
             return None;
         }
         let pause = match failed.failure {
             // The limiter knows how long to wait, and waits.
             Failure::Throttled(_) => Duration::ZERO,
-            _ => {
-                let spread = 1.0 + JITTER * (2.0 * rand::random::<f64>() - 1.0);
-                let seconds = config.backoff_factor * f64::from(2_u32.saturating_pow(tries)) * spread;
-                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-            }
+            _ => self.gateway.pauses.service_pause(tries + 1, rand::random()),
         };
         let in_time = pause < self.deadline.at.saturating_sub(self.gateway.parts.clock.monotonic());
         let allowed = in_time && self.gateway.retries.take();
@@ -264,7 +254,7 @@ impl Asking {
         let place = self.gateway.parts.stack.services().iter().position(|known| known.name == service)?;
         let price = self.gateway.parts.ai[place].price();
         let cost = price.of(tokens);
-        self.gateway.metrics.used(&self.gateway.config.keys[self.key].name, service, tokens, cost);
+        self.gateway.metrics.used(self.gateway.purses[self.key].label, service, tokens, cost);
         (!price.is_none()).then_some(cost)
     }
 }

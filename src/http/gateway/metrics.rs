@@ -65,18 +65,17 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn answered(&self, key: &str, status: StatusCode) {
+    pub(super) fn answered(&self, key: &'static str, status: StatusCode) {
         let outcome = match status.as_u16() {
             200..=299 => "ok",
             429 => "limited",
             400..=499 => "rejected",
             _ => "failed",
         };
-        self.requests.get_or_create(&[("key", label(key)), ("outcome", outcome)]).inc();
+        self.requests.get_or_create(&[("key", key), ("outcome", outcome)]).inc();
     }
 
-    pub(super) fn used(&self, key: &str, service: &'static str, tokens: Tokens, cost: f64) {
-        let key = label(key);
+    pub(super) fn used(&self, key: &'static str, service: &'static str, tokens: Tokens, cost: f64) {
         for (kind, count) in [("input", tokens.input), ("output", tokens.output)] {
             self.tokens.get_or_create(&[("key", key), ("service", service), ("type", kind)]).inc_by(count);
         }

@@ -27,14 +27,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use self::{asking::Asking, deadline::Deadline, refusal::Refusal, retries::RetryBudget};
+use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
 use super::{
     ApiConfig, Public,
     body::{self, Announced},
 };
 use crate::{
     actors::{Budget, Parts, Share},
-    domain::completion::{Kind, Request},
+    domain::{
+        completion::{Kind, Request},
+        retry::Policy,
+    },
 };
 
 pub use metrics::Metrics;
@@ -49,6 +52,10 @@ pub struct Gateway {
     body_bytes_max: usize,
     request_timeout: Duration,
     retries: RetryBudget,
+    /// Between a try and the next.
+    pauses: Policy,
+    /// What each key may use.
+    purses: Vec<Purse>,
     metrics: Metrics,
 }
 
@@ -57,7 +64,11 @@ impl Gateway {
     pub fn new(parts: Arc<Parts>, http: &super::Config, config: ApiConfig, bodies: Budget, metrics: Metrics) -> Self {
         let body_bytes_max = usize::try_from(http.api_body_limit).unwrap_or(usize::MAX);
         let retries = RetryBudget::new(config.retry_budget);
-        Self { parts, config, bodies, body_bytes_max, request_timeout: http.request_timeout, retries, metrics }
+        let base = Duration::try_from_secs_f64(config.backoff_factor).unwrap_or_default();
+        let pauses = Policy { max_retries: config.max_retries, base, ..Policy::default() };
+        let purses = config.keys.iter().map(|key| Purse::of(&key.name, &parts)).collect();
+        let request_timeout = http.request_timeout;
+        Self { parts, config, bodies, body_bytes_max, request_timeout, retries, pauses, purses, metrics }
     }
 
     /// Whether a request bears one of the keys.
@@ -95,7 +106,7 @@ async fn answer(gateway: &Arc<Gateway>, kind: Kind, headers: &HeaderMap, body: B
         None => return Refusal::unknown_key().into_response(),
     };
     let response = walk(gateway, key, kind, headers, body).await.unwrap_or_else(IntoResponse::into_response);
-    gateway.metrics.answered(&gateway.config.keys[key].name, response.status());
+    gateway.metrics.answered(gateway.purses[key].label, response.status());
     response
 }
 
@@ -110,10 +121,12 @@ async fn walk(
     let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
     let (body, share) = gateway.read(body, deadline).await?;
     let request = Request::parse(kind, &body)?;
-    let candidates = models::candidates(gateway, &gateway.config.keys[key], &request)?;
+    // The request has it all; while it waits it need not be there twice.
+    drop(body);
+    let chain = models::chain(gateway, &gateway.config.keys[key], &request)?;
     let right = quota::admit(gateway, key, &request, deadline).await?;
     let is_stream = request.stream;
     let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
-    let asking = Asking::new(gateway.clone(), key, request, candidates, deadline, right, share, cached);
+    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, right, share, cached);
     if is_stream { stream::answer(Arc::new(asking)).await } else { whole::answer(&asking).await }
 }

@@ -10,47 +10,43 @@ use serde_json::{Value, json};
 
 use super::{Gateway, keys, refusal::Refusal};
 use crate::{
+    client::Ai,
     domain::completion::{Kind, Request},
     http::{ApiKey, Public, extract::Path},
 };
 
-/// A service that can be asked, and by what name it knows the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its place in the chain of all services.
-    pub service: usize,
-    /// The model as it names it.
-    pub model: String,
+/// The model that a service is asked for: the one it offers under that name, or its own.
+pub(super) fn model_at<'a>(ai: &'a Ai, request: &Request) -> &'a str {
+    ai.offers(&request.model).unwrap_or_else(|| ai.model())
 }
 
-/// Who is asked for a model, in order: the services that offer it, then those that stand in with a model of their own.
+/// Who is asked for a model, in order, by their place among all services: the services that offer it, then those that stand in with a model of their own.
 /// Vectors of different models are not to be compared, so nobody stands in for embeddings.
-pub(super) fn candidates(gateway: &Gateway, key: &ApiKey, request: &Request) -> Result<Vec<Candidate>, Refusal> {
+pub(super) fn chain(gateway: &Gateway, key: &ApiKey, request: &Request) -> Result<Vec<usize>, Refusal> {
     if !may_use(key, &request.model) {
         return Err(Refusal::unknown_model());
     }
-    let services = || gateway.parts.ai.iter().enumerate();
-    let offers = services()
-        .filter_map(|(service, ai)| Some(Candidate { service, model: ai.offers(&request.model)?.to_owned() }));
-    let mut candidates: Vec<Candidate> = offers.collect();
-    if candidates.is_empty() {
+    let ai = &gateway.parts.ai;
+    let offers = |service: &usize| ai[*service].offers(&request.model).is_some();
+    let mut chain: Vec<usize> = (0..ai.len()).filter(offers).collect();
+    if chain.is_empty() {
         return Err(Refusal::unknown_model());
     }
     if gateway.config.stand_in && request.kind == Kind::Chat {
-        let others = services().filter(|(_, ai)| ai.offers(&request.model).is_none() && !ai.model().is_empty());
-        candidates.extend(others.map(|(service, ai)| Candidate { service, model: ai.model().to_owned() }));
+        chain.extend((0..ai.len()).filter(|service| !offers(service) && !ai[*service].model().is_empty()));
     }
-    let (mut able, mut refused) = (Vec::new(), None);
-    for candidate in candidates {
-        match gateway.parts.ai[candidate.service].accepts(request, &candidate.model) {
-            Ok(()) => able.push(candidate),
-            // What the first one says of it.
-            Err(why) => drop(refused.get_or_insert(why)),
+    let mut refused = None;
+    chain.retain(|service| match ai[*service].accepts(request, model_at(&ai[*service], request)) {
+        Ok(()) => true,
+        // What the first one says of it.
+        Err(why) => {
+            refused.get_or_insert(why);
+            false
         }
-    }
+    });
     match refused {
-        Some(why) if able.is_empty() => Err(Refusal::of(&why.failure).saying(why.body)),
-        _ => Ok(able),
+        Some(why) if chain.is_empty() => Err(Refusal::of(&why.failure).saying(why.body)),
+        _ => Ok(chain),
     }
 }
 

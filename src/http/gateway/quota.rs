@@ -7,9 +7,28 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Gateway, deadline::Deadline, refusal::Refusal};
 use crate::{
+    actors::Parts,
     domain::completion::Request,
-    guard::{Allowance, Call, Class},
+    guard::{Allowance, Call, Class, Permits},
+    telemetry::series::label,
 };
+
+/// What a key may use, found once.
+pub(super) struct Purse {
+    /// The key's name as label value.
+    pub label: &'static str,
+    permits: Option<Arc<Permits>>,
+    allowance: Option<Arc<Allowance>>,
+}
+
+impl Purse {
+    /// Of the key of this name.
+    pub fn of(name: &str, parts: &Parts) -> Self {
+        let permits = parts.key_limits.iter().find(|(limited, _)| limited == name);
+        let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name);
+        Self { label: label(name), permits: permits.map(|(_, permits)| permits.clone()), allowance: allowance.cloned() }
+    }
+}
 
 /// Leave to make one request with a key; what it used is told at its end.
 pub struct Right {
@@ -38,15 +57,13 @@ pub(super) async fn admit(
     request: &Request,
     deadline: Deadline,
 ) -> Result<Right, Refusal> {
-    let name = &gateway.config.keys[key].name;
-    let (parts, clock) = (&gateway.parts, &gateway.parts.clock);
-    let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name).cloned();
+    let clock = &gateway.parts.clock;
+    let Purse { permits, allowance, .. } = &gateway.purses[key];
+    let allowance = allowance.clone();
     if let Some(allowance) = &allowance {
         allowance.admit().map_err(|spent| Refusal::budget_spent(spent.until.since(clock.now())))?;
     }
-    let Some((_, permits)) = parts.key_limits.iter().find(|(limited, _)| limited == name) else {
-        return Ok(Right { limited: None, allowance });
-    };
+    let Some(permits) = permits else { return Ok(Right { limited: None, allowance }) };
     let tokens = request.tokens();
     let until = deadline.at.min(clock.monotonic() + gateway.config.wait);
     let refused = || {
