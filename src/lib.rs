@@ -14,6 +14,7 @@
 //!    -> delivery.ack
 //! a failure of the message -> delivery.bury -> actors::retry -> comes again after 2^n s, or is parked
 //! a failure of the service -> the message waits where it is, the breaker learns
+//! the synchronous road: a client of OpenAI's API -> http::gateway -> guard -> client::ai -> the answer, whole or in parts
 //! ```
 //!
 //! A module imports only from those above it: `domain < telemetry, tls < store < broker, state < guard, client < actors <

@@ -359,17 +359,10 @@ impl Server {
     }
 
     fn ctl(&self, arguments: &[&str]) -> String {
-        let (succeeded, said) = self.told(arguments);
-        assert!(succeeded, "{arguments:?}: {said}");
-        said
-    }
-
-    /// What `rabbitmqctl` prints, and whether it succeeded.
-    fn told(&self, arguments: &[&str]) -> (bool, String) {
         let ended = self.command("rabbitmqctl").args(arguments).output().expect("rabbitmqctl can be started");
-        let succeeded = ended.status.success();
-        let complaint = if succeeded { "".into() } else { String::from_utf8_lossy(&ended.stderr) };
-        (succeeded, format!("{}{complaint}", String::from_utf8_lossy(&ended.stdout)))
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(ended.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&ended.stderr));
+        said
     }
 }
 
