@@ -8,7 +8,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 /// Fields of one request; OpenAI knows some 40.
 const FIELDS_MAX: usize = 256;
@@ -24,6 +24,11 @@ pub enum Kind {
     Chat,
     /// `POST /embeddings`.
     Embeddings,
+}
+
+/// An error as clients of OpenAI's API expect it (API reference, "Error codes").
+pub fn error(message: &str, kind: &str, param: Option<&str>, code: impl Into<Value>) -> String {
+    json!({ "error": { "message": message, "type": kind, "param": param, "code": code.into() } }).to_string()
 }
 
 /// A request whose own fields are sound.
@@ -233,7 +238,6 @@ impl<'de> Deserialize<'de> for Fields {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 

@@ -248,11 +248,15 @@ impl Fleet {
         inner.urgent = true;
     }
 
-    /// The service answered; what its headers say of its own limit per minute.
-    pub fn succeeded(&self, limit: Option<u64>) {
+    /// The service answered.
+    pub fn succeeded(&self) {
+        self.inner.lock().succeeded = true;
+    }
+
+    /// The service's own limit of requests a minute, as an answer tells it.
+    pub fn hear_limit(&self, limit: u64) {
         let mut inner = self.inner.lock();
-        inner.succeeded = true;
-        if let Some(limit) = limit.filter(|_| limit != inner.header) {
+        if inner.header != Some(limit) {
             inner.header = Some(limit);
             inner.notes.push(Note::LimitHeader(limit));
         }

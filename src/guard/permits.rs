@@ -300,7 +300,7 @@ impl Permits {
     pub fn succeeded(&self) {
         self.slow_start.lock().succeeded();
         if let Some(fleet) = &self.fleet {
-            fleet.succeeded(None);
+            fleet.succeeded();
         }
         self.machine.lock().limiter.succeeded(self.clock.monotonic());
     }
@@ -310,7 +310,7 @@ impl Permits {
         // A limit told without a unit can only be compared with one of ours per minute.
         let Some(limit) = limit.filter(|_| self.limits.per_minute > 0) else { return };
         if let Some(fleet) = &self.fleet {
-            fleet.succeeded(Some(limit));
+            fleet.hear_limit(limit);
         }
         self.machine.lock().limiter.limit_header(self.clock.monotonic(), limit);
     }

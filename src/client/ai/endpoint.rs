@@ -52,6 +52,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether it can be asked anything.
+    pub(super) fn has_address(&self) -> bool {
+        self.base.is_some()
+    }
+
     /// Where this is asked of this model.
     pub(super) fn url(&self, kind: Kind, model: &str) -> Option<Url> {
         let mut url = self.base.clone()?;

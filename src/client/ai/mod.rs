@@ -104,7 +104,7 @@ impl Ai {
     /// What the provider does not know, as it would say it.
     pub fn accepts(&self, request: &Request, model: &str) -> Result<(), Refusal> {
         match self.endpoint.provider {
-            _ if self.endpoint.url(request.kind, model).is_none() => Err(Refusal::of(Failure::Unusable(0))),
+            _ if !self.endpoint.has_address() => Err(Refusal::of(Failure::Unusable(0))),
             Provider::Openai | Provider::Azure => Ok(()),
             Provider::Anthropic => self.endpoint.body(request, model).map(drop),
         }

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
-use crate::domain::{completion::Invalid, verdict::Failure};
+use crate::domain::{
+    completion::{Invalid, error},
+    verdict::Failure,
+};
 
 /// The longest error of a provider that is handed on.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -40,13 +43,8 @@ impl Refusal {
     /// A request that this provider cannot be asked.
     pub(super) fn untranslatable(wrong: &Invalid) -> Self {
         let body = error(&wrong.message, "invalid_request_error", wrong.param, "unsupported_by_provider");
-        Self { failure: Failure::Rejected(400), status: Some(400), body: Some(body) }
+        Self { failure: Failure::Rejected(400), status: Some(400), body: Some(body.into()) }
     }
-}
-
-/// An error in OpenAI's shape.
-pub(super) fn error(message: &str, kind: &str, param: Option<&str>, code: impl Into<Value>) -> Bytes {
-    json!({ "error": { "message": message, "type": kind, "param": param, "code": code.into() } }).to_string().into()
 }
 
 /// The type OpenAI gives to errors of this status.
@@ -86,7 +84,7 @@ pub(super) fn openai_shape(body: &Bytes, status: u16) -> Option<Bytes> {
             other => other.to_string(),
         },
     };
-    Some(error(&message, kind(status), None, said.code.unwrap_or_default()))
+    Some(error(&message, kind(status), None, said.code.unwrap_or_default()).into())
 }
 
 #[derive(Deserialize)]
@@ -133,6 +131,8 @@ pub(super) fn within_stream(event: &Bytes) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn shaped(body: &str, status: u16) -> Option<Value> {

@@ -148,7 +148,8 @@ fn a_429_is_told_with_what_is_left_of_it_until_it_is_known_or_over() {
 fn what_a_turn_tells_is_told_again_when_nobody_takes_in_the_answer() {
     let fleet = fleet(&window(20, 60_000));
     takes(&fleet, 0, Ok(told(20, 0)));
-    fleet.succeeded(Some(70));
+    fleet.succeeded();
+    fleet.hear_limit(70);
     fleet.throttled(ms(0), Some(ms(5_000)), None);
     let killed = fleet.turn(ms(0), None).expect("it is urgent").ask.notes;
     let notes = takes(&fleet, 0, Ok(told(20, 0)));

@@ -7,10 +7,13 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
 
 use crate::{
-    domain::{completion::Invalid, timeline::Wait, verdict::Failure},
+    domain::{
+        completion::{Invalid, error},
+        timeline::Wait,
+        verdict::Failure,
+    },
     guard::{Busy, Failed},
 };
 
@@ -195,9 +198,9 @@ impl Refusal {
         format!("data: {}\n\n", self.body()).into()
     }
 
-    fn body(&self) -> Value {
+    fn body(&self) -> String {
         let Told { message, kind, param, code, .. } = &*self.0;
-        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
+        error(message, kind, *param, *code)
     }
 }
 
@@ -209,7 +212,7 @@ impl From<Invalid> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = self.0.said.clone().unwrap_or_else(|| self.body().to_string().into());
+        let body = self.0.said.clone().unwrap_or_else(|| self.body().into());
         let mut response = (self.0.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -227,6 +230,8 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[tokio::test]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    client::ai::refusal::{self, Refusal},
-    domain::{answer::Tokens, time::Timestamp, verdict::Failure},
+    client::ai::refusal::Refusal,
+    domain::{answer::Tokens, completion, time::Timestamp, verdict::Failure},
 };
 
 #[derive(Deserialize)]
@@ -153,7 +153,7 @@ impl Error {
             "api_error" | "overloaded_error" | "timeout_error" => "server_error",
             _ => "invalid_request_error",
         };
-        refusal::error(&self.message, kind, None, self.r#type.as_str())
+        completion::error(&self.message, kind, None, self.r#type.as_str()).into()
     }
 
     /// What it means within a stream, where no status tells it (Anthropic API reference, "Errors").
