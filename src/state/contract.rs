@@ -117,6 +117,7 @@ macro_rules! contract {
             however_much_is_old_one_tidying_takes_it_all
             a_forgotten_conversation_keeps_nothing_but_how_its_messages_ended
             a_merged_conversation_is_remembered_where_it_went
+            a_merged_conversation_is_kept_as_long_as_the_younger_of_the_two
             a_head_that_is_away_is_remembered_until_it_is_back
             what_was_open_is_known_newest_first
             what_a_key_has_used_is_added_up_by_month_and_survives

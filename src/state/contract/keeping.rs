@@ -147,6 +147,30 @@ pub(in crate::state) async fn a_merged_conversation_is_remembered_where_it_went(
     }
 }
 
+pub(in crate::state) async fn a_merged_conversation_is_kept_as_long_as_the_younger_of_the_two(factory: &dyn Factory) {
+    let state = factory.open(RETENTION, BEGIN).await;
+    for (into, into_days, from_days) in [("unheard of", None, 0), ("older", Some(0), 5), ("younger", Some(5), 0)] {
+        let (from, into) = (conversation(&format!("into {into}")), conversation(into));
+        match into_days {
+            Some(days) => state.note_user(&into, &user("u"), later(days * DAY_MS)).await.unwrap(),
+            None => state.note_away(&into, None).await.unwrap(),
+        }
+        state.note_user(&from, &user("u"), later(from_days * DAY_MS)).await.unwrap();
+        state.merge(&from, &into).await.unwrap();
+    }
+    let kept = async |days: i64| {
+        state.tidy(later(days * DAY_MS + 1)).await.unwrap();
+        let mut kept = Vec::new();
+        for id in ["unheard of", "older", "younger"] {
+            kept.extend(state.remembered(&conversation(id)).await.unwrap().user.map(|_| id));
+        }
+        kept
+    };
+    assert_eq!(kept(6).await, ["unheard of", "older", "younger"]);
+    assert_eq!(kept(8).await, ["older", "younger"]);
+    assert!(kept(13).await.is_empty());
+}
+
 pub(in crate::state) async fn a_head_that_is_away_is_remembered_until_it_is_back(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     let id = conversation("c");

@@ -241,7 +241,8 @@ impl<'a> World<'a> {
             Step::Merge { from, into } if into < from => {
                 self.state.merge(&self.id(from), &self.id(into)).await.unwrap();
                 if let Some((ceased, touched)) = self.conversations.get(&from).cloned() {
-                    let (stays, _) = self.conversations.entry(into).or_insert((Remembered::default(), touched));
+                    let (stays, stays_touched) = self.conversations.entry(into).or_default();
+                    *stays_touched = (*stays_touched).max(touched);
                     stays.history = stays.history.take().or(ceased.history);
                     stays.user = stays.user.take().or(ceased.user);
                 }

@@ -69,7 +69,8 @@ pub(super) const STORY: &str =
 
 pub(super) const MERGE_INTO: &str = "INSERT INTO conversation (id, user, history, touched)
      SELECT ?2, user, history, touched FROM conversation WHERE id = ?1
-     ON CONFLICT (id) DO UPDATE SET history = coalesce(history, excluded.history), user = coalesce(user, excluded.user)";
+     ON CONFLICT (id) DO UPDATE SET history = coalesce(history, excluded.history), user = coalesce(user, excluded.user),
+         touched = max(touched, excluded.touched)";
 
 pub(super) const MERGED: &str = "INSERT INTO conversation (id, alias) VALUES (?1, ?2)
      ON CONFLICT (id) DO UPDATE SET alias = excluded.alias, history = NULL, control = NULL, away = NULL";

@@ -83,14 +83,13 @@ end
 
 -- History or '', customer or '', touched or '', seconds to keep.
 function steps.absorb()
-    local is_known = redis.call('EXISTS', conversation) == 1
     if ARGV[3] ~= '' then
         redis.call('HSETNX', conversation, 'history', ARGV[3])
     end
     if ARGV[4] ~= '' then
         redis.call('HSETNX', conversation, 'user', ARGV[4])
     end
-    if ARGV[5] ~= '' and not is_known then
+    if ARGV[5] ~= '' then
         touch(id, ARGV[5])
     end
     redis.call('EXPIRE', conversation, ARGV[6])
