@@ -31,10 +31,6 @@ const DESKS: usize = 2;
 /// there up to three times. At full speed a second's worth.
 const WEBHOOK_BYTES_MAX: u64 = 32 << 20;
 
-/// Bytes of requests on `/v1` in memory at the most, from the first byte read until they are answered; while one is
-/// passed on, it is there twice.
-const API_BYTES_MAX: u64 = 64 << 20;
-
 /// AI calls without an intent are given up this long before the grace is over (design rule 17).
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
 
@@ -56,6 +52,7 @@ pub struct Node {
     listening: CancellationToken,
     public: Option<(SocketAddr, JoinHandle<()>)>,
     admin: SocketAddr,
+    gateway: Arc<Gateway>,
     grace: Duration,
     _apart: Apart,
 }
@@ -105,7 +102,7 @@ impl Node {
                 webhook_secrets: config.zendesk.webhook_secrets.clone().into(),
                 support_secrets: config.zendesk.support_webhook_secrets.clone().into(),
                 config: config.http.clone(),
-                gateway,
+                gateway: gateway.clone(),
                 api: has(Role::Api),
                 health: health.clone(),
                 inspector: inspector.clone(),
@@ -125,7 +122,7 @@ impl Node {
         let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
         health.enter(Stage::Running);
         let grace = config.node.shutdown_grace;
-        Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, grace, _apart: apart })
+        Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, gateway, grace, _apart: apart })
     }
 
     /// Where the public listener listens, if the node has one.
@@ -179,7 +176,8 @@ impl Node {
 
     /// Waits until nothing is in hand, or until the deadline (monotonic).
     async fn drain(&self, deadline: Duration) {
-        let busy = || self.parts.directory.all().iter().any(|cell| cell.lock().hand.is_some());
+        let has_hand = || self.parts.directory.all().iter().any(|cell| cell.lock().hand.is_some());
+        let busy = || has_hand() || self.gateway.is_busy();
         while busy() && self.parts.clock.monotonic() < deadline {
             tokio::time::sleep(DRAIN_POLL).await;
         }
@@ -197,13 +195,12 @@ fn webhook_budget(config: &Config) -> Budget {
     Budget::new(usize::try_from(config.http.webhook_body_limit.max(WEBHOOK_BYTES_MAX)).unwrap_or(usize::MAX))
 }
 
-/// The synchronous road; one request of the largest size must fit.
+/// The synchronous road.
 fn gateway(config: &Config, parts: &Arc<Parts>, registry: &mut Registry) -> Arc<Gateway> {
-    let bytes = usize::try_from(config.http.api_body_limit.max(API_BYTES_MAX)).unwrap_or(usize::MAX);
     let keys = config.api.keys.iter().map(|key| key.name.as_str());
     let services = config.ai.services.iter().map(|service| service.name.as_str());
     let metrics = http::gateway::Metrics::register(registry, keys, services);
-    Arc::new(Gateway::new(parts.clone(), &config.http, config.api.clone(), Budget::new(bytes), metrics))
+    Arc::new(Gateway::new(parts.clone(), &config.http, config.api.clone(), metrics))
 }
 
 fn serve(

@@ -1,6 +1,6 @@
-//! How many bytes of webhooks may be in memory at once, from the first byte read until they are stored (G9).
+//! How many bytes of requests may be in memory at once, from the first byte read until they are stored or answered (G9).
 //!
-//! A count of deliveries alone bounds nothing: each may be as long as `http.webhook_body_limit`.
+//! A count of requests alone bounds nothing: each may be as long as `http.webhook_body_limit`, or `http.api_body_limit`.
 
 use std::sync::{
     Arc,
@@ -11,17 +11,43 @@ use std::sync::{
 #[derive(Clone)]
 pub struct Budget {
     left: Arc<AtomicUsize>,
+    /// What it is a part of.
+    whole: Option<Box<Budget>>,
 }
 
 impl Budget {
     /// So many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
+        Self { left: Arc::new(AtomicUsize::new(bytes)), whole: None }
+    }
+
+    /// A part of it, of so many bytes: what is taken from the part is taken from the whole as well.
+    pub fn part(&self, bytes: usize) -> Self {
+        Self { whole: Some(Box::new(self.clone())), ..Self::new(bytes) }
     }
 
     /// Nothing of it yet.
     pub fn nothing(&self) -> Share {
         Share { budget: self.clone(), bytes: 0 }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            return false;
+        }
+        let has = self.whole.as_ref().is_none_or(|whole| whole.take(bytes));
+        if !has {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+        }
+        has
+    }
+
+    fn take_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.take_back(bytes);
+        }
     }
 }
 
@@ -40,12 +66,11 @@ impl Share {
 
     /// Holds nothing any more.
     pub fn give_back(&mut self) {
-        self.budget.left.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.budget.take_back(std::mem::take(&mut self.bytes));
     }
 
     fn grow(&mut self, bytes: usize) -> bool {
-        let less = |left: usize| left.checked_sub(bytes);
-        let taken = self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        let taken = self.budget.take(bytes);
         self.bytes += if taken { bytes } else { 0 };
         taken
     }
@@ -70,5 +95,18 @@ mod tests {
         assert!(other.grow(5) && !other.grow(1));
         drop(other);
         assert!(budget.nothing().grow(10));
+    }
+
+    #[test]
+    fn who_may_take_a_part_leaves_the_rest_to_others() {
+        let whole = Budget::new(10);
+        let (one, other) = (whole.part(6), whole.part(6));
+        let (mut of_one, mut of_other) = (one.nothing(), other.nothing());
+        assert!(!of_one.grow(7) && of_one.grow(6) && !of_one.grow(1));
+        assert!(!of_other.grow(5) && of_other.grow(4) && !of_other.grow(1));
+        drop(of_one);
+        assert!(of_other.grow(2) && !of_other.grow(1));
+        drop(of_other);
+        assert!(whole.nothing().grow(10));
     }
 }

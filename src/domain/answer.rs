@@ -11,6 +11,8 @@ pub struct Answer {
     pub tokens: Tokens,
     /// The service's own limit of requests a minute, if its headers tell it.
     pub limit_requests: Option<u64>,
+    /// Whether another model stood in for the one asked for; such an answer is not kept for those who ask later.
+    pub stands_in: bool,
 }
 
 /// Tokens used.

@@ -53,6 +53,9 @@ pub use permits::{Call, Permit, Permits};
 use question::Bounds;
 pub use question::{Brought, Busy, Failed, Progress, Question, Refused};
 
+/// When to ask again after a wait in vain for what others got.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The guards of one service.
 pub struct Service {
     /// The service's name, as label value.
@@ -121,7 +124,13 @@ impl Stack {
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        let asked = self.cache.get_or(question.key, || self.ask_anew(question, progress, &call)).await?;
+        // Whoever had no more time for it tells nothing to those who waited for the same call and have.
+        let is_callers_own = |refused: &Refused| match refused {
+            Refused::Busy(_) => true,
+            Refused::Failed(failed) => failed.failure == Failure::OutOfTime,
+        };
+        let ask = || self.ask_anew(question, progress, &call);
+        let asked = self.cache.get_or(question.key, is_callers_own, ask).await?;
         if question.key.is_some() {
             self.metrics.cache(asked.1, self.cache.is_shared());
         }
@@ -170,7 +179,10 @@ impl Stack {
                 Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => {
                     return Err(Refused::Failed(failed));
                 }
-                _ if retry_at >= until => return Err(Refused::Busy(busy(&chain, question, wait, retry_at))),
+                _ if retry_at >= until => {
+                    let now = self.clock.monotonic();
+                    return Err(Refused::Busy(busy(&chain, question, wait, retry_at, now)));
+                }
                 _ => wait_for(wait, &chain, &versions, retry_at, progress).await,
             }
         }
@@ -377,9 +389,10 @@ async fn wait_for(
     futures_util::future::select_all(waits).await;
 }
 
-/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something.
-fn busy(chain: &[(usize, &Service)], question: Question<'_>, on: Wait, retry_at: Duration) -> Busy {
+/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something. If it
+/// has, but others wait for it too or a service is met again slowly, nobody knows when there will be enough for all.
+fn busy(chain: &[(usize, &Service)], question: Question<'_>, on: Wait, retry_at: Duration, now: Duration) -> Busy {
     let free = chain.iter().map(|(_, service)| service.permits.free_at(question.tokens)).min();
     let until = if on == Wait::Limiter { free.unwrap_or(retry_at).max(retry_at) } else { retry_at };
-    Busy { on, until }
+    Busy { on, until: if until <= now { now + ASK_AGAIN_AFTER } else { until } }
 }

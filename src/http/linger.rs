@@ -1,4 +1,4 @@
-//! A connection that is closed so that its last answer arrives.
+//! A connection that is closed so that its last answer arrives, and not held by one who reads nothing.
 //!
 //! Closed with something unread, the system resets it, and the other side may lose the answer: a stranger who sends
 //! three megabytes would not hear his 401.
@@ -24,6 +24,10 @@ const THROWN_AWAY_MAX: usize = 16 << 20;
 /// has heard everything closes by himself.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Whoever takes nothing of an answer for so long has gone away, whatever his system says (as NGINX has it,
+/// ngx_http_core_module, `send_timeout`).
+const STALLED_MAX: Duration = Duration::from_secs(60);
+
 /// The connection.
 pub struct Lingering {
     stream: TcpStream,
@@ -31,12 +35,25 @@ pub struct Lingering {
     thrown_away: usize,
     /// Runs once all is said.
     patience: Option<Pin<Box<Sleep>>>,
+    /// Runs while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
     /// Wraps a stream.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, said_all: false, thrown_away: 0, patience: None }
+        Self { stream, said_all: false, thrown_away: 0, patience: None, stalled: None }
+    }
+
+    /// What came of writing, unless it has been stalled for too long.
+    fn unless_stalled<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.stalled = None;
+            return wrote;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED_MAX)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_throw_away(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -64,7 +81,8 @@ impl AsyncRead for Lingering {
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_stalled(cx, wrote)
     }
 
     fn poll_write_vectored(
@@ -72,7 +90,8 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_stalled(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,5 +108,43 @@ impl AsyncWrite for Lingering {
             self.said_all = true;
         }
         self.poll_throw_away(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_reads_slowly_is_waited_for_and_one_who_reads_nothing_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connection = Lingering::new(listener.accept().await.unwrap().0);
+        let (piece, mut space) = (vec![0; 1 << 20], vec![0; 64 << 20]);
+        // Until the system takes no more.
+        while timeout(STALLED_MAX / 2, connection.write_all(&piece)).await.is_ok() {}
+        for _ in 0..4 {
+            tokio::select! {
+                _ = async { while reader.read(&mut space).await.unwrap() > 0 {} } => panic!("nothing was closed"),
+                writable = connection.stream.writable() => writable.unwrap(),
+            }
+            while let Ok(wrote) = timeout(STALLED_MAX / 2, connection.write(&piece)).await {
+                wrote.expect("something was read meanwhile");
+            }
+        }
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = connection.write(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() <= STALLED_MAX, "{:?}", began.elapsed());
     }
 }

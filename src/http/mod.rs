@@ -37,7 +37,9 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    http::{Method, StatusCode, Uri},
     middleware,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use prometheus_client::registry::Registry;
@@ -125,10 +127,24 @@ pub fn public(public: Public) -> Router {
     }
     let metrics = public.metrics.clone();
     router
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(no_such_route)
         .layer(middleware::from_fn_with_state(metrics, metrics::measure))
         .with_state(public)
+}
+
+async fn no_such_route(uri: Uri) -> Response {
+    if gateway::owns(uri.path()) {
+        return gateway::unknown_url(StatusCode::NOT_FOUND);
+    }
+    problem::no_such_route(uri).await.into_response()
+}
+
+async fn method_not_allowed(uri: Uri, method: Method) -> Response {
+    if gateway::owns(uri.path()) {
+        return gateway::unknown_url(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    problem::method_not_allowed(method).await.into_response()
 }
 
 /// The admin routes.

@@ -235,7 +235,10 @@ async fn a_call_that_is_dropped_is_aborted_at_the_provider() {
         assert!(waiting.await.is_err());
         eventually("the abort", || simulator.stats().aborted_by_client == 2).await;
         let refusal = ai.complete(&chat("[[ai:hang]]", false), ai.model(), Duration::from_millis(100), NOW).await;
-        assert_eq!(refusal.err(), Some(Refusal { failure: Failure::Timeout, status: None, body: None }));
+        assert_eq!(
+            refusal.err(),
+            Some(Refusal { failure: Failure::Timeout, status: None, body: None, retry_after: None })
+        );
         eventually("the abort", || simulator.stats().aborted_by_client == 3).await;
     }
 }
@@ -266,6 +269,9 @@ async fn a_wrong_key_is_the_operators_business_alone() {
     for provider in PROVIDERS {
         let service = AiService { api_key: Secret::new("wrong"), ..service(&simulator, provider) };
         let refusal = complete(&Ai::new(&service, "").unwrap(), "hi").await.unwrap_err();
-        assert_eq!(refusal, Refusal { failure: Failure::Unusable(401), status: Some(401), body: None });
+        assert_eq!(
+            refusal,
+            Refusal { failure: Failure::Unusable(401), status: Some(401), body: None, retry_after: None }
+        );
     }
 }

@@ -1,5 +1,10 @@
 //! What API keys may use: their limiters and budgets stand among the guards, and share the services with the chat.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::task::JoinSet;
 
@@ -73,21 +78,23 @@ async fn a_backlog_of_the_chat_leaves_the_api_its_share() {
     }
     let replied = || scene.zendesk.tally().answered;
     eventually("the chat is at work", SOON, async || replied() >= 4).await;
-    let begun = replied();
     let gateway = Gateway::of(&scene);
-    let (mut programs, answered) = (JoinSet::new(), std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    let (mut programs, answered) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
     for _ in 0..16 {
         let (gateway, answered) = (gateway.clone(), answered.clone());
         programs.spawn(async move {
             loop {
                 let answer = gateway.post("/v1/chat/completions", &chat("simulated")).await;
                 assert_eq!(answer.status, 200, "{}", answer.text());
-                answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                answered.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
-    eventually("the chat has had its share", SOON, async || replied() >= begun + 30).await;
-    let (of_chat, of_api) = (replied() - begun, answered.load(std::sync::atomic::Ordering::Relaxed));
+    // Before that, those who were there first have all slots.
+    eventually("the programs have their first", SOON, async || answered.load(Ordering::Relaxed) >= 4).await;
+    let (chat_before, api_before) = (replied(), answered.load(Ordering::Relaxed));
+    eventually("the chat has had its share", SOON, async || replied() >= chat_before + 30).await;
+    let (of_chat, of_api) = (replied() - chat_before, answered.load(Ordering::Relaxed) - api_before);
     programs.shutdown().await;
     println!("{of_chat} of the chat, {of_api} of the API");
     // In the order of coming they would wait for the whole backlog.

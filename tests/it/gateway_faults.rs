@@ -237,10 +237,10 @@ async fn unread(scene: &Scene, gateway: &Gateway) -> reqwest::Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_does_not_read_holds_up_nobody() {
-    let scene = Scene::with("").await;
+    let scene = Scene::with("[[ai.services]]\nconcurrency = 201\n").await;
     let gateway = Gateway::of(&scene);
     let unread = unread(&scene, &gateway).await;
-    let all = (0..30).map(|_| gateway.clone()).map(|gateway| async move {
+    let all = (0..200).map(|_| gateway.clone()).map(|gateway| async move {
         let answer = gateway.post("/v1/chat/completions", &stream("simulated")).await;
         answer.events().last() == Some(&"[DONE]")
     });

@@ -132,7 +132,7 @@ pub(super) fn answer(body: &[u8], handoff_tool: &str) -> Result<Answer, Failure>
         input: count(&completion.usage["prompt_tokens"]),
         output: count(&completion.usage["completion_tokens"]),
     };
-    Ok(Answer { text, handoff, tokens, limit_requests: None })
+    Ok(Answer { text, handoff, tokens, ..Answer::default() })
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
     fn an_answer_is_told_from_what_is_none() {
         let fine = |text: &str, handoff, tokens: (u64, u64)| {
             let tokens = Tokens { input: tokens.0, output: tokens.1 };
-            Ok(Answer { text: text.into(), handoff, tokens, limit_requests: None })
+            Ok(Answer { text: text.into(), handoff, tokens, ..Answer::default() })
         };
         let call = r#""tool_calls":[{"function":{"name":"human"}}]"#;
         for (body, expected) in [

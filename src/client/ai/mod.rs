@@ -233,7 +233,8 @@ impl Ai {
             Provider::Openai | Provider::Azure => refusal::openai_shape(&body, status),
             Provider::Anthropic => anthropic::answer::error(&body),
         };
-        Err(Refusal::answered(failure, status, &body, shaped))
+        let retry_after = advice.retry_after;
+        Err(Refusal { retry_after, ..Refusal::answered(failure, status, &body, shaped) })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Why there is no answer, and what the provider said to it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -22,12 +24,14 @@ pub struct Refusal {
     /// The provider's error in OpenAI's shape, if it said one that is for the client: what it says of our own key
     /// (401, 403) is not.
     pub body: Option<Bytes>,
+    /// How long it asks to be left alone (`Retry-After`, RFC 9110, section 10.2.3), whatever the status.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// A failure without a word of the provider's.
     pub(super) fn of(failure: Failure) -> Self {
-        Self { failure, status: None, body: None }
+        Self { failure, status: None, body: None, retry_after: None }
     }
 
     /// A provider's answer with a status that is no success: its body, and the same in OpenAI's shape.
@@ -37,13 +41,13 @@ impl Refusal {
             failure => failure,
         };
         let about_us = matches!(status, 401 | 403);
-        Self { failure, status: Some(status), body: shaped.filter(|_| !about_us) }
+        Self { failure, status: Some(status), body: shaped.filter(|_| !about_us), retry_after: None }
     }
 
     /// A request that this provider cannot be asked.
     pub(super) fn untranslatable(wrong: &Invalid) -> Self {
         let body = error(&wrong.message, "invalid_request_error", wrong.param, "unsupported_by_provider");
-        Self { failure: Failure::Rejected(400), status: Some(400), body: Some(body.into()) }
+        Self { failure: Failure::Rejected(400), status: Some(400), body: Some(body.into()), retry_after: None }
     }
 }
 
@@ -126,7 +130,7 @@ pub(super) fn within_stream(event: &Bytes) -> Refusal {
     } else {
         Failure::Unavailable(status.unwrap_or(500))
     };
-    Refusal { failure, status, body: body.filter(|_| !matches!(status, Some(401 | 403))) }
+    Refusal { failure, status, body: body.filter(|_| !matches!(status, Some(401 | 403))), retry_after: None }
 }
 
 #[cfg(test)]

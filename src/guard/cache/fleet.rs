@@ -47,9 +47,10 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Whether an answer may be kept at all: a wish for a human belongs to one customer.
+    /// Whether an answer may be kept at all: a wish for a human belongs to one customer, and who asks later may get the
+    /// model that was asked for.
     pub fn allow(self, answer: &Answer) -> bool {
-        !answer.handoff && answer.text.len() as u64 <= self.value_bytes_max
+        !answer.handoff && !answer.stands_in && answer.text.len() as u64 <= self.value_bytes_max
     }
 }
 

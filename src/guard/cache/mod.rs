@@ -83,8 +83,14 @@ impl Cache {
     }
 
     /// The answer kept for `key`, or what `ask` brings; those who ask for the same key meanwhile wait for that one
-    /// call. Without a key nothing is kept.
-    pub async fn get_or<E, F>(&self, key: Option<Key>, ask: impl Fn() -> F + Send + Sync) -> Result<(Answer, Source), E>
+    /// call, and share its failure unless `is_callers_own` says that it is one of whoever made the call: then the next
+    /// of them makes it. Without a key nothing is kept.
+    pub async fn get_or<E, F>(
+        &self,
+        key: Option<Key>,
+        is_callers_own: impl Fn(&E) -> bool + Send + Sync,
+        ask: impl Fn() -> F + Send + Sync,
+    ) -> Result<(Answer, Source), E>
     where
         E: Clone + Send + Sync + 'static,
         F: Future<Output = Result<Answer, E>> + Send,
@@ -94,38 +100,58 @@ impl Cache {
             Some(fleet) => fleet.erased(key.tenant).await,
             None => Some(0),
         };
-        let mut was_in_fleet = false;
-        let make = async {
-            let (answer, found) = match (&self.fleet, erased) {
-                (Some(fleet), Some(erased)) => {
-                    let terms = Terms { lifetime: jittered(self.terms.lifetime), ..self.terms };
-                    fleet.get_or(&key, erased, terms, &ask).await?
-                }
-                _ => (ask().await?, false),
-            };
-            was_in_fleet = found;
-            Ok(Arc::new(answer))
-        };
         let name = (key, erased.unwrap_or_default());
-        let was_there = self.answers.contains_key(&name);
-        let entry = self.answers.entry(name).or_try_insert_with(make).await;
-        let entry = entry.map_err(|error: Arc<E>| (*error).clone())?;
-        let fresh = entry.is_fresh();
-        let answer = entry.into_value();
-        if fresh && !self.terms.allow(&answer) {
-            self.answers.invalidate(&name).await;
+        loop {
+            let (mut is_ours, mut was_in_fleet) = (false, false);
+            let make = async {
+                is_ours = true;
+                let (answer, found) = self.make(&key, erased, &ask).await?;
+                was_in_fleet = found;
+                Ok(Arc::new(answer))
+            };
+            let was_there = self.answers.contains_key(&name);
+            let made = self.answers.entry(name).or_try_insert_with(make).await;
+            let entry = match made {
+                Ok(entry) => entry,
+                Err(error) if !is_ours && is_callers_own(&error) => continue,
+                Err(error) => return Err((*error).clone()),
+            };
+            let fresh = entry.is_fresh();
+            let answer = entry.into_value();
+            if fresh && !self.terms.allow(&answer) {
+                self.answers.invalidate(&name).await;
+            }
+            // A wish for a human belongs to one customer; whoever waited for that call asks for himself.
+            if !fresh && answer.handoff {
+                return Ok((ask().await?, Source::Asked));
+            }
+            let source = match (fresh, was_in_fleet) {
+                (false, _) if was_there => Source::Process,
+                (false, _) => Source::Coalesced,
+                (true, true) => Source::Fleet,
+                (true, false) => Source::Asked,
+            };
+            return Ok(((*answer).clone(), source));
         }
-        // A wish for a human belongs to one customer; whoever waited for that call asks for himself.
-        if !fresh && answer.handoff {
-            return Ok((ask().await?, Source::Asked));
+    }
+
+    /// The answer that the fleet has, or what `ask` brings; the flag says that it was there already.
+    async fn make<E, F>(
+        &self,
+        key: &Key,
+        erased: Option<u64>,
+        ask: impl Fn() -> F + Send + Sync,
+    ) -> Result<(Answer, bool), E>
+    where
+        F: Future<Output = Result<Answer, E>> + Send,
+    {
+        match (&self.fleet, erased) {
+            (Some(fleet), Some(erased)) => {
+                let terms = Terms { lifetime: jittered(self.terms.lifetime), ..self.terms };
+                fleet.get_or(key, erased, terms, ask).await
+            }
+            _ => Ok((ask().await?, false)),
         }
-        let source = match (fresh, was_in_fleet) {
-            (false, _) if was_there => Source::Process,
-            (false, _) => Source::Coalesced,
-            (true, true) => Source::Fleet,
-            (true, false) => Source::Asked,
-        };
-        Ok(((*answer).clone(), source))
     }
 
     /// How long an answer is kept at most.

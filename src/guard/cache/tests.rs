@@ -26,6 +26,11 @@ fn answer(text: &str) -> Answer {
     Answer { text: text.into(), ..Answer::default() }
 }
 
+/// Every failure is shared.
+fn never<E>(_: &E) -> bool {
+    false
+}
+
 #[tokio::test]
 async fn the_same_question_asked_at_once_is_one_call() {
     let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
@@ -40,7 +45,7 @@ async fn the_same_question_asked_at_once_is_one_call() {
                     tokio::task::yield_now().await;
                     Ok::<_, ()>(answer("hello"))
                 };
-                cache.get_or(Some(key), ask).await.unwrap().0.text
+                cache.get_or(Some(key), never, ask).await.unwrap().0.text
             })
         })
         .collect();
@@ -48,6 +53,40 @@ async fn the_same_question_asked_at_once_is_one_call() {
         assert_eq!(one.await.unwrap(), "hello");
     }
     assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_callers_own_is_not_that_of_those_who_wait_for_his_call() {
+    let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let key = key("app");
+    let asking: Vec<_> = (0..10)
+        .map(|_| {
+            let (cache, calls) = (cache.clone(), calls.clone());
+            tokio::spawn(async move {
+                let ask = || async {
+                    let before = calls.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    if before < 3 { Err("no more time") } else { Ok(answer("hello")) }
+                };
+                cache.get_or(Some(key), |error| *error == "no more time", ask).await
+            })
+        })
+        .collect();
+    let mut failed = 0;
+    for one in asking {
+        failed += usize::from(one.await.unwrap().is_err());
+    }
+    assert_eq!((failed, calls.load(Ordering::Relaxed)), (3, 4));
+}
+
+#[tokio::test]
+async fn what_another_model_said_is_not_kept_for_those_who_come_later() {
+    let cache = Cache::new(&CacheConfig::default(), None);
+    for (stands_in, expected) in [(true, Source::Asked), (false, Source::Asked), (true, Source::Process)] {
+        let ask = || async { Ok::<_, ()>(Answer { stands_in, ..answer("hello") }) };
+        assert_eq!(cache.get_or(Some(key("app")), never, ask).await.unwrap().1, expected);
+    }
 }
 
 #[tokio::test]
@@ -64,7 +103,7 @@ async fn a_wish_for_a_human_is_no_other_customers() {
                     tokio::task::yield_now().await;
                     Ok::<_, ()>(Answer { handoff, ..answer("hello") })
                 };
-                cache.get_or(Some(key), ask).await.unwrap().0.handoff
+                cache.get_or(Some(key), never, ask).await.unwrap().0.handoff
             })
         })
         .collect();
@@ -78,10 +117,10 @@ async fn a_wish_for_a_human_is_no_other_customers() {
 #[tokio::test]
 async fn failures_long_answers_and_other_tenants_are_not_served() {
     let cache = Cache::new(&CacheConfig { max_value: 10, ..CacheConfig::default() }, None);
-    assert_eq!(cache.get_or(Some(key("a")), || async { Err("down") }).await, Err("down"));
+    assert_eq!(cache.get_or(Some(key("a")), never, || async { Err("down") }).await, Err("down"));
     let says = async |tenant: &str, text: &str| {
         let ask = || async { Ok::<_, ()>(answer(text)) };
-        let (said, source) = cache.get_or(Some(key(tenant)), ask).await.unwrap();
+        let (said, source) = cache.get_or(Some(key(tenant)), never, ask).await.unwrap();
         (said.text, source)
     };
     assert_eq!(says("a", "a long answer").await.1, Source::Asked);
@@ -130,7 +169,7 @@ impl Nodes {
             tokio::time::sleep(takes).await;
             Ok::<_, ()>(answer(&format!("answer {call}")))
         };
-        let (answer, source) = self.caches[node].get_or(Some(key(tenant)), ask).await.unwrap();
+        let (answer, source) = self.caches[node].get_or(Some(key(tenant)), never, ask).await.unwrap();
         (answer.text, source)
     }
 
@@ -241,7 +280,7 @@ async fn nobody_waits_for_long_for_one_who_only_waits_himself() {
     let fleet = Fleet::new(theirs.clone(), Sealer::new(b"secret"), Clock::system());
     let cache = Cache::new(&CacheConfig::default(), Some(fleet));
     let began = tokio::time::Instant::now();
-    let asking = cache.get_or(Some(key("a")), || async { Ok::<_, ()>(answer("mine")) });
+    let asking = cache.get_or(Some(key("a")), never, || async { Ok::<_, ()>(answer("mine")) });
     let (said, source) = tokio::time::timeout(Duration::from_secs(60), asking).await.expect("it asks itself").unwrap();
     assert_eq!((said.text.as_str(), source), ("mine", Source::Asked));
     let (waited, looks) = (began.elapsed(), theirs.looks.load(Ordering::Relaxed));

@@ -12,6 +12,7 @@ use axum::{
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Gateway, deadline::Deadline, models, quota::Right, refusal::Refusal, watch::Watch};
 use crate::{
@@ -53,8 +54,16 @@ pub struct Asking {
     begun: Notify,
     meter: Mutex<Meter>,
     /// What a service said when it refused.
-    said: Mutex<Option<Bytes>>,
+    said: Mutex<Said>,
     _body: Share,
+    _under_way: TaskTrackerToken,
+}
+
+/// What a service said beside its status.
+#[derive(Default)]
+struct Said {
+    body: Option<Bytes>,
+    retry_after: Option<Duration>,
 }
 
 /// What a call that is under way has used so far.
@@ -112,6 +121,7 @@ impl Asking {
             meter: Mutex::default(),
             said: Mutex::default(),
             _body: body,
+            _under_way: gateway.under_way.token(),
             gateway,
             request,
             chain,
@@ -153,10 +163,15 @@ impl Asking {
         ai.stream(&self.request, model, within, now).await.map_err(|refusal| self.note(refusal))
     }
 
+    /// Whether a service has another model than the one asked for.
+    pub fn stands_in(&self, service: usize) -> bool {
+        self.gateway.parts.ai[service].offers(&self.request.model).is_none()
+    }
+
     /// Begins a call: whom to ask, for which model, within which time, and when it is now.
     fn begin(&self, service: usize) -> Result<(&Ai, &str, Duration, Timestamp), Failure> {
         // What another one said is no answer of this one.
-        self.said.lock().take();
+        *self.said.lock() = Said::default();
         let within = self.enough_for(service)?;
         self.meter.lock().running = true;
         let ai = &self.gateway.parts.ai[service];
@@ -183,7 +198,7 @@ impl Asking {
     }
 
     fn note(&self, refusal: client::Refusal) -> Failure {
-        *self.said.lock() = refusal.body;
+        *self.said.lock() = Said { body: refusal.body, retry_after: refusal.retry_after };
         // A call that failed is not paid for.
         self.meter.lock().running = false;
         refusal.failure
@@ -217,7 +232,10 @@ impl Asking {
         let pause = match failed.failure {
             // The limiter knows how long to wait, and waits.
             Failure::Throttled(_) => Duration::ZERO,
-            _ => self.gateway.pauses.service_pause(tries + 1, rand::random()),
+            _ => {
+                let asked_for = self.said.lock().retry_after.unwrap_or_default();
+                self.gateway.pauses.service_pause(tries + 1, rand::random()).max(asked_for)
+            }
         };
         let in_time = pause < self.deadline.at.saturating_sub(self.gateway.parts.clock.monotonic());
         let allowed = in_time && self.gateway.retries.take();
@@ -229,10 +247,10 @@ impl Asking {
         match refused {
             Refused::Busy(busy) => Refusal::busy(*busy, self.gateway.parts.clock.monotonic()),
             Refused::Failed(failed) => {
+                let Said { body, retry_after } = std::mem::take(&mut *self.said.lock());
                 let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
                 // What it says of our own trouble with it, of our key for instance, is not for the client.
-                let said = self.said.lock().take().filter(|_| is_clients_fault);
-                Refusal::failed(failed).saying(said)
+                Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after)
             }
         }
     }

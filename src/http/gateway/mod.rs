@@ -23,9 +23,11 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+
+use tokio_util::task::TaskTracker;
 
 use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
 use super::{
@@ -43,12 +45,14 @@ use crate::{
 pub use metrics::Metrics;
 pub use models::{model, models};
 
+/// Bytes of requests in memory at the most, from the first byte read until they are answered; while one is passed on,
+/// it is there twice. One request of the largest size always fits; of several keys none gets more than half.
+const BODIES_BYTES_MAX: usize = 64 << 20;
+
 /// What the routes of the gateway work with.
 pub struct Gateway {
     parts: Arc<Parts>,
     config: ApiConfig,
-    /// What the bodies of requests under way share.
-    bodies: Budget,
     body_bytes_max: usize,
     request_timeout: Duration,
     retries: RetryBudget,
@@ -57,18 +61,32 @@ pub struct Gateway {
     /// What each key may use.
     purses: Vec<Purse>,
     metrics: Metrics,
+    /// Requests that are let in and not answered to their end.
+    under_way: TaskTracker,
 }
 
 impl Gateway {
-    /// Makes the gateway; `bodies` bounds the requests under way together, in bytes.
-    pub fn new(parts: Arc<Parts>, http: &super::Config, config: ApiConfig, bodies: Budget, metrics: Metrics) -> Self {
+    /// Makes the gateway.
+    pub fn new(parts: Arc<Parts>, http: &super::Config, config: ApiConfig, metrics: Metrics) -> Self {
         let body_bytes_max = usize::try_from(http.api_body_limit).unwrap_or(usize::MAX);
+        let bodies = Budget::new(BODIES_BYTES_MAX.max(body_bytes_max));
+        let of_one_key = if config.keys.len() > 1 { (BODIES_BYTES_MAX / 2).max(body_bytes_max) } else { usize::MAX };
         let retries = RetryBudget::new(config.retry_budget);
         let base = Duration::try_from_secs_f64(config.backoff_factor).unwrap_or_default();
         let pauses = Policy { max_retries: config.max_retries, base, ..Policy::default() };
-        let purses = config.keys.iter().map(|key| Purse::of(&key.name, &parts)).collect();
+        let purses = config.keys.iter().map(|key| Purse::of(&key.name, &parts, bodies.part(of_one_key))).collect();
         let request_timeout = http.request_timeout;
-        Self { parts, config, bodies, body_bytes_max, request_timeout, retries, pauses, purses, metrics }
+        Self {
+            parts,
+            config,
+            body_bytes_max,
+            request_timeout,
+            retries,
+            pauses,
+            purses,
+            metrics,
+            under_way: TaskTracker::new(),
+        }
     }
 
     /// Whether a request bears one of the keys.
@@ -76,9 +94,14 @@ impl Gateway {
         keys::find(&self.config.keys, headers).is_some()
     }
 
+    /// Whether anybody is being answered.
+    pub fn is_busy(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// Reads the body; its bytes are held against the budget until the request is done with.
-    async fn read(&self, body: Body, deadline: Deadline) -> Result<(Bytes, Share), Refusal> {
-        let mut share = self.bodies.nothing();
+    async fn read(&self, key: usize, body: Body, deadline: Deadline) -> Result<(Bytes, Share), Refusal> {
+        let mut share = self.purses[key].bodies.nothing();
         let read = body::read(body, self.body_bytes_max, Announced::Believed, &mut share);
         match tokio::time::timeout_at(self.parts.clock.instant(deadline.at), read).await {
             Ok(Ok(body)) => Ok((body, share)),
@@ -100,6 +123,16 @@ pub async fn embeddings(State(public): State<Public>, headers: HeaderMap, body: 
     answer(&public.gateway, Kind::Embeddings, &headers, body).await
 }
 
+/// Whether it is a client of this API who asks for a path, so that errors have to have its shape.
+pub fn owns(path: &str) -> bool {
+    path.starts_with("/v1/") && !path.starts_with("/v1/tasks/")
+}
+
+/// Answers for a path that nothing is at (404), or nothing by this method (405).
+pub fn unknown_url(status: StatusCode) -> Response {
+    Refusal::unknown_url(status).into_response()
+}
+
 async fn answer(gateway: &Arc<Gateway>, kind: Kind, headers: &HeaderMap, body: Body) -> Response {
     let key = match keys::find(&gateway.config.keys, headers) {
         Some(key) => key,
@@ -119,7 +152,7 @@ async fn walk(
     body: Body,
 ) -> Result<Response, Refusal> {
     let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
-    let (body, share) = gateway.read(body, deadline).await?;
+    let (body, share) = gateway.read(key, body, deadline).await?;
     let request = Request::parse(kind, &body)?;
     // The request has it all; while it waits it need not be there twice.
     drop(body);

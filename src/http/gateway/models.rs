@@ -20,8 +20,9 @@ pub(super) fn model_at<'a>(ai: &'a Ai, request: &Request) -> &'a str {
     ai.offers(&request.model).unwrap_or_else(|| ai.model())
 }
 
-/// Who is asked for a model, in order, by their place among all services: the services that offer it, then those that stand in with a model of their own.
-/// Vectors of different models are not to be compared, so nobody stands in for embeddings.
+/// Who is asked for a model, in order, by their place among all services: the services that offer it, then those that
+/// stand in with a model of their own, if the key may use that. Vectors of different models are not to be compared, so
+/// nobody stands in for embeddings.
 pub(super) fn chain(gateway: &Gateway, key: &ApiKey, request: &Request) -> Result<Vec<usize>, Refusal> {
     if !may_use(key, &request.model) {
         return Err(Refusal::unknown_model());
@@ -33,7 +34,11 @@ pub(super) fn chain(gateway: &Gateway, key: &ApiKey, request: &Request) -> Resul
         return Err(Refusal::unknown_model());
     }
     if gateway.config.stand_in && request.kind == Kind::Chat {
-        chain.extend((0..ai.len()).filter(|service| !offers(service) && !ai[*service].model().is_empty()));
+        let may_stand_in = |service: &usize| {
+            let model = ai[*service].model();
+            !offers(service) && !model.is_empty() && may_use(key, model)
+        };
+        chain.extend((0..ai.len()).filter(may_stand_in));
     }
     let mut refused = None;
     chain.retain(|service| match ai[*service].accepts(request, model_at(&ai[*service], request)) {

@@ -7,9 +7,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Gateway, deadline::Deadline, refusal::Refusal};
 use crate::{
-    actors::Parts,
+    actors::{Budget, Parts},
     domain::completion::Request,
-    guard::{Allowance, Call, Class, Permits},
+    guard::{ASK_AGAIN_AFTER, Allowance, Call, Class, Permits},
     telemetry::series::label,
 };
 
@@ -17,16 +17,19 @@ use crate::{
 pub(super) struct Purse {
     /// The key's name as label value.
     pub label: &'static str,
+    /// Room for the bodies of its requests.
+    pub bodies: Budget,
     permits: Option<Arc<Permits>>,
     allowance: Option<Arc<Allowance>>,
 }
 
 impl Purse {
     /// Of the key of this name.
-    pub fn of(name: &str, parts: &Parts) -> Self {
+    pub fn of(name: &str, parts: &Parts, bodies: Budget) -> Self {
         let permits = parts.key_limits.iter().find(|(limited, _)| limited == name);
         let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name);
-        Self { label: label(name), permits: permits.map(|(_, permits)| permits.clone()), allowance: allowance.cloned() }
+        let permits = permits.map(|(_, permits)| permits.clone());
+        Self { label: label(name), bodies, permits, allowance: allowance.cloned() }
     }
 }
 
@@ -66,9 +69,10 @@ pub(super) async fn admit(
     let Some(permits) = permits else { return Ok(Right { limited: None, allowance }) };
     let tokens = request.tokens();
     let until = deadline.at.min(clock.monotonic() + gateway.config.wait);
-    let refused = || {
-        let free_at = permits.free_at(tokens).saturating_sub(clock.monotonic());
-        Refusal::key_limited(free_at.max(Duration::from_millis(1)))
+    let refused = || match permits.free_at(tokens).saturating_sub(clock.monotonic()) {
+        // Others with this key got it.
+        Duration::ZERO => Refusal::key_limited(ASK_AGAIN_AFTER),
+        free_in => Refusal::key_limited(free_in),
     };
     loop {
         if permits.free_at(tokens) > until {

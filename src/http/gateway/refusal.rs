@@ -56,6 +56,14 @@ impl Refusal {
         self
     }
 
+    /// With when the service itself wants to be asked again, if it says so.
+    pub fn not_before(self, span: Option<Duration>) -> Self {
+        match span {
+            Some(span) => self.retry_after(span),
+            None => self,
+        }
+    }
+
     /// With what the service said.
     pub fn saying(mut self, said: Option<Bytes>) -> Self {
         self.0.said = said;
@@ -77,6 +85,12 @@ impl Refusal {
     pub fn unknown_model() -> Self {
         let message = "the model does not exist, or this key may not use it; GET /v1/models lists those it may";
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message).about(Some("model"))
+    }
+
+    /// Nothing is at this path, or not by this method.
+    pub fn unknown_url(status: StatusCode) -> Self {
+        let message = "there are POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models and no more";
+        Self::new(status, "invalid_request_error", "unknown_url", message)
     }
 
     /// The body is longer than `limit` bytes.
@@ -143,8 +157,7 @@ impl Refusal {
             }
             _ => {
                 let message = "as many calls as are allowed at once are under way";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded", message)
-                    .retry_after(wait.max(SOON))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded", message).retry_after(wait)
             }
         }
     }

@@ -41,6 +41,7 @@ async fn ask(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
 /// The cache keeps texts; the whole answer is one.
 async fn to_keep(asking: &Asking, service: usize) -> Result<Answer, Failure> {
     let completion = asking.complete(service).await?;
+    let (tokens, limit_requests) = (completion.tokens, completion.limit_requests);
     let text = String::from_utf8(completion.body.into()).map_err(|_| Failure::UnusableAnswer)?;
-    Ok(Answer { text, handoff: false, tokens: completion.tokens, limit_requests: completion.limit_requests })
+    Ok(Answer { text, tokens, limit_requests, stands_in: asking.stands_in(service), ..Answer::default() })
 }

@@ -28,7 +28,7 @@ pub struct Behaviour {
     pub down: bool,
     /// Sliding windows; beyond any of them 429 with `Retry-After`.
     pub quota: Vec<Quota>,
-    /// Tells this many seconds in `Retry-After` instead of the exact wait.
+    /// Tells this many seconds in `Retry-After`, with every failure; beyond a quota instead of the exact wait.
     pub retry_after: Option<u64>,
     /// Pads every answer to this many characters.
     pub reply_chars: usize,

@@ -117,6 +117,7 @@ async fn serve(
     }
     let ledger = service.ledger();
     let behaviour = Behaviour::clone(&service.dial.get());
+    let retry_after = behaviour.retry_after;
     let mut call = Call::begin(&ledger);
     let (number, admission) = ledger.arrive(&behaviour);
     if behaviour.down {
@@ -137,6 +138,9 @@ async fn serve(
     // An error tells nothing of the quota.
     if let (Some(left), true) = (left, response.status().is_success()) {
         dialect.tell(left, response.headers_mut());
+    }
+    if let (Some(seconds), false) = (retry_after, response.status().is_success()) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -200,7 +200,7 @@ fn arguments(number: usize, piece: &str) -> Value {
 
 fn refused(error: Option<Error>) -> Refusal {
     let failure = error.as_ref().map_or(Failure::Unavailable(500), Error::failure);
-    Refusal { failure, status: None, body: error.map(|error| error.shaped()) }
+    Refusal { body: error.map(|error| error.shaped()), ..Refusal::of(failure) }
 }
 
 #[cfg(test)]
