@@ -32,6 +32,7 @@ pub(crate) mod private;
 mod probe;
 mod publisher;
 mod publishing;
+mod refusals;
 mod removal;
 mod seen;
 mod source;

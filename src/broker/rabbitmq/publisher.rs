@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::link::{Line, Live};
+use super::{
+    link::{Line, Live},
+    refusals::{CALM, Refusals},
+};
 
 /// Publications under way at once; more only lengthens their wait (measured: about 100 is the sweet spot).
 const IN_FLIGHT_MAX: usize = 256;
@@ -109,6 +112,7 @@ pub struct Publisher {
     channel: Mutex<Option<Current>>,
     /// The number of the last channel on which something was refused.
     refused_on: Arc<AtomicU64>,
+    refusals: parking_lot::Mutex<Refusals>,
     in_flight: Arc<Semaphore>,
     /// The largest body in bytes, once the server has told it, and the connection on which it did: somebody may raise it
     /// and start the server anew.
@@ -126,8 +130,8 @@ impl Publisher {
         returned: mpsc::UnboundedSender<BasicReturnMessage>,
     ) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        let (channel, refused_on, body_max, tasks) = Default::default();
-        Self { line, confirm_timeout, channel, refused_on, in_flight, body_max, returned, tasks }
+        let (channel, refused_on, refusals, body_max, tasks) = Default::default();
+        Self { line, confirm_timeout, channel, refused_on, refusals, in_flight, body_max, returned, tasks }
     }
 
     /// Sends all, in order, and returns their confirms. Waits only while too many are under way. What was sent is
@@ -203,6 +207,19 @@ impl Publisher {
     async fn channel<'a>(&self, current: &'a mut Option<Current>) -> Result<(Live, &'a Current), Unconfirmed> {
         let live = self.usable().ok_or(Unconfirmed::Away)?;
         let refused_on = self.refused_on.load(Ordering::Relaxed);
+        match current.as_ref().filter(|current| current.generation == live.generation) {
+            Some(current) if current.has_refused(refused_on) => {
+                if self.refusals.lock().is_others_turn() {
+                    tracing::warn!("RabbitMQ refuses messages on every channel; another of its servers is asked");
+                    self.line.give_up(live.generation);
+                    return Err(Unconfirmed::Away);
+                }
+            }
+            Some(current) if current.number != refused_on && current.opened.elapsed() > CALM => {
+                self.refusals.lock().end();
+            }
+            _ => {}
+        }
         let is_usable = |current: &Current| {
             let is_open = current.channel.status().connected() && !current.over.is_cancelled();
             current.generation == live.generation && is_open && !current.has_refused(refused_on)
