@@ -175,7 +175,7 @@ pub async fn live() -> &'static str {
 }
 
 /// `GET /readyz` on the public listener.
-pub async fn ready_public(State(public): State<Public>) -> Response {
+pub async fn ready_public(State(public): State<Arc<Public>>) -> Response {
     let mut report = public.health.report().await;
     for dependency in report.dependencies.values_mut() {
         dependency.reason = dependency.reason.as_deref().map(without_addresses);

@@ -1,6 +1,6 @@
 //! `GET /metrics`, and what the listeners count themselves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -10,7 +10,7 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use super::{Admin, webhook::Counts};
+use super::{Admin, Public, webhook::Counts};
 use crate::{
     domain::reason::{Ignore, Reject},
     telemetry::{
@@ -140,11 +140,12 @@ impl Metrics {
 
 /// Measures each request by its route, never by its raw path.
 pub async fn measure(
-    State(metrics): State<Metrics>,
+    State(public): State<Arc<Public>>,
     path: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
+    let metrics = &public.metrics;
     let method = request.method().clone();
     let began = metrics.clock.monotonic();
     let response = next.run(request).await;

@@ -61,7 +61,6 @@ const ADMIN_BODY_MAX: usize = 64 << 10;
 const ADMIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the public routes work with.
-#[derive(Clone)]
 pub struct Public {
     /// What the actors share.
     pub parts: Arc<Parts>,
@@ -125,11 +124,11 @@ pub fn public(public: Public) -> Router {
             .route("/v1/models", get(gateway::models))
             .route("/v1/models/{*id}", get(gateway::model));
     }
-    let metrics = public.metrics.clone();
+    let public = Arc::new(public);
     router
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(no_such_route)
-        .layer(middleware::from_fn_with_state(metrics, metrics::measure))
+        .layer(middleware::from_fn_with_state(public.clone(), metrics::measure))
         .with_state(public)
 }
 

@@ -1,5 +1,7 @@
 //! `GET /v1/tasks/{id}`: state and result of an accepted message, by event id (the old stack's result backend).
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -31,7 +33,7 @@ pub struct Task {
 
 /// Answers for one task.
 pub async fn task(
-    State(public): State<Public>,
+    State(public): State<Arc<Public>>,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Task>, Problem> {

@@ -64,7 +64,7 @@ pub struct Counts {
 }
 
 /// `POST /webhooks/sunshine`
-pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<Json<Counts>, Problem> {
+pub async fn sunshine(State(public): State<Arc<Public>>, request: Request) -> Result<Json<Counts>, Problem> {
     let (head, body) = request.into_parts();
     if !knows_secret(&public.webhook_secrets, &head.headers) {
         public.metrics.webhook("unauthorized", 1);
@@ -108,7 +108,7 @@ pub async fn sunshine(State(public): State<Public>, request: Request) -> Result<
 }
 
 /// `POST /webhooks/zendesk`
-pub async fn support(State(public): State<Public>, request: Request) -> Result<Json<Counts>, Problem> {
+pub async fn support(State(public): State<Arc<Public>>, request: Request) -> Result<Json<Counts>, Problem> {
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let unauthorized = |detail: &str| {

@@ -35,6 +35,8 @@ pub(super) struct Endpoint {
     pub(super) provider: Provider,
     /// `None` when the address is no URL: nobody can be asked then, and the configuration has to be mended.
     base: Option<Url>,
+    /// Where each kind is asked, if that is the same for all models.
+    fixed: [Option<Url>; 2],
     api_version: String,
     max_output_tokens: u32,
     pub(super) headers: HeaderMap,
@@ -43,13 +45,18 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new<L, B>(service: &AiService<L, B>) -> Self {
         let base = Url::parse(service.base_url.trim_end_matches('/')).ok();
-        Self {
+        let mut endpoint = Self {
             provider: service.provider,
             base: base.filter(|base| !base.cannot_be_a_base()),
+            fixed: [None, None],
             api_version: service.api_version.clone(),
             max_output_tokens: service.max_output_tokens,
             headers: headers(service),
+        };
+        if service.provider != Provider::Azure {
+            endpoint.fixed = [Kind::Chat, Kind::Embeddings].map(|kind| endpoint.address(kind, ""));
         }
+        endpoint
     }
 
     /// Whether it can be asked anything.
@@ -59,6 +66,14 @@ impl Endpoint {
 
     /// Where this is asked of this model.
     pub(super) fn url(&self, kind: Kind, model: &str) -> Option<Url> {
+        let fixed = match kind {
+            Kind::Chat => &self.fixed[0],
+            Kind::Embeddings => &self.fixed[1],
+        };
+        fixed.clone().or_else(|| self.address(kind, model))
+    }
+
+    fn address(&self, kind: Kind, model: &str) -> Option<Url> {
         let mut url = self.base.clone()?;
         let operation: &[&str] = match kind {
             Kind::Chat => &["chat", "completions"],

@@ -114,12 +114,12 @@ impl Gateway {
 }
 
 /// `POST /v1/chat/completions`
-pub async fn chat(State(public): State<Public>, headers: HeaderMap, body: Body) -> Response {
+pub async fn chat(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
     answer(&public.gateway, Kind::Chat, &headers, body).await
 }
 
 /// `POST /v1/embeddings`
-pub async fn embeddings(State(public): State<Public>, headers: HeaderMap, body: Body) -> Response {
+pub async fn embeddings(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
     answer(&public.gateway, Kind::Embeddings, &headers, body).await
 }
 

@@ -1,5 +1,7 @@
 //! Which models there are, and which services answer for one.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::State,
@@ -60,7 +62,7 @@ fn may_use(key: &ApiKey, model: &str) -> bool {
 }
 
 /// `GET /v1/models`
-pub async fn models(State(public): State<Public>, headers: HeaderMap) -> Response {
+pub async fn models(State(public): State<Arc<Public>>, headers: HeaderMap) -> Response {
     match listed(&public.gateway, &headers) {
         Ok(models) => Json(json!({ "object": "list", "data": models })).into_response(),
         Err(refusal) => refusal.into_response(),
@@ -68,7 +70,7 @@ pub async fn models(State(public): State<Public>, headers: HeaderMap) -> Respons
 }
 
 /// `GET /v1/models/{id}`
-pub async fn model(State(public): State<Public>, headers: HeaderMap, Path(id): Path<String>) -> Response {
+pub async fn model(State(public): State<Arc<Public>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let found = listed(&public.gateway, &headers)
         .and_then(|models| models.into_iter().find(|model| model["id"] == *id).ok_or_else(Refusal::unknown_model));
     found.map_or_else(IntoResponse::into_response, |model| Json(model).into_response())
