@@ -29,6 +29,11 @@ pub struct Advice {
     pub reset: Option<Duration>,
 }
 
+/// Whether a header, by its lower-case name, may have to do with it; most answers have none that does.
+pub fn may_advise(header: &str) -> bool {
+    ["retry-after", "x-ratelimit-", "anthropic-ratelimit-"].iter().any(|begin| header.starts_with(begin))
+}
+
 /// Reads the advice through a look-up of headers by lower-case name; `wall_now_ms` is Unix time.
 pub fn parse<'a>(header: impl Fn(&str) -> Option<&'a str>, wall_now_ms: i64) -> Advice {
     let precise = header("retry-after-ms").and_then(number).and_then(|ms| span(ms / 1000.0));

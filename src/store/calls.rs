@@ -4,6 +4,7 @@
 //! Written, not synced: it survives the death of the process, and a power cut takes longer than most windows.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -12,7 +13,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Error;
+use super::{
+    Error,
+    ahead::{Ahead, Entry},
+};
 use crate::domain::time::Timestamp;
 
 /// The journal is rewritten without the old calls when it has grown to this size, or to twice what was left the last
@@ -56,6 +60,7 @@ pub struct Calls {
     path: PathBuf,
     kept: Duration,
     inner: Mutex<Inner>,
+    ahead: Mutex<HashMap<&'static str, Ahead>>,
 }
 
 struct Inner {
@@ -69,12 +74,16 @@ impl Calls {
     pub fn open(path: &Path, kept: Duration, now: Timestamp) -> Result<(Self, Past), Error> {
         let past = if path.exists() { read(path, kept, now)? } else { Past::default() };
         let inner = rewrite(path, &past)?;
-        Ok((Self { path: path.to_owned(), kept, inner: Mutex::new(inner) }, past))
+        Ok((Self { path: path.to_owned(), kept, inner: Mutex::new(inner), ahead: Mutex::default() }, past))
     }
 
-    /// Notes a call that begins now.
-    pub fn note(&self, limiter: &str, now: Timestamp, tokens: u64) {
-        self.append(&format!("{} {tokens} {limiter}\n", now.0), now);
+    /// Notes a call that begins now, and those that are likely to follow at once.
+    pub fn note(&self, limiter: &'static str, now: Timestamp, tokens: u64) {
+        let mut ahead = self.ahead.lock();
+        // Noted under the lock: whoever finds his call noted goes on with it.
+        if let Some(Entry { at, tokens, calls }) = ahead.entry(limiter).or_default().call(now, tokens) {
+            self.append(&line(at, tokens, calls, limiter), now);
+        }
     }
 
     /// Notes that the service has asked for a pause.
@@ -108,7 +117,8 @@ fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
         let (Some(first), Some(second), Some(limiter)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
-        let Ok(second) = second.parse::<i64>() else { continue };
+        let (second, times) = second.split_once('*').unwrap_or((second, "1"));
+        let (Ok(second), Ok(times)) = (second.parse::<i64>(), times.parse::<u32>()) else { continue };
         let limiter = limiter.to_owned();
         if first == PAUSE {
             past.pauses.extend((Timestamp(second) > now).then_some(Pause { until: Timestamp(second), limiter }));
@@ -118,15 +128,22 @@ fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
         // The wall clock may have been set back since; the call was made all the same.
         let at = Timestamp(at).min(now);
         if now.since(at) < kept {
-            past.calls.push(Call { at, limiter, tokens: second.unsigned_abs() });
+            let call = Call { at, limiter, tokens: second.unsigned_abs() };
+            past.calls.extend(std::iter::repeat_n(call, times as usize));
         }
     }
     past.calls.sort_by_key(|call| call.at);
     Ok(past)
 }
 
+/// The line for so many calls that are the same.
+fn line(at: Timestamp, tokens: u64, calls: impl std::fmt::Display, limiter: &str) -> String {
+    format!("{} {tokens}*{calls} {limiter}\n", at.0)
+}
+
 fn rewrite(path: &Path, past: &Past) -> Result<Inner, Error> {
-    let calls = past.calls.iter().map(|call| format!("{} {} {}\n", call.at.0, call.tokens, call.limiter));
+    let calls = past.calls.chunk_by(|one, next| one == next);
+    let calls = calls.map(|same| line(same[0].at, same[0].tokens, same.len(), &same[0].limiter));
     let pauses = past.pauses.iter().map(|pause| format!("{PAUSE} {} {}\n", pause.until.0, pause.limiter));
     let lines: String = calls.chain(pauses).collect();
     let fresh = path.with_extension("new");
@@ -169,11 +186,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calls");
         let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
-        let long_name = "n".repeat(4_000);
+        let long_name: &str = "n".repeat(4_000).leak();
         // Each rewriting makes another file.
         let mut files = std::collections::BTreeSet::new();
         for n in 0..2_000 {
-            calls.note(&long_name, Timestamp(n), 1);
+            calls.note(long_name, Timestamp(n * 1_000), 1);
             files.insert(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap()));
         }
         assert!(files.len() <= 3, "8 MB of calls that all count were rewritten {} times", files.len() - 1);

@@ -4,6 +4,7 @@
 //! fdatasync that covers them (WAL, `synchronous = FULL`). Operations that need no answer ride along without forcing
 //! a sync: they survive the death of the process, and a power cut may undo them, which their owners must bear.
 
+mod ahead;
 pub mod calls;
 #[cfg(test)]
 mod erasure;

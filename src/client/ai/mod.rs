@@ -226,7 +226,7 @@ impl Ai {
         }
         let response = call.send().await.map_err(|error| Refusal::of(failure(&error)))?;
         let status = response.status().as_u16();
-        let advice = retry_after::parse(|name| response.headers().get(name).and_then(|v| v.to_str().ok()), now.0);
+        let advice = advice(response.headers(), now);
         let Some(failure) = Failure::of_status(status, advice.retry_after) else { return Ok((response, advice)) };
         let body = read(response, http::BODY_BYTES_MAX).await.map_err(Refusal::of)?;
         let shaped = match self.endpoint.provider {
@@ -236,6 +236,13 @@ impl Ai {
         let retry_after = advice.retry_after;
         Err(Refusal { retry_after, ..Refusal::answered(failure, status, &body, shaped) })
     }
+}
+
+fn advice(headers: &HeaderMap, now: Timestamp) -> Advice {
+    if !headers.keys().any(|name| retry_after::may_advise(name.as_str())) {
+        return Advice::default();
+    }
+    retry_after::parse(|name| headers.get(name).and_then(|value| value.to_str().ok()), now.0)
 }
 
 /// Reads a body to its end.

@@ -1,9 +1,9 @@
 //! An answer in one piece.
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderValue, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 
 use super::{asking::Asking, refusal::Refusal, watch};
@@ -23,7 +23,9 @@ pub(super) async fn answer(asking: &Asking) -> Result<Response, Refusal> {
     let mut headers = asking.watch.headers(&asking.id, source);
     watch::add_usage(&mut headers, tokens, cost);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((headers, body).into_response())
+    let mut response = Response::new(Body::from(body));
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 async fn ask(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
