@@ -108,7 +108,7 @@ impl Stack {
             match self.ask_or_recall(question, progress, &call).await {
                 Ok((answer, _)) => return Ok(answer),
                 Err(Refused::Failed(failed)) => return Err(failed),
-                // Only whoever shares the call of one that had no more time.
+                // Only where there is no service at all: who has no end of his time waits.
                 Err(Refused::Busy(_)) => {}
             }
         }

@@ -145,6 +145,6 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(began.elapsed() <= STALLED_MAX, "{:?}", began.elapsed());
+        assert!(began.elapsed() <= STALLED_MAX * 2, "{:?}", began.elapsed());
     }
 }

@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, State},
     http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse, Response},
@@ -132,15 +132,15 @@ pub fn public(public: Public) -> Router {
         .with_state(public)
 }
 
-async fn no_such_route(uri: Uri) -> Response {
-    if gateway::owns(uri.path()) {
+async fn no_such_route(State(public): State<Arc<Public>>, uri: Uri) -> Response {
+    if public.api && gateway::owns(uri.path()) {
         return gateway::unknown_url(StatusCode::NOT_FOUND);
     }
     problem::no_such_route(uri).await.into_response()
 }
 
-async fn method_not_allowed(uri: Uri, method: Method) -> Response {
-    if gateway::owns(uri.path()) {
+async fn method_not_allowed(State(public): State<Arc<Public>>, uri: Uri, method: Method) -> Response {
+    if public.api && gateway::owns(uri.path()) {
         return gateway::unknown_url(StatusCode::METHOD_NOT_ALLOWED);
     }
     problem::method_not_allowed(method).await.into_response()

@@ -72,7 +72,9 @@ struct Inner {
 impl Calls {
     /// Opens the journal; calls count for `kept`, the longest window there is.
     pub fn open(path: &Path, kept: Duration, now: Timestamp) -> Result<(Self, Past), Error> {
-        let past = if path.exists() { read(path, kept, now)? } else { Past::default() };
+        let mut past = if path.exists() { read(path, kept, now)? } else { Past::default() };
+        // The wall clock may have been set back since; the calls were made all the same.
+        past.calls.iter_mut().for_each(|call| call.at = call.at.min(now));
         let inner = rewrite(path, &past)?;
         Ok((Self { path: path.to_owned(), kept, inner: Mutex::new(inner), ahead: Mutex::default() }, past))
     }
@@ -125,8 +127,7 @@ fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
             continue;
         }
         let Ok(at) = first.parse::<i64>() else { continue };
-        // The wall clock may have been set back since; the call was made all the same.
-        let at = Timestamp(at).min(now);
+        let at = Timestamp(at);
         if now.since(at) < kept {
             let call = Call { at, limiter, tokens: second.unsigned_abs() };
             past.calls.extend(std::iter::repeat_n(call, times as usize));
@@ -179,6 +180,22 @@ mod tests {
         assert_eq!(past.pauses, [Pause { until: Timestamp(now.0 + 20_000), limiter: "primary".into() }]);
         let longer = Calls::open(&path, HOUR * 2, now).unwrap().1;
         assert_eq!(longer.calls.len(), 2, "what was left out when it was rewritten is gone");
+    }
+
+    #[test]
+    fn calls_that_follow_closely_are_all_remembered_however_often_the_journal_is_rewritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("calls");
+        let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
+        let now = Timestamp(10_000_000);
+        (0..1_000).for_each(|_| calls.note("primary", now, 7));
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < 200, "{lines} lines");
+        for _ in 0..2 {
+            let (_, past) = Calls::open(&path, HOUR, now).unwrap();
+            assert!((1_000..1_064).contains(&past.calls.len()), "{}", past.calls.len());
+            assert!(past.calls.iter().all(|call| (call.at, call.tokens) == (now, 7)));
+        }
     }
 
     #[test]

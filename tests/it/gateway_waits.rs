@@ -1,7 +1,7 @@
 //! The gateway's waits: those a service asks for, those in vain, those of others in more of a hurry, and that of a node
 //! which is to stop.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -15,6 +15,8 @@ use crate::support::{
     ANYWHERE, KEY, SOON, Scene, eventually,
     gateway::{Answered, Gateway, chat, stream},
 };
+
+static CHAT: LazyLock<Value> = LazyLock::new(|| chat("simulated"));
 
 fn code(answer: &Answered) -> Value {
     answer.json()["error"]["code"].clone()
@@ -57,13 +59,11 @@ async fn who_waited_in_vain_for_what_others_got_is_not_told_to_come_at_once() {
     }
 }
 
-static CHAT: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| chat("simulated"));
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_shares_the_call_of_one_in_a_hurry_has_his_own_time() {
     let keys = format!("keys = [{{ name = 'test', key = '{KEY}', cache = true }}]");
     let scene = Scene::with(&format!("[api]\nwait = '20s'\n{keys}\n[[ai.services]]\nconcurrency = 1\n")).await;
-    scene.ai.behave(Behaviour { latency_ms: 3_000, ..Behaviour::default() });
+    scene.ai.behave(Behaviour { latency_ms: 5_000, ..Behaviour::default() });
     let gateway = Gateway::of(&scene);
     let slots = async || scene.daemon.admin("/admin/limiters").await["primary"]["slots"].clone();
     let other = json!({ "model": "simulated", "messages": [{ "role": "user", "content": "another one" }] });
@@ -73,7 +73,7 @@ async fn who_shares_the_call_of_one_in_a_hurry_has_his_own_time() {
     });
     eventually("the only slot is taken", SOON, async || slots().await["in_use"] == 1).await;
     let body = CHAT.to_string();
-    let hurried = [("x-request-timeout", "0.5")];
+    let hurried = [("x-request-timeout", "1.5")];
     let hurried = gateway.send(KEY, &body, &hurried);
     let patient = async {
         eventually("the hurried one waits", SOON, async || slots().await["waiting"] == 1).await;
@@ -118,12 +118,13 @@ async fn a_node_that_is_to_stop_lets_its_answers_come_to_their_end() {
     let mut scene = Scene::with("[node]\nshutdown_grace = '60s'\n").await;
     let gateway = Gateway::of(&scene);
     scene.ai.behave(Behaviour { chunk_gap_ms: 100, latency_ms: 1_500, reply_chars: 24 * 20, ..Behaviour::default() });
+    let mut streaming = gateway.begin(&stream("simulated")).await;
+    assert!(streaming.chunk().await.unwrap().is_some());
     let whole = tokio::spawn({
         let gateway = gateway.clone();
         async move { gateway.post("/v1/chat/completions", &CHAT).await.status }
     });
-    let mut streaming = gateway.begin(&stream("simulated")).await;
-    assert!(streaming.chunk().await.unwrap().is_some());
+    eventually("both are asked", SOON, async || scene.ai.stats().calls == 2).await;
     scene.daemon.terminate();
     let mut said = Vec::new();
     while let Ok(Some(part)) = streaming.chunk().await {

@@ -69,8 +69,11 @@ async fn what_is_published_is_confirmed_and_can_be_declared_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_on_every_channel_is_tried_at_another_server() {
-    let topology = Arc::new(Topology::new(&config()));
-    let link = Link::new(&config(), &topology).unwrap();
+    // One that stands for two.
+    let config = config();
+    let config = RabbitmqConfig { nodes: [config.nodes.clone(), config.nodes.clone()].concat(), ..config };
+    let topology = Arc::new(Topology::new(&config));
+    let link = Link::new(&config, &topology).unwrap();
     up(&link).await;
     let publish = link.publish();
     let setting_up = publish.live().unwrap().connection.create_channel().await.unwrap();

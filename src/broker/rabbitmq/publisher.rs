@@ -208,10 +208,13 @@ impl Publisher {
         let live = self.usable().ok_or(Unconfirmed::Away)?;
         let refused_on = self.refused_on.load(Ordering::Relaxed);
         match current.as_ref().filter(|current| current.generation == live.generation) {
-            Some(current) if current.has_refused(refused_on) && self.refusals.lock().is_others_turn() => {
-                tracing::warn!("RabbitMQ refuses messages on every channel; another of its servers is asked");
-                self.line.give_up(live.generation);
-                return Err(Unconfirmed::Away);
+            Some(current) if current.has_refused(refused_on) && self.line.has_others() => {
+                let is_others_turn = self.refusals.lock().refused();
+                if is_others_turn {
+                    tracing::warn!("RabbitMQ refuses messages on every channel; another of its servers is asked");
+                    self.line.give_up(live.generation);
+                    return Err(Unconfirmed::Away);
+                }
             }
             Some(current) if current.number != refused_on && current.opened.elapsed() > CALM => {
                 self.refusals.lock().end();

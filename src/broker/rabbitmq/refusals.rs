@@ -19,12 +19,17 @@ pub(super) const CALM: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Refusals {
     since: Option<Instant>,
+    last: Option<Instant>,
     changes: u32,
 }
 
 impl Refusals {
-    /// A channel has refused something; whether it is another server's turn.
-    pub fn is_others_turn(&mut self) -> bool {
+    /// A channel has refused something and gives way; whether it is another server's turn.
+    pub fn refused(&mut self) -> bool {
+        let is_new = self.last.replace(Instant::now()).is_none_or(|last| last.elapsed() > CALM);
+        if is_new {
+            self.since = None;
+        }
         let since = *self.since.get_or_insert_with(Instant::now);
         let change_after = CHANGE_AFTER.saturating_mul(1 << self.changes.min(10)).min(CHANGE_AFTER_MAX);
         let is_over = since.elapsed() >= change_after;
@@ -49,7 +54,7 @@ mod tests {
         let mut refusals = Refusals::default();
         let mut changes = Vec::new();
         for second in 0..1_400 {
-            if refusals.is_others_turn() {
+            if refusals.refused() {
                 changes.push(second);
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -57,8 +62,8 @@ mod tests {
         let pauses: Vec<u64> = changes.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!((changes[0], pauses), (5, vec![11, 21, 41, 81, 161, 321, 321, 321]));
         refusals.end();
-        assert!(!refusals.is_others_turn());
+        assert!(!refusals.refused());
         tokio::time::sleep(CHANGE_AFTER).await;
-        assert!(refusals.is_others_turn());
+        assert!(refusals.refused());
     }
 }

@@ -100,6 +100,7 @@ impl Asking {
         right: Right,
         body: Share,
         cached: bool,
+        under_way: TaskTrackerToken,
     ) -> Self {
         let clock = gateway.parts.clock.clone();
         let kind = match request.kind {
@@ -121,7 +122,7 @@ impl Asking {
             meter: Mutex::default(),
             said: Mutex::default(),
             _body: body,
-            _under_way: gateway.under_way.token(),
+            _under_way: under_way,
             gateway,
             request,
             chain,
@@ -181,10 +182,16 @@ impl Asking {
     /// The time for a call: what is left of that which the configuration gives. With less than half of what a call may
     /// take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
     fn enough_for(&self, service: usize) -> Result<Duration, Failure> {
-        let gateway = &self.gateway;
-        let left = self.deadline.by_config.saturating_sub(gateway.parts.clock.monotonic());
-        let usual = gateway.parts.ai[service].timeout().min(gateway.request_timeout);
-        if left < usual / 2 { Err(Failure::OutOfTime) } else { Ok(left.min(usual)) }
+        let left = self.deadline.by_config.saturating_sub(self.gateway.parts.clock.monotonic());
+        if left < self.least_for(service) { Err(Failure::OutOfTime) } else { Ok(left.min(self.usual_for(service))) }
+    }
+
+    fn least_for(&self, service: usize) -> Duration {
+        self.usual_for(service) / 2
+    }
+
+    fn usual_for(&self, service: usize) -> Duration {
+        self.gateway.parts.ai[service].timeout().min(self.gateway.request_timeout)
     }
 
     /// The first part of a stream is there.
@@ -237,7 +244,9 @@ impl Asking {
                 self.gateway.pauses.service_pause(tries + 1, rand::random()).max(asked_for)
             }
         };
-        let in_time = pause < self.deadline.at.saturating_sub(self.gateway.parts.clock.monotonic());
+        let after = self.gateway.parts.clock.monotonic() + pause;
+        let enough = self.chain.iter().map(|service| self.least_for(*service)).min().unwrap_or_default();
+        let in_time = after < self.deadline.at && after + enough <= self.deadline.by_config;
         let allowed = in_time && self.gateway.retries.take();
         self.gateway.metrics.tried_again(allowed);
         allowed.then_some(pause)

@@ -26,7 +26,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-
 use tokio_util::task::TaskTracker;
 
 use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
@@ -46,7 +45,7 @@ pub use metrics::Metrics;
 pub use models::{model, models};
 
 /// Bytes of requests in memory at the most, from the first byte read until they are answered; while one is passed on,
-/// it is there twice. One request of the largest size always fits; of several keys none gets more than half.
+/// it is there twice. Two requests of the largest size always fit; of several keys none gets more than half.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 
 /// What the routes of the gateway work with.
@@ -69,8 +68,9 @@ impl Gateway {
     /// Makes the gateway.
     pub fn new(parts: Arc<Parts>, http: &super::Config, config: ApiConfig, metrics: Metrics) -> Self {
         let body_bytes_max = usize::try_from(http.api_body_limit).unwrap_or(usize::MAX);
-        let bodies = Budget::new(BODIES_BYTES_MAX.max(body_bytes_max));
-        let of_one_key = if config.keys.len() > 1 { (BODIES_BYTES_MAX / 2).max(body_bytes_max) } else { usize::MAX };
+        let bytes = BODIES_BYTES_MAX.max(body_bytes_max.saturating_mul(2));
+        let bodies = Budget::new(bytes);
+        let of_one_key = if config.keys.len() > 1 { bytes / 2 } else { bytes };
         let retries = RetryBudget::new(config.retry_budget);
         let base = Duration::try_from_secs_f64(config.backoff_factor).unwrap_or_default();
         let pauses = Policy { max_retries: config.max_retries, base, ..Policy::default() };
@@ -151,6 +151,7 @@ async fn walk(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
+    let under_way = gateway.under_way.token();
     let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
     let (body, share) = gateway.read(key, body, deadline).await?;
     let request = Request::parse(kind, &body)?;
@@ -160,6 +161,6 @@ async fn walk(
     let right = quota::admit(gateway, key, &request, deadline).await?;
     let is_stream = request.stream;
     let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
-    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, right, share, cached);
+    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, right, share, cached, under_way);
     if is_stream { stream::answer(Arc::new(asking)).await } else { whole::answer(&asking).await }
 }

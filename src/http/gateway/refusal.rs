@@ -89,7 +89,8 @@ impl Refusal {
 
     /// Nothing is at this path, or not by this method.
     pub fn unknown_url(status: StatusCode) -> Self {
-        let message = "there are POST /v1/chat/completions, POST /v1/embeddings, GET /v1/models and no more";
+        let message =
+            "nothing is here, or not by this method; POST /v1/chat/completions or /v1/embeddings, GET /v1/models";
         Self::new(status, "invalid_request_error", "unknown_url", message)
     }
 

@@ -98,6 +98,11 @@ impl Line {
         self.live.borrow().clone().filter(|live| live.connection.status().connected())
     }
 
+    /// Whether there are several servers to turn to.
+    pub fn has_others(&self) -> bool {
+        self.plan.len() > 1
+    }
+
     /// Tells of each new connection, and of its end.
     pub fn watch(&self) -> watch::Receiver<Option<Live>> {
         self.live.subscribe()
