@@ -90,7 +90,12 @@ async fn round(options: &Options, server: &Rabbit, redis: &Redis, n: usize) -> R
     let ours = load(daemon.public, options.plan()).await;
     assert_eq!(ours.failed, 0, "every webhook is answered 200");
     drop(daemon);
-    let shared = [("STATE__KIND", "redis".to_owned()), ("STATE__REDIS__NODES", redis.address())];
+    let shared = [
+        ("STATE__KIND", "redis".to_owned()),
+        ("STATE__REDIS__NODES", redis.address()),
+        // The customers write the same messages in each round: to one ledger the second time they are duplicates.
+        ("STATE__REDIS__PREFIX", format!("road{n}")),
+    ];
     let settings = [&on_rabbitmq(server, &format!("road{n}"))[..], &shared].concat();
     let road = e2e::road(options, &settings).await;
     Round {
