@@ -63,7 +63,7 @@ async fn who_waited_in_vain_for_what_others_got_is_not_told_to_come_at_once() {
 async fn who_shares_the_call_of_one_in_a_hurry_has_his_own_time() {
     let keys = format!("keys = [{{ name = 'test', key = '{KEY}', cache = true }}]");
     let scene = Scene::with(&format!("[api]\nwait = '20s'\n{keys}\n[[ai.services]]\nconcurrency = 1\n")).await;
-    scene.ai.behave(Behaviour { latency_ms: 5_000, ..Behaviour::default() });
+    scene.ai.behave(Behaviour { latency_ms: 3_500, ..Behaviour::default() });
     let gateway = Gateway::of(&scene);
     let slots = async || scene.daemon.admin("/admin/limiters").await["primary"]["slots"].clone();
     let other = json!({ "model": "simulated", "messages": [{ "role": "user", "content": "another one" }] });
