@@ -134,7 +134,7 @@ impl Gate {
             Ok(Pass { gate: self, conversation, message, generation, lease, in_fleet, reported: false })
         };
         let in_fleet = machines.of_fleet.as_mut().map(|of_fleet| of_fleet.admit(now, caller)).transpose()?;
-        if in_fleet.is_some_and(|given| given.lease.is_some()) {
+        if in_fleet.is_some_and(Given::is_probe) {
             return pass(machines.own.generation(), None, in_fleet);
         }
         let (admission, transition) = self.ask(&mut machines.own, now, caller);
@@ -220,7 +220,7 @@ impl Gate {
             (Some(of_fleet), Some(given)) => of_fleet.note(self.clock.monotonic(), given, report),
             _ => false,
         };
-        let is_probe_of_fleet = in_fleet.is_some_and(|given| given.lease.is_some());
+        let is_probe_of_fleet = in_fleet.is_some_and(Given::is_probe);
         if !is_probe_of_fleet {
             let transition = machines.own.record(self.clock.monotonic(), report, rand::random());
             self.changed(&machines, transition);
@@ -261,7 +261,7 @@ impl Gate {
 impl Pass<'_> {
     /// Whether the breaker's state hangs on this call.
     pub fn is_probe(&self) -> bool {
-        self.lease.is_some() || self.in_fleet.is_some_and(|given| given.lease.is_some())
+        self.lease.is_some() || self.in_fleet.is_some_and(Given::is_probe)
     }
 
     /// Reports how the call ended.

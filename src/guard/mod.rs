@@ -54,7 +54,13 @@ use question::Bounds;
 pub use question::{Brought, Busy, Failed, Progress, Question, Refused};
 
 /// When to ask again after a wait in vain for what others got.
-pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// When (monotonic) to ask again for what is free at that time. If it is free already, others got it, or a service is met
+/// again slowly: nobody knows when there will be enough for all.
+pub fn ask_again_at(free_at: Duration, now: Duration) -> Duration {
+    if free_at <= now { now + ASK_AGAIN_AFTER } else { free_at }
+}
 
 /// The guards of one service.
 pub struct Service {
@@ -389,10 +395,9 @@ async fn wait_for(
     futures_util::future::select_all(waits).await;
 }
 
-/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something. If it
-/// has, but others wait for it too or a service is met again slowly, nobody knows when there will be enough for all.
+/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something.
 fn busy(chain: &[(usize, &Service)], question: Question<'_>, on: Wait, retry_at: Duration, now: Duration) -> Busy {
     let free = chain.iter().map(|(_, service)| service.permits.free_at(question.tokens)).min();
     let until = if on == Wait::Limiter { free.unwrap_or(retry_at).max(retry_at) } else { retry_at };
-    Busy { on, until: if until <= now { now + ASK_AGAIN_AFTER } else { until } }
+    Busy { on, until: ask_again_at(until, now) }
 }

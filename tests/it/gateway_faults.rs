@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::{
     ANYWHERE, SOON, Scene, eventually,
-    gateway::{Gateway, chat, stream},
+    gateway::{Gateway, chat, rest_of, stream},
 };
 
 /// Long enough to be under way while something happens to it.
@@ -293,11 +293,7 @@ async fn a_node_that_stops_ends_its_streams_with_a_word() {
     let mut streaming = gateway.begin(&stream("simulated")).await;
     assert!(streaming.chunk().await.unwrap().is_some());
     scene.daemon.terminate();
-    let mut said = Vec::new();
-    while let Ok(Some(part)) = streaming.chunk().await {
-        said.extend_from_slice(&part);
-    }
-    let said = String::from_utf8(said).unwrap();
+    let said = rest_of(streaming).await;
     assert!(said.contains("\"code\":\"stopping\""), "{}", &said[said.len().saturating_sub(300)..]);
     eventually("the node ends", SOON, async || scene.daemon.ended().is_some()).await;
 }

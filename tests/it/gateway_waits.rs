@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     ANYWHERE, KEY, SOON, Scene, eventually,
-    gateway::{Answered, Gateway, chat, stream},
+    gateway::{Answered, Gateway, chat, rest_of, stream},
 };
 
 static CHAT: LazyLock<Value> = LazyLock::new(|| chat("simulated"));
@@ -126,11 +126,7 @@ async fn a_node_that_is_to_stop_lets_its_answers_come_to_their_end() {
     });
     eventually("both are asked", SOON, async || scene.ai.stats().calls == 2).await;
     scene.daemon.terminate();
-    let mut said = Vec::new();
-    while let Ok(Some(part)) = streaming.chunk().await {
-        said.extend_from_slice(&part);
-    }
-    let said = String::from_utf8(said).unwrap();
+    let said = rest_of(streaming).await;
     assert!(said.ends_with("data: [DONE]\n\n"), "{}", &said[said.len().saturating_sub(300)..]);
     assert_eq!(whole.await.unwrap(), StatusCode::OK);
     eventually("the node ends long before its grace is over", SOON, async || scene.daemon.ended().is_some()).await;

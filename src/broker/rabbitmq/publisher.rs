@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     link::{Line, Live},
-    refusals::{CALM, Refusals},
+    refusals::Refusals,
 };
 
 /// Publications under way at once; more only lengthens their wait (measured: about 100 is the sweet spot).
@@ -207,23 +207,16 @@ impl Publisher {
     async fn channel<'a>(&self, current: &'a mut Option<Current>) -> Result<(Live, &'a Current), Unconfirmed> {
         let live = self.usable().ok_or(Unconfirmed::Away)?;
         let refused_on = self.refused_on.load(Ordering::Relaxed);
-        match current.as_ref().filter(|current| current.generation == live.generation) {
-            Some(current) if current.has_refused(refused_on) && self.line.has_others() => {
-                let is_others_turn = self.refusals.lock().refused();
-                if is_others_turn {
-                    tracing::warn!("RabbitMQ refuses messages on every channel; another of its servers is asked");
-                    self.line.give_up(live.generation);
-                    return Err(Unconfirmed::Away);
-                }
-            }
-            Some(current) if current.number != refused_on && current.opened.elapsed() > CALM => {
-                self.refusals.lock().end();
-            }
-            _ => {}
+        let of_this = current.as_ref().filter(|current| current.generation == live.generation);
+        let has_refused = of_this.is_some_and(|current| current.has_refused(refused_on));
+        if has_refused && self.line.has_others() && self.refusals.lock().refused() {
+            tracing::warn!("RabbitMQ refuses messages on every channel; another of its servers is asked");
+            self.line.give_up(live.generation);
+            return Err(Unconfirmed::Away);
         }
         let is_usable = |current: &Current| {
             let is_open = current.channel.status().connected() && !current.over.is_cancelled();
-            current.generation == live.generation && is_open && !current.has_refused(refused_on)
+            current.generation == live.generation && is_open && !has_refused
         };
         if !current.as_ref().is_some_and(is_usable) {
             *current = Some(self.open(&live, current.as_ref()).await?);

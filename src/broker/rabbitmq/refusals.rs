@@ -12,8 +12,8 @@ use tokio::time::Instant;
 const CHANGE_AFTER: Duration = Duration::from_secs(5);
 const CHANGE_AFTER_MAX: Duration = Duration::from_secs(320);
 
-/// A channel that has refused nothing for so long ends the count.
-pub(super) const CALM: Duration = Duration::from_secs(10);
+/// After so long without one the count begins anew.
+const CALM: Duration = Duration::from_secs(10);
 
 /// Counts them.
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl Refusals {
     pub fn refused(&mut self) -> bool {
         let is_new = self.last.replace(Instant::now()).is_none_or(|last| last.elapsed() > CALM);
         if is_new {
-            self.since = None;
+            (self.since, self.changes) = (None, 0);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         let change_after = CHANGE_AFTER.saturating_mul(1 << self.changes.min(10)).min(CHANGE_AFTER_MAX);
@@ -37,11 +37,6 @@ impl Refusals {
             (self.since, self.changes) = (None, self.changes + 1);
         }
         is_over
-    }
-
-    /// Nothing is refused any more.
-    pub fn end(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -61,7 +56,7 @@ mod tests {
         }
         let pauses: Vec<u64> = changes.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!((changes[0], pauses), (5, vec![11, 21, 41, 81, 161, 321, 321, 321]));
-        refusals.end();
+        tokio::time::sleep(CALM).await;
         assert!(!refusals.refused());
         tokio::time::sleep(CHANGE_AFTER).await;
         assert!(refusals.refused());

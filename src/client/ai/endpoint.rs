@@ -35,7 +35,7 @@ pub(super) struct Endpoint {
     pub(super) provider: Provider,
     /// `None` when the address is no URL: nobody can be asked then, and the configuration has to be mended.
     base: Option<Url>,
-    /// Where each kind is asked, if that is the same for all models.
+    /// Where each kind is asked, by its place, if that is the same for all models.
     fixed: [Option<Url>; 2],
     api_version: String,
     max_output_tokens: u32,
@@ -66,11 +66,7 @@ impl Endpoint {
 
     /// Where this is asked of this model.
     pub(super) fn url(&self, kind: Kind, model: &str) -> Option<Url> {
-        let fixed = match kind {
-            Kind::Chat => &self.fixed[0],
-            Kind::Embeddings => &self.fixed[1],
-        };
-        fixed.clone().or_else(|| self.address(kind, model))
+        self.fixed[kind as usize].clone().or_else(|| self.address(kind, model))
     }
 
     fn address(&self, kind: Kind, model: &str) -> Option<Url> {

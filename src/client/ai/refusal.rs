@@ -41,13 +41,13 @@ impl Refusal {
             failure => failure,
         };
         let about_us = matches!(status, 401 | 403);
-        Self { failure, status: Some(status), body: shaped.filter(|_| !about_us), retry_after: None }
+        Self { status: Some(status), body: shaped.filter(|_| !about_us), ..Self::of(failure) }
     }
 
     /// A request that this provider cannot be asked.
     pub(super) fn untranslatable(wrong: &Invalid) -> Self {
         let body = error(&wrong.message, "invalid_request_error", wrong.param, "unsupported_by_provider");
-        Self { failure: Failure::Rejected(400), status: Some(400), body: Some(body.into()), retry_after: None }
+        Self { status: Some(400), body: Some(body.into()), ..Self::of(Failure::Rejected(400)) }
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) fn within_stream(event: &Bytes) -> Refusal {
     } else {
         Failure::Unavailable(status.unwrap_or(500))
     };
-    Refusal { failure, status, body: body.filter(|_| !matches!(status, Some(401 | 403))), retry_after: None }
+    Refusal { status, body: body.filter(|_| !matches!(status, Some(401 | 403))), ..Refusal::of(failure) }
 }
 
 #[cfg(test)]

@@ -72,6 +72,13 @@ pub struct Given {
     pub lease: Option<u64>,
 }
 
+impl Given {
+    /// Whether the fleet's state hangs on this call.
+    pub fn is_probe(self) -> bool {
+        self.lease.is_some()
+    }
+}
+
 /// One change of the document, to be written where `expected` is the version.
 #[must_use = "what a turn carries is lost with it"]
 pub struct Turn {

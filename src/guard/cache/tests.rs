@@ -31,53 +31,42 @@ fn never<E>(_: &E) -> bool {
     false
 }
 
-#[tokio::test]
-async fn the_same_question_asked_at_once_is_one_call() {
+type Said = Result<Answer, &'static str>;
+
+/// A failure of the caller's own.
+const OWN: &str = "no more time";
+
+/// What so many are told who ask the same at once, and how many calls that takes; `says` answers each by its number.
+async fn at_once(askers: usize, says: fn(usize) -> Said) -> (Vec<Said>, usize) {
     let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
     let calls = Arc::new(AtomicUsize::new(0));
     let key = key("app");
-    let asking: Vec<_> = (0..50)
-        .map(|_| {
-            let (cache, calls) = (cache.clone(), calls.clone());
-            tokio::spawn(async move {
-                let ask = || async {
-                    calls.fetch_add(1, Ordering::Relaxed);
-                    tokio::task::yield_now().await;
-                    Ok::<_, ()>(answer("hello"))
-                };
-                cache.get_or(Some(key), never, ask).await.unwrap().0.text
-            })
+    let asking = (0..askers).map(|_| {
+        let (cache, calls) = (cache.clone(), calls.clone());
+        tokio::spawn(async move {
+            let ask = || async {
+                let number = calls.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                says(number)
+            };
+            cache.get_or(Some(key), |error| *error == OWN, ask).await.map(|(answer, _)| answer)
         })
-        .collect();
-    for one in asking {
-        assert_eq!(one.await.unwrap(), "hello");
-    }
-    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    });
+    let told = futures_util::future::join_all(asking).await.into_iter().map(Result::unwrap).collect();
+    (told, calls.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn the_same_question_asked_at_once_is_one_call() {
+    let (told, calls) = at_once(50, |_| Ok(answer("hello"))).await;
+    assert_eq!((told, calls), (vec![Ok(answer("hello")); 50], 1));
 }
 
 #[tokio::test]
 async fn a_failure_of_the_callers_own_is_not_that_of_those_who_wait_for_his_call() {
-    let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
-    let calls = Arc::new(AtomicUsize::new(0));
-    let key = key("app");
-    let asking: Vec<_> = (0..10)
-        .map(|_| {
-            let (cache, calls) = (cache.clone(), calls.clone());
-            tokio::spawn(async move {
-                let ask = || async {
-                    let before = calls.fetch_add(1, Ordering::Relaxed);
-                    tokio::task::yield_now().await;
-                    if before < 3 { Err("no more time") } else { Ok(answer("hello")) }
-                };
-                cache.get_or(Some(key), |error| *error == "no more time", ask).await
-            })
-        })
-        .collect();
-    let mut failed = 0;
-    for one in asking {
-        failed += usize::from(one.await.unwrap().is_err());
-    }
-    assert_eq!((failed, calls.load(Ordering::Relaxed)), (3, 4));
+    let (told, calls) = at_once(10, |call| if call < 3 { Err(OWN) } else { Ok(answer("hello")) }).await;
+    let failed = told.iter().filter(|told| told.is_err()).count();
+    assert_eq!((failed, calls), (3, 4));
 }
 
 #[tokio::test]
@@ -91,26 +80,8 @@ async fn what_another_model_said_is_not_kept_for_those_who_come_later() {
 
 #[tokio::test]
 async fn a_wish_for_a_human_is_no_other_customers() {
-    let cache = Arc::new(Cache::new(&CacheConfig::default(), None));
-    let calls = Arc::new(AtomicUsize::new(0));
-    let key = key("app");
-    let asking: Vec<_> = (0..10)
-        .map(|_| {
-            let (cache, calls) = (cache.clone(), calls.clone());
-            tokio::spawn(async move {
-                let ask = || async {
-                    let handoff = calls.fetch_add(1, Ordering::Relaxed) == 0;
-                    tokio::task::yield_now().await;
-                    Ok::<_, ()>(Answer { handoff, ..answer("hello") })
-                };
-                cache.get_or(Some(key), never, ask).await.unwrap().0.handoff
-            })
-        })
-        .collect();
-    let mut handed_over = 0;
-    for one in asking {
-        handed_over += usize::from(one.await.unwrap());
-    }
+    let (told, _) = at_once(10, |call| Ok(Answer { handoff: call == 0, ..answer("hello") })).await;
+    let handed_over = told.into_iter().filter(|told| told.as_ref().unwrap().handoff).count();
     assert_eq!(handed_over, 1);
 }
 

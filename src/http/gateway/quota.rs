@@ -3,13 +3,13 @@
 //! A request that is refused later, by a service, has been counted: "unsuccessful requests contribute to your per-minute
 //! limit" (OpenAI, guide "Rate limits").
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{Gateway, deadline::Deadline, refusal::Refusal};
 use crate::{
     actors::{Budget, Parts},
     domain::completion::Request,
-    guard::{ASK_AGAIN_AFTER, Allowance, Call, Class, Permits},
+    guard::{Allowance, Call, Class, Permits, ask_again_at},
     telemetry::series::label,
 };
 
@@ -69,10 +69,9 @@ pub(super) async fn admit(
     let Some(permits) = permits else { return Ok(Right { limited: None, allowance }) };
     let tokens = request.tokens();
     let until = deadline.at.min(clock.monotonic() + gateway.config.wait);
-    let refused = || match permits.free_at(tokens).saturating_sub(clock.monotonic()) {
-        // Others with this key got it.
-        Duration::ZERO => Refusal::key_limited(ASK_AGAIN_AFTER),
-        free_in => Refusal::key_limited(free_in),
+    let refused = || {
+        let now = clock.monotonic();
+        Refusal::key_limited(ask_again_at(permits.free_at(tokens), now) - now)
     };
     loop {
         if permits.free_at(tokens) > until {

@@ -84,6 +84,15 @@ impl Gateway {
     }
 }
 
+/// What is left of an answer that is being read, until it ends or breaks off.
+pub async fn rest_of(mut answer: reqwest::Response) -> String {
+    let mut said = Vec::new();
+    while let Ok(Some(part)) = answer.chunk().await {
+        said.extend_from_slice(&part);
+    }
+    String::from_utf8(said).expect("it is text")
+}
+
 impl Answered {
     async fn of(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
