@@ -51,16 +51,7 @@ pub use gate::Gate;
 pub use metrics::Metrics;
 pub use permits::{Call, Permit, Permits};
 use question::Bounds;
-pub use question::{Brought, Busy, Failed, Progress, Question, Refused};
-
-/// When to ask again after a wait in vain for what others got.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
-
-/// When (monotonic) to ask again for what is free at that time. If it is free already, others got it, or a service is met
-/// again slowly: nobody knows when there will be enough for all.
-pub fn ask_again_at(free_at: Duration, now: Duration) -> Duration {
-    if free_at <= now { now + ASK_AGAIN_AFTER } else { free_at }
-}
+pub use question::{Brought, Busy, Failed, Progress, Question, Refused, ask_again_at};
 
 /// The guards of one service.
 pub struct Service {

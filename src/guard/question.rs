@@ -16,6 +16,9 @@ use crate::domain::{
 /// will not have anything by then is passed over at once.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(2);
 
+/// When to ask again after a wait in vain for what others got.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Told what a question is doing, so that it can be seen and its waits attributed (G10).
 pub trait Progress: Send + Sync {
     /// It waits, at the longest until then (monotonic) before it looks again.
@@ -84,6 +87,12 @@ pub struct Busy {
     pub on: Wait,
     /// When (monotonic) to ask again.
     pub until: Duration,
+}
+
+/// When (monotonic) to ask again for what is free at that time. If it is free already, others got it, or a service is met
+/// again slowly: nobody knows when there will be enough for all.
+pub fn ask_again_at(free_at: Duration, now: Duration) -> Duration {
+    if free_at <= now { now + ASK_AGAIN_AFTER } else { free_at }
 }
 
 /// What a call brought, as far as the guards are concerned.
