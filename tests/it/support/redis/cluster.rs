@@ -63,7 +63,12 @@ impl Cluster {
             let follow = ["CLUSTER", "REPLICATE", &master];
             wait_for("a replica follows", || self.nodes[index].command(&follow) == "OK");
         }
-        wait_for("the cluster is sound", || self.nodes.iter().all(is_sound));
+        // A replica is not told to clients before it has gossiped how far it is.
+        let tells_all = |node: &Redis| {
+            let told = node.command(&["CLUSTER", "SLOTS"]);
+            ports.iter().all(|(port, _)| told.lines().any(|line| line == port))
+        };
+        wait_for("the cluster is sound", || self.nodes.iter().all(|node| is_sound(node) && tells_all(node)));
     }
 }
 
