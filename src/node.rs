@@ -106,9 +106,13 @@ impl Node {
                 api: has(Role::Api),
                 health: health.clone(),
                 inspector: inspector.clone(),
-                metrics,
+                metrics: metrics.clone(),
             };
-            let limits = Limits { connections: config.http.connections, head_within: config.http.request_timeout };
+            let limits = Limits {
+                connections: config.http.connections,
+                head_within: config.http.request_timeout,
+                tells_peer: false,
+            };
             serve(listener, http::public(public), limits, listening.clone())
         });
         let admin = http::Admin {
@@ -117,8 +121,16 @@ impl Node {
             config: config.admin.clone(),
             health: health.clone(),
             registry: Arc::new(registry),
+            metrics: metrics.clone(),
+            effective: config.effective().into(),
+            failures: Arc::default(),
+            watched: Arc::default(),
         };
-        let limits = Limits { connections: config.admin.connections, head_within: config.http.request_timeout };
+        let limits = Limits {
+            connections: config.admin.connections,
+            head_within: config.http.request_timeout,
+            tells_peer: true,
+        };
         let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
         health.enter(Stage::Running);
         let grace = config.node.shutdown_grace;

@@ -224,6 +224,7 @@ impl Chat {
         // The old one may end some day; nobody waits for that.
         state.running.retain(|_, (running, of)| !(Arc::ptr_eq(running, cell) && *of == generation));
         self.parts.metrics.zombie();
+        cell.lock().zombies += 1;
         self.bereaved(myself, state, cell, generation, cause)
     }
 

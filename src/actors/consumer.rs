@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, patience::outwait, roster::Card};
+use super::{Parts, patience::outwait, roster::Card, settings::Pool};
 use crate::broker::Queue;
 
 /// The consumer of one partition.
@@ -51,13 +51,18 @@ impl Consumer {
         self.card.meet_fault().await?;
         self.card.waiting(self.parts.directory.held());
         let window = self.parts.upkeep.shape().window;
+        let may_take = async {
+            self.parts.settings.free(Pool::Chat).await;
+            self.parts.directory.room(window).await
+        };
         let room = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
-            room = self.parts.directory.room(window) => room,
+            room = may_take => room,
         };
         let taking = self.parts.broker.take(Queue::Chat(self.partition), room);
         let deliveries = tokio::select! {
             () = self.parts.draining.cancelled() => return Ok(()),
+            () = self.parts.settings.held(Pool::Chat) => return Ok(()),
             taken = taking => taken,
         };
         let deliveries = match deliveries {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, patience::outwait, removal, roster::Card, turn};
+use super::{Parts, patience::outwait, removal, roster::Card, settings::Pool, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -76,7 +76,9 @@ impl Events {
 
     async fn take(&self) -> Result<(), ActorProcessingErr> {
         let deliveries = tokio::select! {
+            biased;
             () = self.parts.draining.cancelled() => return Ok(()),
+            () = self.parts.settings.held(Pool::Events) => return self.rest().await,
             taken = self.parts.broker.take(Queue::Events, AT_ONCE) => taken?,
         };
         for delivery in deliveries {
@@ -84,6 +86,15 @@ impl Events {
             let _in_hand = self.card.stamp.begin("an event", within);
             self.card.handled(1);
             self.work_off(delivery).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits as long as the pool is paused.
+    async fn rest(&self) -> Result<(), ActorProcessingErr> {
+        tokio::select! {
+            () = self.parts.draining.cancelled() => {}
+            () = self.parts.settings.free(Pool::Events) => {}
         }
         Ok(())
     }

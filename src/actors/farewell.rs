@@ -86,7 +86,8 @@ pub(super) async fn farewell(
     alias: Option<ConversationId>,
     cause: &str,
 ) -> String {
-    if job.kind.text().is_none() || parts.directory.is_removed(&job.conversation) {
+    let is_told = job.kind.text().is_some() && parts.settings.mutes(job).is_none();
+    if !is_told || parts.directory.is_removed(&job.conversation) {
         return cause.to_owned();
     }
     let target = alias.as_ref().unwrap_or(&job.conversation);

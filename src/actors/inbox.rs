@@ -58,6 +58,8 @@ pub struct Inner {
     pub alias: Option<ConversationId>,
     /// How often an actor failed here.
     pub restarts: u64,
+    /// How often one blocked its thread and was replaced.
+    pub zombies: u64,
     /// A failure ordered for the next message.
     pub fault: Option<Fault>,
     /// Why the watchdog killed the actor.
@@ -90,6 +92,12 @@ impl Cell {
         self.arrived.notify_one();
     }
 
+    /// How often an actor failed here, and a message.
+    pub fn sums(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.restarts, inner.failed)
+    }
+
     /// What it looks like from outside.
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let inner = self.inner.lock();
@@ -105,11 +113,13 @@ impl Cell {
             path: format!("node/conversations/{}", self.id),
             kind: "conversation".into(),
             state: if inner.actor.is_some() { State::Running } else { State::Starting },
+            generation: inner.generation,
             in_hand,
             waiting: inner.inbox.len(),
             handled: inner.handled,
             failed: inner.failed,
             restarts: inner.restarts,
+            zombies: inner.zombies,
             last_failure: inner.last_failure.clone(),
             started_at: inner.started.map(Timestamp::to_rfc3339),
             children_total: 0,

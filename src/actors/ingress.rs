@@ -192,6 +192,8 @@ impl Ingress {
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
         self.desk.note(stored.is_ok());
+        let is_stored = |published: &&Published| **published == Published::Stored;
+        self.parts.pulse.accepted(stored.iter().flatten().filter(is_stored).count() as u64);
         for (published, unusable) in stored.iter().flatten().zip(unusable) {
             if let (Published::Stored, Some(reason)) = (published, unusable) {
                 // It lies among the parked letters already.

@@ -1,100 +1,37 @@
 //! Answers what people ask about actors and messages: from cards, cells and the stores, never by waiting on an actor.
 
+mod views;
+
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
-
+use self::views::story;
+pub use self::views::{AliveView, ConversationView, EndedSummary, MessageView, WaitingView};
 use super::{
-    Parts,
+    Parts, explain,
+    hand::Item,
+    inbox::Cell,
     roster::{Fault, Snapshot},
 };
 use crate::{
     broker::Standing,
     domain::{
-        ids::{ConversationId, EventId, MessageId},
+        ids::ConversationId,
         job::Job,
-        time::{Timestamp, rfc3339},
-        timeline::{Outcome, Stage, Timeline},
+        time::{Timestamp, millis},
+        timeline::{Stage, Timeline},
     },
-    state::Record,
+    state::{Record, Remembered},
 };
 
 const CONVERSATIONS: &str = "node/conversations";
+
+/// Messages of one conversation that are told.
+const MESSAGES: usize = 50;
 
 /// The inspector.
 #[derive(Clone)]
 pub struct Inspector {
     parts: Arc<Parts>,
-}
-
-/// What is known of a message.
-#[derive(Debug, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum MessageView {
-    /// It is in the queue.
-    Queued {
-        /// The event.
-        id: String,
-        /// The message.
-        message_id: String,
-        /// The conversation.
-        conversation_id: String,
-        /// Where it stands.
-        standing: Standing,
-        /// What is being done with it, if it is in hand.
-        phase: Option<String>,
-        /// Tries spent.
-        tries: u32,
-        /// Why it failed last.
-        reason: Option<String>,
-        /// When it was accepted, RFC 3339.
-        accepted_at: String,
-        /// Its story, over all its tries.
-        timeline: Vec<EntryView>,
-    },
-    /// It has ended.
-    Ended(#[serde(serialize_with = "ended")] Record),
-}
-
-/// One entry of a timeline, dated for people.
-#[derive(Debug, Serialize)]
-pub struct EntryView {
-    #[serde(with = "rfc3339")]
-    at: Timestamp,
-    #[serde(flatten)]
-    stage: Stage,
-}
-
-fn story(timeline: &Timeline) -> Vec<EntryView> {
-    timeline.entries().iter().map(|entry| EntryView { at: entry.at, stage: entry.stage.clone() }).collect()
-}
-
-/// A record as people read it; its text is not theirs.
-#[derive(Serialize)]
-struct EndedView<'a> {
-    id: &'a EventId,
-    message_id: &'a MessageId,
-    conversation_id: &'a ConversationId,
-    outcome: Outcome,
-    #[serde(with = "rfc3339")]
-    at: Timestamp,
-    cause: Option<&'a str>,
-    timeline: Vec<EntryView>,
-    reply: Option<&'a str>,
-}
-
-fn ended<S: Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
-    let view = EndedView {
-        id: &record.id,
-        message_id: &record.message,
-        conversation_id: &record.conversation,
-        outcome: record.outcome,
-        at: record.at,
-        cause: record.cause.as_deref(),
-        timeline: story(&record.timeline),
-        reply: record.reply.as_deref(),
-    };
-    view.serialize(serializer)
 }
 
 impl Inspector {
@@ -103,23 +40,20 @@ impl Inspector {
         Self { parts }
     }
 
-    /// The tree of actors, with at most `limit` conversations after `after`.
-    pub fn tree(&self, after: Option<&str>, limit: usize) -> Option<Snapshot> {
+    /// The tree of actors, with at most `limit` of the conversations after `after` whose id contains `part`.
+    pub fn tree(&self, after: Option<&str>, part: Option<&str>, limit: usize) -> Option<Snapshot> {
         let mut tree = self.parts.roster.tree()?;
         if let Some(node) = tree.children.iter_mut().find(|child| child.path == CONVERSATIONS) {
-            (node.children, node.children_total) = self.conversations(after, limit);
-            node.restarts += self.parts.directory.all().iter().map(|cell| cell.lock().restarts).sum::<u64>();
+            let all = self.parts.directory.all();
+            let sums = all.iter().map(|cell| cell.sums());
+            let (restarts, failed) = sums.fold((0, 0), |(restarts, failed), of| (restarts + of.0, failed + of.1));
+            (node.restarts, node.failed) = (node.restarts + restarts, node.failed + failed);
+            let (cells, total) = page(all, after, part, limit);
+            let now = self.parts.clock.monotonic();
+            node.children = cells.iter().map(|cell| cell.snapshot(now)).collect();
+            node.children_total = total;
         }
         Some(tree)
-    }
-
-    fn conversations(&self, after: Option<&str>, limit: usize) -> (Vec<Snapshot>, usize) {
-        let mut cells = self.parts.directory.all();
-        let total = cells.len();
-        cells.retain(|cell| after.is_none_or(|after| cell.id.as_str() > after));
-        cells.sort_by(|a, b| a.id.cmp(&b.id));
-        let now = self.parts.clock.monotonic();
-        (cells.iter().take(limit).map(|cell| cell.snapshot(now)).collect(), total)
     }
 
     /// One actor.
@@ -127,7 +61,12 @@ impl Inspector {
         if let Some(cell) = conversation(path).and_then(|id| self.parts.directory.find(&id)) {
             return Some(cell.snapshot(self.parts.clock.monotonic()));
         }
-        find(self.tree(None, 0)?, path)
+        find(self.tree(None, None, 0)?, path)
+    }
+
+    /// Whether nobody is above an actor.
+    pub fn is_root(&self, path: &str) -> bool {
+        self.parts.roster.tree().is_some_and(|tree| tree.path == path)
     }
 
     /// Orders a failure for an actor's next message; `false` if there is no such actor.
@@ -143,6 +82,99 @@ impl Inspector {
         true
     }
 
+    /// Has an actor started again; what it has in hand goes the road of failures. `false` if none runs there.
+    pub fn restart(&self, path: &str, who: &str) -> bool {
+        let cause = format!("error: restarted by {who}");
+        if let Some(cell) = conversation(path).and_then(|id| self.parts.directory.find(&id)) {
+            let mut inner = cell.lock();
+            let Some(actor) = inner.actor.clone() else { return false };
+            inner.killed_for = Some(cause);
+            drop(inner);
+            actor.kill();
+            return true;
+        }
+        self.parts.roster.find(path).is_some_and(|card| card.stamp.kill(&cause))
+    }
+
+    /// The conversations that are alive and whose id contains `part`, by id; and how many there are.
+    pub fn conversations(&self, after: Option<&str>, part: Option<&str>, limit: usize) -> (Vec<AliveView>, usize) {
+        let (cells, total) = page(self.parts.directory.all(), after, part, limit);
+        (cells.iter().map(|cell| self.alive(cell)).collect(), total)
+    }
+
+    /// The conversations whose customers have been waiting longest.
+    pub fn longest_waiting(&self, limit: usize) -> Vec<AliveView> {
+        let cells = self.parts.directory.all().into_iter();
+        let mut waiting: Vec<_> =
+            cells.filter_map(|cell| Some((explain::waiting_since(&cell.lock())?, cell.clone()))).collect();
+        waiting.sort_by_key(|(since, _)| *since);
+        waiting.truncate(limit);
+        waiting.iter().map(|(_, cell)| self.alive(cell)).collect()
+    }
+
+    fn alive(&self, cell: &Cell) -> AliveView {
+        let inner = cell.lock();
+        let waiting_since = explain::waiting_since(&inner);
+        let explanation = match &inner.hand {
+            Some(hand) => explain::hand(&self.parts, hand),
+            None if inner.inbox.is_empty() => "nothing waits".into(),
+            None => explain::inbox(&self.parts, &inner),
+        };
+        AliveView {
+            id: cell.id.to_string(),
+            waiting: inner.inbox.len(),
+            phase: inner.hand.as_ref().map(|hand| hand.phase.name()),
+            waiting_since: waiting_since.map(Timestamp::to_rfc3339),
+            waiting_ms: waiting_since.map(|since| millis(self.parts.clock.now().since(since))),
+            restarts: inner.restarts,
+            explanation,
+        }
+    }
+
+    /// All that is known of a conversation; `None`: nothing.
+    pub async fn conversation(&self, id: &ConversationId) -> Result<Option<ConversationView>, String> {
+        let text = |error: crate::state::Error| error.to_string();
+        let known = self.parts.state.remembered(id).await.map_err(text)?;
+        let ended = self.parts.state.messages_of(id, MESSAGES).await.map_err(text)?;
+        let cell = self.parts.directory.find(id);
+        if cell.is_none() && ended.is_empty() && known == Remembered::default() {
+            return Ok(None);
+        }
+        let waiting = cell.as_ref().map(|cell| self.waiting(cell)).unwrap_or_default();
+        let alive = cell.as_ref().filter(|_| !waiting.is_empty()).map(|cell| self.alive(cell).explanation);
+        let explanation = alive.unwrap_or_else(|| explain::idle(&self.parts, id, &known, ended.first()));
+        Ok(Some(ConversationView {
+            id: id.to_string(),
+            explanation,
+            customer_id: known.user.as_ref().map(ToString::to_string),
+            holder: known.control.map(|control| control.holder),
+            merged_into: known.alias.as_ref().map(ToString::to_string),
+            actor: cell.map(|cell| cell.snapshot(self.parts.clock.monotonic())),
+            waiting,
+            ended: ended.iter().map(EndedSummary::of).collect(),
+        }))
+    }
+
+    fn waiting(&self, cell: &Cell) -> Vec<WaitingView> {
+        let inner = cell.lock();
+        let view = |item: &Item, explanation: &str| WaitingView {
+            message_id: item.delivery.job.message.to_string(),
+            accepted_at: item.delivery.job.first_seen.to_rfc3339(),
+            tries: item.delivery.tries,
+            explanation: explanation.to_owned(),
+        };
+        let mut all = Vec::new();
+        if let Some(hand) = &inner.hand {
+            let explanation = explain::hand(&self.parts, hand);
+            all.extend(hand.items.iter().map(|item| view(item, &explanation)));
+        }
+        if !inner.inbox.is_empty() {
+            let explanation = explain::inbox(&self.parts, &inner);
+            all.extend(inner.inbox.iter().take(MESSAGES).map(|item| view(item, &explanation)));
+        }
+        all
+    }
+
     /// What is known of a message, by event id or message id.
     pub async fn message(&self, id: &str) -> Result<Option<MessageView>, String> {
         if let Some(record) = self.record(id).await? {
@@ -152,25 +184,26 @@ impl Inspector {
             // It may have ended between the two looks.
             return Ok(self.record(id).await?.map(MessageView::Ended));
         };
-        let (phase, timeline) = self.in_memory(&found.job.conversation, found.job.message.as_str());
-        let timeline = match timeline {
-            Some((timeline, true)) => timeline,
-            Some((timeline, false)) => self.whole_story(&found.job, timeline).await?,
-            None => self.whole_story(&found.job, Timeline::default()).await?,
-        };
-        Ok(Some({
-            let standing = if phase.is_some() { Standing::InHand } else { found.standing };
-            MessageView::Queued {
-                id: found.job.id.to_string(),
-                message_id: found.job.message.to_string(),
-                conversation_id: found.job.conversation.to_string(),
-                standing,
-                phase,
-                tries: found.tries,
-                reason: found.reason,
-                accepted_at: found.job.first_seen.to_rfc3339(),
-                timeline: story(&timeline),
+        let known = self.in_memory(&found.job.conversation, found.job.message.as_str());
+        let (phase, explanation, timeline) = match known {
+            Some(known) if known.is_whole => (Some(known.phase), known.explanation, known.timeline),
+            Some(known) => (Some(known.phase), known.explanation, self.whole_story(&found.job, known.timeline).await?),
+            None => {
+                let story = self.whole_story(&found.job, Timeline::default()).await?;
+                (None, explain::queued(&self.parts, &found), story)
             }
+        };
+        Ok(Some(MessageView::Queued {
+            id: found.job.id.to_string(),
+            explanation,
+            message_id: found.job.message.to_string(),
+            conversation_id: found.job.conversation.to_string(),
+            standing: if phase.is_some() { Standing::InHand } else { found.standing },
+            phase,
+            tries: found.tries,
+            reason: found.reason,
+            accepted_at: found.job.first_seen.to_rfc3339(),
+            timeline: story(&timeline),
         }))
     }
 
@@ -189,20 +222,48 @@ impl Inspector {
         Ok(this)
     }
 
-    /// What is being done with a message, and its story, with whether that is whole; as far as it is in memory.
-    fn in_memory(&self, conversation: &ConversationId, message: &str) -> (Option<String>, Option<(Timeline, bool)>) {
-        let Some(cell) = self.parts.directory.find(conversation) else { return (None, None) };
+    /// What is known of a message as far as it is in memory.
+    fn in_memory(&self, conversation: &ConversationId, message: &str) -> Option<InMemory> {
+        let cell = self.parts.directory.find(conversation)?;
         let inner = cell.lock();
-        let story = |item: &super::hand::Item| (item.timeline.clone(), item.is_story_known);
-        let is_it = |item: &&super::hand::Item| item.delivery.job.message.as_str() == message;
+        let is_it = |item: &&Item| item.delivery.job.message.as_str() == message;
+        let known = |item: &Item, phase: String, explanation: String| InMemory {
+            phase,
+            explanation,
+            timeline: item.timeline.clone(),
+            is_whole: item.is_story_known,
+        };
         if let Some(hand) = &inner.hand
             && let Some(item) = hand.items.iter().find(is_it)
         {
-            return (Some(hand.phase.name()), Some(story(item)));
+            return Some(known(item, hand.phase.name(), explain::hand(&self.parts, hand)));
         }
-        let waiting = inner.inbox.iter().find(is_it);
-        (waiting.map(|_| "waiting in its conversation".to_owned()), waiting.map(story))
+        let item = inner.inbox.iter().find(is_it)?;
+        Some(known(item, "waiting in its conversation".into(), explain::inbox(&self.parts, &inner)))
     }
+}
+
+/// A message in memory.
+struct InMemory {
+    phase: String,
+    explanation: String,
+    timeline: Timeline,
+    /// Whether that is its whole story.
+    is_whole: bool,
+}
+
+/// The first cells by id, and how many there are.
+fn page(mut cells: Vec<Arc<Cell>>, after: Option<&str>, part: Option<&str>, limit: usize) -> (Vec<Arc<Cell>>, usize) {
+    cells.retain(|cell| part.is_none_or(|part| cell.id.as_str().contains(part)));
+    let total = cells.len();
+    cells.retain(|cell| after.is_none_or(|after| cell.id.as_str() > after));
+    // Of a hundred thousand only the first few are put in order.
+    if cells.len() > limit {
+        cells.select_nth_unstable_by(limit, |one, other| one.id.cmp(&other.id));
+        cells.truncate(limit);
+    }
+    cells.sort_by(|one, other| one.id.cmp(&other.id));
+    (cells, total)
 }
 
 fn conversation(path: &str) -> Option<ConversationId> {

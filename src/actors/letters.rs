@@ -2,18 +2,23 @@
 //!
 //! Written down first, done then (G1): whenever the process dies, the letter is still there and can be asked for again.
 
-use super::{Parts, removal, turn};
+use std::sync::Arc;
+
+use super::{Parts, farewell, holder::holder, removal, turn};
 use crate::{
     broker::{self, Letter, Standing, letters::Held},
     domain::{
         job::Job,
         timeline::{Outcome, Stage, Timeline},
     },
-    state::{self, Life, Recall},
+    state::{self, Life, Recall, Record},
 };
 
 /// Why a discarded message ended.
 const DISCARDED: &str = "an operator discarded it";
+
+/// Why one was handed over.
+const HANDED_OVER: &str = "an operator handed it to a human";
 
 /// Why nothing was done with a letter.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,9 @@ pub enum LetterError {
     /// The queue would not.
     #[error(transparent)]
     Queue(#[from] broker::Error),
+    /// Zendesk would not.
+    #[error("{0}")]
+    Refused(String),
     /// The state could not be asked or told.
     #[error(transparent)]
     State(#[from] state::Error),
@@ -31,7 +39,11 @@ pub enum LetterError {
 
 /// Gives a letter a new life; returns which it is.
 pub async fn replay(parts: &Parts, id: &str) -> Result<u32, LetterError> {
-    let held = hold(parts, id).await?;
+    replay_held(parts, hold(parts, id).await?).await
+}
+
+/// The same for one in hand.
+pub(super) async fn replay_held(parts: &Parts, held: Held) -> Result<u32, LetterError> {
     let Some(job) = held.letter.job().filter(|_| held.letter.can_be_replayed()).cloned() else {
         return Err(broker::Error::Unreplayable.into());
     };
@@ -52,7 +64,33 @@ pub async fn replay(parts: &Parts, id: &str) -> Result<u32, LetterError> {
 
 /// Removes a letter for good.
 pub async fn discard(parts: &Parts, id: &str) -> Result<(), LetterError> {
-    let held = hold(parts, id).await?;
+    discard_held(parts, hold(parts, id).await?).await
+}
+
+/// The same for one in hand.
+pub(super) async fn discard_held(parts: &Parts, held: Held) -> Result<(), LetterError> {
+    end_held(parts, held, Outcome::Discarded, DISCARDED).await
+}
+
+/// Hands the conversation of a letter in hand to a human, and ends it with that. What Zendesk refuses stays.
+pub(super) async fn hand_over_held(parts: &Arc<Parts>, held: Held) -> Result<(), LetterError> {
+    let Some(job) = held.letter.job().cloned() else { return Err(broker::Error::Unreplayable.into()) };
+    let alias = parts.state.remembered(&job.conversation).await?.alias;
+    let target = alias.as_ref().unwrap_or(&job.conversation);
+    let holder = holder(parts, job.app.as_deref(), target).await;
+    let is_with_human = holder.is_ok_and(|holder| !holder.lets_us_answer());
+    if !is_with_human {
+        match farewell::pass_control(parts, &job, alias, HANDED_OVER).await {
+            farewell::Passed::Over => {}
+            farewell::Passed::Refused(why) => return Err(LetterError::Refused(why)),
+            farewell::Passed::Draining => return Err(LetterError::Refused("the node ends".into())),
+        }
+    }
+    end_held(parts, held, Outcome::HandedOver, HANDED_OVER).await
+}
+
+/// Records how a letter in hand ends, then removes it.
+async fn end_held(parts: &Parts, held: Held, outcome: Outcome, cause: &str) -> Result<(), LetterError> {
     let Some(job) = held.letter.job().cloned() else {
         held.discard().await?;
         tracing::info!("an operator discarded a message that is none of Tidegate's");
@@ -63,19 +101,19 @@ pub async fn discard(parts: &Parts, id: &str) -> Result<(), LetterError> {
     // What was parked has been counted as ended already.
     let known = parts.state.recall(&job.conversation, &Life::of(&job, replay, true)).await?;
     let is_counted = matches!(known, Recall::Ended(_));
-    let mut record = removal::discarded(&job, replay, DISCARDED, now);
+    let mut record = Record { outcome, ..removal::discarded(&job, replay, cause, now) };
     record.timeline = story(parts, &job).await?;
-    record.timeline.note(now, Stage::Ended { outcome: Outcome::Discarded.as_str().into() });
+    record.timeline.note(now, Stage::Ended { outcome: outcome.as_str().into() });
     parts.state.conclude(vec![record], None, None).await?;
     parts.in_hand.forget(job.message.as_str());
     held.discard().await?;
     if let Some(lane) = lane.filter(|_| !is_counted) {
-        parts.metrics.ended(lane, Outcome::Discarded, now.since(job.first_seen));
+        parts.metrics.ended(lane, outcome, now.since(job.first_seen));
     }
     if standing == Standing::Dead {
         turn::back(parts, &job.conversation).await;
     }
-    tracing::info!(job.id = %job.id, conversation.id = %job.conversation, "an operator discarded a message");
+    tracing::info!(job.id = %job.id, conversation.id = %job.conversation, outcome = outcome.as_str(), "an operator ended a message");
     Ok(())
 }
 

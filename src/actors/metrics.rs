@@ -23,11 +23,20 @@ use crate::{
 const LANES: [Lane; 2] = [Lane::Chat, Lane::Events];
 
 /// The kinds of causes, as label values.
-const CAUSES: [&str; 8] =
-    ["panic", "error", "time_limit", "crash", "rejected", "content_refused", "service_failed_on_it", "zendesk_refused"];
+const CAUSES: [&str; 9] = [
+    "panic",
+    "error",
+    "time_limit",
+    "crash",
+    "rejected",
+    "content_refused",
+    "service_failed_on_it",
+    "zendesk_refused",
+    "muted",
+];
 
 /// The kinds of actors, as label values.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "supervisor",
     "link",
     "breaker",
@@ -39,6 +48,7 @@ const KINDS: [&str; 13] = [
     "conversations",
     "events",
     "retry",
+    "bulk",
     "watchdog",
     "node",
 ];
@@ -120,6 +130,20 @@ impl Metrics {
         let labels = [("lane", lane.as_str()), ("outcome", outcome.as_str())];
         self.messages.get_or_create(&labels).inc();
         self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// How many messages have ended so.
+    pub(super) fn ended_so(&self, outcome: Outcome) -> u64 {
+        let of =
+            |lane: Lane| self.messages.get_or_create(&[("lane", lane.as_str()), ("outcome", outcome.as_str())]).get();
+        LANES.into_iter().map(of).sum()
+    }
+
+    /// How many failures went to the dead letters.
+    pub(super) fn buried_so_far(&self) -> u64 {
+        let of =
+            |lane: Lane, cause| self.dead_letters.get_or_create(&[("lane", lane.as_str()), ("cause", cause)]).get();
+        LANES.into_iter().flat_map(|lane| CAUSES.map(|cause| of(lane, cause))).sum()
     }
 
     pub(super) fn retried(&self, lane: Lane, cause: &'static str) {

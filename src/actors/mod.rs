@@ -8,6 +8,8 @@
 //! ├─ redis                      supervisor.rs   with state.kind = "redis"
 //! │  ├─ redis/<connection>      link.rs         keeps it up: state, published, cache
 //! │  └─ redis/heartbeat         link.rs         tells the other nodes that this one lives
+//! ├─ settings                    link.rs         does what operators have set (settings.rs)
+//! ├─ pulse                       link.rs         counts what happens in a second (pulse.rs)
 //! ├─ reconciler                 reconcile.rs    notes that the node is alive; makes up for an absence
 //! ├─ guards                     supervisor.rs
 //! │  ├─ breaker/<service>       breaker.rs
@@ -21,6 +23,7 @@
 //! ├─ partitions                 link.rs         tells the queue over which nodes to spread
 //! ├─ events                     events.rs
 //! ├─ retry                      retry.rs
+//! ├─ bulk                        bulk.rs         works off jobs on many letters
 //! ├─ watchdog                   watchdog.rs     on a runtime of its own
 //! └─ deputy                     link.rs         looks after the watchdog
 //! ```
@@ -28,14 +31,17 @@
 mod allowance;
 mod breaker;
 mod budget;
+pub mod bulk;
 mod chat;
 mod config;
 mod consumer;
 mod conversation;
 mod courtesies;
+pub mod deeds;
 mod directory;
 mod durations;
 mod events;
+pub mod explain;
 mod farewell;
 mod faults;
 mod faults_config;
@@ -53,10 +59,12 @@ mod metrics;
 mod outlived_tests;
 mod patience;
 mod posting;
+pub mod pulse;
 mod reconcile;
 mod removal;
 mod retry;
 pub mod roster;
+pub mod settings;
 mod stamp;
 mod story;
 mod supervisor;
@@ -83,18 +91,22 @@ use crate::{
 
 pub use self::{
     budget::{Budget, Share},
+    bulk::Bulks,
     chat::Sender as ConversationStarter,
     config::{Ai, ChatConfig, RetryConfig, Service},
     courtesies::Courtesies,
+    deeds::Deeds,
     directory::Directory,
     farewell::Handoffs,
     faults::Faults,
     faults_config::{FaultsConfig, KillPoint},
     ingress::{Admitted, Desk, Refusal, STORED_WITHIN},
-    inspector::{Inspector, MessageView},
+    inspector::{AliveView, ConversationView, Inspector, MessageView},
     metrics::Metrics,
+    pulse::Pulse,
     reconcile::Reconciler,
     roster::Roster,
+    settings::Settings,
     tree::{Branches, Tree, grow},
 };
 
@@ -152,6 +164,14 @@ pub struct Parts {
     pub in_hand: InHand,
     /// Messages that were in hand at two such deaths run one at a time.
     pub suspects: tokio::sync::Semaphore,
+    /// What operators have set.
+    pub settings: Settings,
+    /// What they have done.
+    pub deeds: Deeds,
+    /// Jobs on many letters.
+    pub bulks: Bulks,
+    /// What has happened in the last minutes.
+    pub pulse: Pulse,
     /// What nobody waits for.
     pub courtesies: Courtesies,
     /// Failures made on purpose.

@@ -15,6 +15,7 @@ use super::{
     hand::Phase,
     inbox::Cell,
     lease::{Lease, VALID_FOR},
+    settings::Mute,
     turn::is_too_old,
 };
 use crate::{
@@ -70,6 +71,9 @@ pub(super) enum Error {
     /// The customer has waited so long that the reply would be stale.
     #[error("the deadline has passed")]
     Expired,
+    /// An operator has muted the bot there; nothing was posted.
+    #[error("the bot is muted ({0})")]
+    Muted(Mute),
     /// The node drains; the ledger knows what was meant.
     #[error("the node drains")]
     Draining,
@@ -268,7 +272,7 @@ impl Poster {
     }
 
     /// Right before the first post: does a human hold the conversation meanwhile, is it too late, and, as long as the
-    /// reply can be revoked, has an earlier message arrived?
+    /// reply can be revoked, is the bot muted, or has an earlier message arrived?
     async fn still_ours(&self, reply: &Reply, revocable: bool) -> Result<(), Error> {
         if reply.purpose != Purpose::Answer {
             return Ok(());
@@ -284,6 +288,10 @@ impl Poster {
         };
         let inner = cell.lock();
         let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
+        let mute = head.filter(|_| revocable).and_then(|head| self.parts.settings.mutes(&head.delivery.job));
+        if let Some(mute) = mute {
+            return Err(Error::Muted(mute));
+        }
         if head.is_some_and(|head| is_too_old(&self.parts, &head.delivery.job)) {
             return Err(Error::Expired);
         }

@@ -14,6 +14,7 @@ use super::{
     patience::{STORE_PAUSE, outwait},
     posting::Poster,
     roster::Card,
+    settings::Pool,
     story, turn,
 };
 use crate::{
@@ -100,7 +101,12 @@ impl RetryActor {
         let room = AT_ONCE.min(FAREWELLS_MAX.saturating_sub(state.farewells.len())).max(1);
         let taking = self.parts.broker.take(Queue::Dead, room);
         let letters = tokio::select! {
+            biased;
             () = self.parts.draining.cancelled() => return Ok(()),
+            () = self.parts.settings.held(Pool::Retry) => {
+                self.rest().await;
+                return Ok(());
+            }
             taken = taking => taken?,
         };
         let _in_hand = self.card.begin("judging");
@@ -119,6 +125,14 @@ impl RetryActor {
             }
         }
         Ok(())
+    }
+
+    /// Waits as long as the pool is paused.
+    async fn rest(&self) {
+        tokio::select! {
+            () = self.parts.draining.cancelled() => {}
+            () = self.parts.settings.free(Pool::Retry) => {}
+        }
     }
 
     async fn bring_back(&self, letter: Delivery, pause: Duration) -> Result<(), broker::Error> {

@@ -60,6 +60,9 @@ pub struct LastFailure {
     pub at: Timestamp,
     /// The panic's text, the error, or which time limit it broke.
     pub reason: String,
+    /// The message it had in hand, if it was one's fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
 }
 
 /// A failure made on purpose (`POST /admin/actors/{path}/crash`).
@@ -73,7 +76,7 @@ pub struct Fault {
 }
 
 /// How to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultMode {
     /// Panic.
@@ -97,6 +100,8 @@ pub struct Card {
     handled: AtomicU64,
     failed: AtomicU64,
     restarts: AtomicU64,
+    starts: AtomicU64,
+    zombies: AtomicU64,
     waiting: AtomicUsize,
     last_failure: Mutex<Option<LastFailure>>,
     fault: Mutex<Option<Fault>>,
@@ -116,6 +121,8 @@ impl Card {
             handled: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            starts: AtomicU64::new(0),
+            zombies: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             last_failure: Mutex::new(None),
             fault: Mutex::new(None),
@@ -127,6 +134,7 @@ impl Card {
     /// The actor runs.
     pub fn started(&self, now: Timestamp) {
         self.started.store(now.0, Ordering::Relaxed);
+        self.starts.fetch_add(1, Ordering::Relaxed);
         self.set_state(State::Running);
     }
 
@@ -141,8 +149,13 @@ impl Card {
         self.stamp.clear();
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.restarts.fetch_add(1, Ordering::Relaxed);
-        *self.last_failure.lock() = Some(LastFailure { at: now, reason: shortened(reason) });
+        *self.last_failure.lock() = Some(LastFailure { at: now, reason: shortened(reason), message_id: None });
         self.set_state(State::Starting);
+    }
+
+    /// An incarnation blocks its thread and was replaced; it may end some day.
+    pub fn outlived(&self) {
+        self.zombies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The actor is at something until the guard is dropped; too long, and the watchdog has it killed.
@@ -187,6 +200,7 @@ impl Card {
             path: self.path.clone(),
             kind: self.kind.to_owned(),
             state: State::ALL[usize::from(self.state.load(Ordering::Relaxed)) % State::ALL.len()],
+            generation: self.starts.load(Ordering::Relaxed),
             in_hand: self.stamp.in_hand().map(|(phase, age)| InHandView {
                 message_id: None,
                 conversation_id: None,
@@ -197,6 +211,7 @@ impl Card {
             handled: self.handled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             restarts: self.restarts.load(Ordering::Relaxed),
+            zombies: self.zombies.load(Ordering::Relaxed),
             last_failure: self.last_failure.lock().clone(),
             started_at: Some(self.started.load(Ordering::Relaxed))
                 .filter(|at| *at > 0)
@@ -254,6 +269,8 @@ pub struct Snapshot {
     pub kind: String,
     /// What it is doing.
     pub state: State,
+    /// Which of its incarnations runs, or ran last.
+    pub generation: u64,
     /// What it has in hand.
     pub in_hand: Option<InHandView>,
     /// How many things wait for it.
@@ -264,6 +281,8 @@ pub struct Snapshot {
     pub failed: u64,
     /// How often it was started again.
     pub restarts: u64,
+    /// Incarnations that blocked and were replaced.
+    pub zombies: u64,
     /// How it failed last.
     pub last_failure: Option<LastFailure>,
     /// When it was started, RFC 3339.

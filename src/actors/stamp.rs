@@ -90,6 +90,18 @@ impl Stamp {
         *inner = Inner { serial: inner.serial + 1, ..Inner::default() };
     }
 
+    /// Has the incarnation that runs killed by its supervisor; `false` if none runs.
+    pub fn kill(&self, cause: &str) -> bool {
+        let keeper = {
+            let mut inner = self.inner.lock();
+            let Some(keeper) = inner.keeper.clone() else { return false };
+            inner.killed = Some(Killed { at: self.clock.monotonic(), cause: cause.to_owned() });
+            keeper
+        };
+        keeper(Order::Kill(cause.to_owned()));
+        true
+    }
+
     /// What is in hand, and for how long.
     pub fn in_hand(&self) -> Option<(&'static str, Duration)> {
         let work = self.inner.lock().work?;

@@ -233,6 +233,7 @@ impl Supervisor {
                 let below = child.actor.iter().flat_map(ActorCell::get_children);
                 below.for_each(|actor| actor.kill());
                 self.metrics.zombie();
+                state.plan.children[index].card.outlived();
                 self.ended(state, myself, index, true, &cause).await
             }
         }

@@ -1,5 +1,7 @@
 //! Grows the tree: which actors there are, in which order they start, who is above whom.
 
+mod links;
+
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
@@ -10,50 +12,27 @@ use super::{
     Parts,
     allowance::{self, AllowanceActor},
     breaker::BreakerActor,
+    bulk::BulkActor,
     chat::Chat,
     consumer::Consumer,
     events::Events,
     ingress::{Desk, Ingress},
     limiter::LimiterActor,
-    link::{Round, Rounds},
     metrics::Census,
     reconcile,
     retry::RetryActor,
     roster::Card,
+    settings,
     supervisor::{BACKOFF, Child, INTENSITY, Message, Plan, Start, Supervisor},
     watchdog::Watchdog,
 };
 use crate::{
-    broker::Peer,
-    domain::{
-        ids::ConversationId,
-        restart::{Restart, Strategy},
-    },
+    domain::restart::{Restart, Strategy},
     guard,
-    state::{
-        self,
-        nodes::{BEAT_EVERY, EXPIRES_AFTER, Node},
-    },
 };
-
-const TIDY_EVERY: Duration = Duration::from_secs(600);
-/// When nothing was heard of the other nodes for so long, each takes whatever it can get.
-const UNHEARD_MAX: Duration = Duration::from_secs(30);
-const STATE_EVERY: Duration = Duration::from_secs(30);
-/// Also the pause before a conversation that could not be reconciled is read again.
-const ALIVE_EVERY: Duration = Duration::from_secs(5);
-const CONFIRM_EVERY: Duration = Duration::from_secs(5);
-const DEPUTY_EVERY: Duration = Duration::from_secs(5);
-const SPREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// A blocked runtime of the watchdog's must not block the supervisor that starts it.
 const START_WITHIN: Duration = Duration::from_secs(5);
-
-/// A round may take this long: after a long absence a thousand conversations are read from Zendesk.
-const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
-
-/// One look at a connection, with a new one and the rest after it, takes 6 s at the most.
-const LOOK_WITHIN: Duration = Duration::from_secs(15);
 
 /// What grows depends on the roles of the node.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +76,12 @@ pub async fn grow(
     if let Err(error) = reconcile::note_alive(parts, desks).await {
         tracing::warn!(%error, "that this node is alive could not be noted");
     }
-    let links = [grower.broker_link(), grower.state_link(), grower.reconciler(desks)];
+    // And before anybody takes anything: what is paused or muted stays so.
+    if let Err(error) = settings::refresh(parts).await {
+        tracing::warn!(%error, "what operators have set could not be read");
+    }
+    let links =
+        [grower.broker_link(), grower.state_link(), grower.settings(), grower.pulse(), grower.reconciler(desks)];
     let mut children: Vec<Child> = links.into_iter().chain(grower.redis()).chain([grower.guards(guards)]).collect();
     if branches.ingress {
         children.push(grower.ingress(desks));
@@ -111,7 +95,7 @@ pub async fn grow(
     if branches.retry {
         children.push(grower.retry());
     }
-    children.extend([grower.watchdog(apart.clone()), grower.deputy()]);
+    children.extend([grower.bulk(), grower.watchdog(apart.clone()), grower.deputy()]);
     let plan = grower.plan("node", "node", children);
     let (root, ended) = Supervisor::root(&parts.roster, &parts.metrics, plan).await?;
     allowance::learn(&parts.state, &parts.allowances).await;
@@ -120,12 +104,6 @@ pub async fn grow(
 
 struct Grower<'a> {
     parts: &'a Arc<Parts>,
-}
-
-/// Whether somebody else holds a conversation: the event that says so may have come to another node.
-async fn is_passed(parts: &Parts, conversation: &ConversationId) -> bool {
-    let active = parts.sunshine.active(None, conversation).await;
-    active.is_ok_and(|active| !parts.ours.holder(active.as_ref()).lets_us_answer())
 }
 
 /// A child that is no supervisor: `make` builds the actor for each incarnation.
@@ -152,114 +130,6 @@ impl Grower<'_> {
 
     fn supervisor(&self, path: &str, children: Vec<Child>) -> Child {
         Supervisor::child(&self.parts.roster, &self.parts.metrics, self.plan(path, "supervisor", children))
-    }
-
-    /// Goes a round `every` so often, or one after the other; each takes no longer than `within`.
-    fn rounds(&self, path: &str, every: Option<Duration>, within: Duration, round: Round) -> Child {
-        let card = self.card(path, "link");
-        let clock = self.parts.clock.clone();
-        child(card.clone(), move || {
-            let (card, clock, round) = (card.clone(), clock.clone(), round.clone());
-            Rounds { card, every, within, clock, round }
-        })
-    }
-
-    fn broker_link(&self) -> Child {
-        let parts = self.parts.clone();
-        let round: Round = Arc::new(move || {
-            let parts = parts.clone();
-            Box::pin(async move { Ok(parts.broker.tidy().await?) })
-        });
-        let of_broker = self.parts.upkeep.rounds();
-        if of_broker.is_empty() {
-            return self.rounds("node/broker-link", Some(TIDY_EVERY), ROUND_WITHIN, round);
-        }
-        let tidying = self.rounds("node/broker-link/tidy", Some(TIDY_EVERY), ROUND_WITHIN, round);
-        let others = of_broker.into_iter().map(|of_broker| {
-            let path = format!("node/broker-link/{}", of_broker.name);
-            let go = of_broker.go;
-            let round: Round = Arc::new(move || {
-                let going = go();
-                Box::pin(async move { Ok(going.await?) })
-            });
-            self.rounds(&path, of_broker.every, of_broker.within, round)
-        });
-        self.supervisor("node/broker-link", others.chain([tidying]).collect())
-    }
-
-    fn state_link(&self) -> Child {
-        let parts = self.parts.clone();
-        let round: Round = Arc::new(move || {
-            let parts = parts.clone();
-            Box::pin(async move { Ok(parts.state.tidy(parts.clock.now()).await?) })
-        });
-        self.rounds("node/state-link", Some(STATE_EVERY), ROUND_WITHIN, round)
-    }
-
-    /// The connections to Redis, if there are some; one that fails harms no other.
-    fn redis(&self) -> Option<Child> {
-        let lines = self.parts.redis.as_ref()?.lines();
-        let keepers = lines.into_iter().map(|line| {
-            let path = format!("node/redis/{}", line.name());
-            let round: Round = Arc::new(move || {
-                let line = line.clone();
-                Box::pin(async move {
-                    line.look().await;
-                    Ok(())
-                })
-            });
-            self.rounds(&path, None, LOOK_WITHIN, round)
-        });
-        Some(self.supervisor("node/redis", keepers.chain([self.heartbeat()]).collect()))
-    }
-
-    fn heartbeat(&self) -> Child {
-        let parts = self.parts.clone();
-        let round: Round = Arc::new(move || {
-            let parts = parts.clone();
-            Box::pin(async move {
-                // A node that drains leaves its partitions to the others while it finishes what is in hand.
-                let consumes = parts.upkeep.consumes() && !parts.draining.is_cancelled();
-                let in_hand = parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
-                match parts.nodes.beat(in_hand, consumes).await {
-                    // The keeper of the connection has said so.
-                    Ok(()) | Err(state::Error::Away(_)) => Ok(()),
-                    Err(error) => Err(error.into()),
-                }
-            })
-        });
-        self.rounds("node/redis/heartbeat", Some(BEAT_EVERY), ROUND_WITHIN, round)
-    }
-
-    fn reconciler(&self, desks: &[Arc<Desk>]) -> Child {
-        let (parts, desks) = (self.parts.clone(), desks.to_vec());
-        let round: Round = Arc::new(move || {
-            let (parts, desks) = (parts.clone(), desks.clone());
-            Box::pin(async move {
-                reconcile::note_alive(&parts, &desks).await?;
-                Ok(reconcile::reconcile(&parts).await?)
-            })
-        });
-        self.rounds("node/reconciler", Some(ALIVE_EVERY), ROUND_WITHIN, round)
-    }
-
-    /// Alarms about hand-offs that Zendesk does not confirm.
-    fn handoffs(&self) -> Child {
-        let parts = self.parts.clone();
-        let round: Round = Arc::new(move || {
-            let parts = parts.clone();
-            Box::pin(async move {
-                for conversation in parts.handoffs.overdue(parts.clock.now()) {
-                    if parts.nodes.is_fleet() && is_passed(&parts, &conversation).await {
-                        continue;
-                    }
-                    parts.metrics.handed_off("unconfirmed");
-                    tracing::error!(conversation.id = %conversation, "a hand-off was not confirmed; a customer may be waiting");
-                }
-                Ok(())
-            })
-        });
-        self.rounds("node/handoffs", Some(CONFIRM_EVERY), ROUND_WITHIN, round)
     }
 
     fn guards(&self, metrics: &guard::Metrics) -> Child {
@@ -324,31 +194,6 @@ impl Grower<'_> {
         self.supervisor("node/chat", children.collect())
     }
 
-    /// Tells the queue which nodes answer conversations, and lets go of what has become another's.
-    fn partitions(&self) -> Child {
-        let parts = self.parts.clone();
-        let began = parts.clock.monotonic();
-        let round: Round = Arc::new(move || {
-            let is_known = parts.nodes.live() > 0 || parts.clock.monotonic() - began > EXPIRES_AFTER;
-            if is_known {
-                let answers = |node: &Node| node.roles.iter().any(|role| role == "chat");
-                let peer = |node: Node| Peer { id: node.id, consumes: node.consumes };
-                let mut peers: Vec<Peer> = parts.nodes.all().into_iter().filter(answers).map(peer).collect();
-                if parts.nodes.unheard_for() > UNHEARD_MAX {
-                    // Another may have died meanwhile. Who has a partition keeps it; the others stand by.
-                    peers.retain(|peer| peer.id == parts.nodes.id());
-                }
-                if parts.draining.is_cancelled() {
-                    peers.clear();
-                }
-                parts.upkeep.spread(parts.nodes.id(), &peers);
-                parts.directory.let_go();
-            }
-            Box::pin(std::future::ready(Ok(())))
-        });
-        self.rounds("node/partitions", Some(SPREAD_EVERY), ROUND_WITHIN, round)
-    }
-
     fn events(&self) -> Child {
         let card = self.card("node/events", "events");
         let parts = self.parts.clone();
@@ -361,16 +206,10 @@ impl Grower<'_> {
         child(card.clone(), move || RetryActor { parts: parts.clone(), card: card.clone() })
     }
 
-    /// Looks after the watchdog, which looks after everybody else.
-    fn deputy(&self) -> Child {
-        let (watchdog, limit) = (self.card("node/watchdog", "watchdog"), self.parts.actor_time_limit);
-        let round: Round = Arc::new(move || {
-            if let Some((keeper, order)) = watchdog.stamp.examine(limit) {
-                keeper(order);
-            }
-            Box::pin(std::future::ready(Ok(())))
-        });
-        self.rounds("node/deputy", Some(DEPUTY_EVERY), ROUND_WITHIN, round)
+    fn bulk(&self) -> Child {
+        let card = self.card("node/bulk", "bulk");
+        let parts = self.parts.clone();
+        child(card.clone(), move || BulkActor { parts: parts.clone(), card: card.clone() })
     }
 
     fn watchdog(&self, apart: Handle) -> Child {

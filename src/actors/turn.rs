@@ -10,6 +10,7 @@ mod ask;
 mod changes;
 mod claim;
 mod finish;
+mod gather;
 mod prepare;
 
 pub(super) use changes::UNREADABLE;
@@ -24,13 +25,11 @@ use super::{
     Parts,
     conversation::State,
     hand::{Item, Phase},
-    inbox::Inner,
     patience::STORE_PAUSE,
     posting, story,
 };
 use crate::{
     domain::{
-        burst::{Gather, Merging, gather},
         job::Job,
         reply::Reply,
         time::millis,
@@ -38,15 +37,6 @@ use crate::{
     },
     state::Claim,
 };
-
-/// A head that has not come back this long after it was expected is not waited for any longer; it comes late then.
-const HEAD_SLACK: Duration = Duration::from_secs(30);
-
-/// What an inbox takes to be looked into; a message that lies there for less has not waited for its turn.
-const PACE: Duration = Duration::from_millis(10);
-
-/// A shorter wait is none.
-const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How a turn goes on.
 enum Next {
@@ -58,21 +48,6 @@ enum Next {
     Again,
     /// The node drains: what is in hand goes back unspent.
     HandBack,
-}
-
-/// What there is to do.
-enum Waiting {
-    Nothing,
-    Ready,
-    /// Look again then (monotonic), or when something arrives.
-    Until(Duration, Wait),
-}
-
-/// What gathering a burst has waited for.
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    on_head: Duration,
-    on_merge: Duration,
 }
 
 /// Works off one burst; `false` when there is nothing to do now. An error means that the actor is broken.
@@ -87,7 +62,7 @@ async fn rounds(parts: &Arc<Parts>, state: &mut State) -> Result<bool, ActorProc
     claim::follow(state);
     let mut superseded = false;
     loop {
-        if !gather_burst(parts, state).await {
+        if !gather::gather(parts, state).await {
             return Ok(false);
         }
         story::recall_in_hand(parts, state).await;
@@ -145,98 +120,6 @@ async fn forget_if_removed(parts: &Parts, state: &mut State) {
     if let Err(error) = parts.state.forget_conversation(&state.cell.id).await {
         // It is thrown away by its age.
         tracing::error!(%error, conversation.id = %state.cell.id, "a removed conversation could not be forgotten once more");
-    }
-}
-
-/// Waits until a burst is complete and takes it in hand; `false` when there is nothing to take.
-async fn gather_burst(parts: &Parts, state: &State) -> bool {
-    let mut spent = Spent::default();
-    loop {
-        let arrived = state.cell.arrived.notified();
-        let waiting = {
-            let mut inner = state.cell.lock();
-            // Looked at under the lock, so that one who drains and sees no hand can rely on it.
-            if !inner.is_current(state.generation) || parts.draining.is_cancelled() {
-                return false;
-            }
-            inner.let_go();
-            let waiting = look_into(parts, &inner);
-            if let Waiting::Ready = waiting {
-                let count = ready_count(parts, &inner);
-                inner.take(count, parts.clock.monotonic());
-                note_gathering(parts, &mut inner, spent);
-            }
-            waiting
-        };
-        match waiting {
-            Waiting::Nothing => return false,
-            Waiting::Ready => return true,
-            Waiting::Until(until, on) => {
-                let began = parts.clock.monotonic();
-                tokio::select! {
-                    () = parts.draining.cancelled() => return false,
-                    () = tokio::time::sleep_until(parts.clock.instant(until)) => {}
-                    () = arrived => {}
-                }
-                let waited = parts.clock.monotonic().saturating_sub(began);
-                *(if on == Wait::Head { &mut spent.on_head } else { &mut spent.on_merge }) += waited;
-            }
-        }
-    }
-}
-
-fn merging(parts: &Parts) -> Merging {
-    Merging { quiet: parts.chat.merge_quiet, cap: parts.chat.merge_cap }
-}
-
-fn look_into(parts: &Parts, inner: &Inner) -> Waiting {
-    if inner.inbox.is_empty() {
-        return Waiting::Nothing;
-    }
-    let now = parts.clock.now();
-    if let Some(away) = &inner.away {
-        let given_up_at = away.until.after(HEAD_SLACK);
-        let is_back = inner.inbox.iter().any(|item| item.delivery.job.message == away.head);
-        let left = given_up_at.since(now);
-        // A wait longer than any pause between tries means that the wall clock was set back.
-        let is_expected = now < given_up_at && left <= parts.retry.longest_pause() + HEAD_SLACK;
-        if !is_back && is_expected {
-            return Waiting::Until(parts.clock.monotonic() + left, Wait::Head);
-        }
-    }
-    match gather(&inner.fragments(), now, merging(parts)) {
-        Gather::Take(_) => Waiting::Ready,
-        Gather::Until(until) => Waiting::Until(parts.clock.monotonic() + until.since(now), Wait::Merge),
-    }
-}
-
-fn ready_count(parts: &Parts, inner: &Inner) -> usize {
-    match gather(&inner.fragments(), parts.clock.now(), merging(parts)) {
-        Gather::Take(count) => count,
-        Gather::Until(_) => 1,
-    }
-}
-
-/// Notes what each message has waited for since it was last heard of: earlier messages, then an absent head, then more
-/// fragments.
-fn note_gathering(parts: &Parts, inner: &mut Inner, spent: Spent) {
-    inner.away = None;
-    let now = parts.clock.now();
-    let Some(hand) = &mut inner.hand else { return };
-    let fragments = hand.items.len();
-    for item in &mut hand.items {
-        let idle = item.timeline.entries().last().map_or(Duration::ZERO, |entry| now.since(entry.at));
-        let on_merge = spent.on_merge.min(idle);
-        let on_head = spent.on_head.min(idle - on_merge);
-        for (on, waited) in [(Wait::Turn, idle - on_merge - on_head), (Wait::Head, on_head), (Wait::Merge, on_merge)] {
-            let least = if on == Wait::Turn { PACE } else { WAIT_MIN };
-            if waited >= least {
-                item.timeline.note(now, Stage::Waited { on, ms: millis(waited) });
-            }
-        }
-        if fragments > 1 {
-            item.timeline.note(now, Stage::Merged { fragments });
-        }
     }
 }
 
@@ -363,6 +246,10 @@ async fn post(
         Err(posting::Error::Expired) => {
             parts.state.revoke(&reply).await?;
             finish::hand_over(parts, state, "the deadline has passed", None).await
+        }
+        Err(posting::Error::Muted(mute)) => {
+            parts.state.revoke(&reply).await?;
+            finish::muted(parts, state, &mute).await
         }
         Err(posting::Error::Lost) => Ok(Next::Again),
         Err(posting::Error::Draining | posting::Error::Outlived) => Ok(Next::HandBack),

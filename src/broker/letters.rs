@@ -4,7 +4,7 @@
 //! dropped lies where it lay. A replay is a new life (design rule 14): its number is one higher, no try is spent, and
 //! its deadline begins anew.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -17,7 +17,7 @@ use crate::domain::{
 };
 
 /// The most letters that are listed at once.
-pub const LISTED_MAX: usize = 1_000;
+pub const LISTED_MAX: usize = 10_000;
 
 /// The cause of a message that lies among the parked letters and is none of ours.
 pub const FOREIGN: &str = "not a message of Tidegate's";
@@ -33,6 +33,12 @@ pub struct Which {
     pub lane: Option<Lane>,
     /// Their conversation.
     pub conversation: Option<ConversationId>,
+    /// What their causes have in common ([`reason::fingerprint`]).
+    pub fingerprint: Option<String>,
+    /// Parked no later than this; of the dead all.
+    pub until: Option<Timestamp>,
+    /// One letter: its event id or message id.
+    pub id: Option<String>,
 }
 
 impl Which {
@@ -47,6 +53,9 @@ impl Which {
             && self.lane.is_none_or(|lane| letter.lane == Some(lane))
             && self.conversation.as_ref().is_none_or(|of| letter.job().is_some_and(|job| job.conversation == *of))
             && self.cause.as_ref().is_none_or(|cause| letter.reason() == cause || letter.cause() == cause)
+            && self.fingerprint.as_ref().is_none_or(|of| reason::fingerprint(letter.reason()) == *of)
+            && self.until.is_none_or(|until| letter.parked_at.is_none_or(|at| at <= until))
+            && self.id.as_ref().is_none_or(|id| letter.is(id))
     }
 }
 
@@ -196,4 +205,8 @@ pub trait Letters: Send + Sync {
 
     /// Takes one letter in hand. [`Error::Lost`]: somebody else has it.
     async fn hold(&self, id: &str) -> Result<Option<Held>, Error>;
+
+    /// Takes the first letters in hand that are meant and whose id is not among `except`, at most `most`; fewer only if
+    /// there are no more, or somebody else has them.
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error>;
 }

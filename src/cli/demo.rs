@@ -109,7 +109,10 @@ async fn play(options: &Options) -> anyhow::Result<Outcome> {
     say(options, &format!("simulated Zendesk   {}", zendesk.url()));
     say(options, &format!("simulated AI        {}/v1   (at most {QUOTA} calls in {QUOTA_WINDOW:?})", ai.url()));
     say(options, &format!("webhooks            http://{public}/webhooks/sunshine"));
-    say(options, &format!("live tree, metrics  http://{0}/admin/actors  http://{0}/metrics\n", node.admin_address()));
+    say(
+        options,
+        &format!("dashboard           http://{0}/\nmetrics             http://{0}/metrics\n", node.admin_address()),
+    );
     let finished = perform(options, &zendesk, &ai).await;
     let parked = counted(&node, "parked").await?;
     let outcome = Outcome { parked, ..outcome(&node, &zendesk.stats(), &ai.stats()).await? };

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod operate;
 mod run;
 mod simulate;
 
@@ -34,6 +35,34 @@ enum Action {
     Check(check::Options),
     /// Runs a simulator by itself.
     Simulate(simulate::Options),
+    /// Says why a customer has no answer: the story of a message or conversation.
+    Explain(operate::explain::Options),
+    /// Shows the live tree of actors.
+    Actors(operate::actors::Options),
+    /// Starts an actor again.
+    Restart(operate::actors::RestartOptions),
+    /// Shows what lies in the queues.
+    Queues(operate::queues::Options),
+    /// Shows, replays, discards or hands over dead letters.
+    Dead(operate::dead::Options),
+    /// Shows breakers, and holds them open or closed.
+    Breaker(operate::breaker::Options),
+    /// Shows limits, and sets others.
+    Limits(operate::limits::Options),
+    /// Lets a pool take nothing more in hand, on all nodes.
+    Pause(operate::pools::PauseOptions),
+    /// Lets a pool or a drained node go on.
+    Resume(operate::pools::ResumeOptions),
+    /// Lets a node take nothing more from the queue.
+    Drain(operate::pools::DrainOptions),
+    /// Lets the bot say nothing, somewhere or everywhere.
+    Mute(operate::mute::MuteOptions),
+    /// Lets the bot speak again.
+    Unmute(operate::mute::UnmuteOptions),
+    /// Shows the nodes that live.
+    Nodes(operate::nodes::Options),
+    /// Shows what operators did.
+    Audit(operate::audit::Options),
 }
 
 /// Where the configuration comes from.
@@ -71,6 +100,20 @@ pub fn main() -> ExitCode {
         Action::Run(options) => run::run(&options),
         Action::Check(options) => check::check(&options),
         Action::Simulate(options) => simulate::simulate(&options),
+        Action::Explain(options) => operate::explain::explain(&options),
+        Action::Actors(options) => operate::actors::actors(&options),
+        Action::Restart(options) => operate::actors::restart(&options),
+        Action::Queues(options) => operate::queues::queues(&options),
+        Action::Dead(options) => operate::dead::dead(&options),
+        Action::Breaker(options) => operate::breaker::breaker(&options),
+        Action::Limits(options) => operate::limits::limits(&options),
+        Action::Pause(options) => operate::pools::pause(&options),
+        Action::Resume(options) => operate::pools::resume(&options),
+        Action::Drain(options) => operate::pools::drain(&options),
+        Action::Mute(options) => operate::mute::mute(&options),
+        Action::Unmute(options) => operate::mute::unmute(&options),
+        Action::Nodes(options) => operate::nodes::nodes(&options),
+        Action::Audit(options) => operate::audit::audit(&options),
     }
 }
 

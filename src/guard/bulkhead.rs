@@ -41,7 +41,7 @@ pub struct Usage {
     pub in_use: usize,
     /// Callers that wait for one.
     pub waiting: usize,
-    /// Slots as configured.
+    /// Slots there are.
     pub limit: usize,
     /// Slots at present, fewer while the service recovers.
     pub effective: usize,
@@ -58,6 +58,7 @@ struct Waiter {
 
 #[derive(Debug)]
 struct Queue {
+    configured: usize,
     limit: usize,
     /// The reduced limit while the service recovers.
     ramp: Option<usize>,
@@ -80,7 +81,8 @@ impl Bulkhead {
     /// A bulkhead of `limit` slots, at least one.
     pub fn new(limit: usize) -> Self {
         let (lines, turns) = (PerClass::default(), Turns::default());
-        let queue = Queue { limit: limit.max(1), ramp: None, in_use: 0, next_ticket: 0, lines, turns };
+        let limit = limit.max(1);
+        let queue = Queue { configured: limit, limit, ramp: None, in_use: 0, next_ticket: 0, lines, turns };
         Self { shared: Arc::new(Mutex::new(queue)) }
     }
 
@@ -125,6 +127,11 @@ impl Bulkhead {
         let mut queue = self.shared.lock();
         queue.limit = limit.max(1);
         queue.serve();
+    }
+
+    /// The number of slots as configured.
+    pub fn configured(&self) -> usize {
+        self.shared.lock().configured
     }
 
     /// From now on the classes share so, when both wait; in the beginning evenly.

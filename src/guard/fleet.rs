@@ -13,6 +13,7 @@ mod turn;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::limiter::{Limiter, Limits, PAUSE_MAX, WindowUse};
@@ -50,11 +51,16 @@ pub(super) struct Fleet {
     /// Names this run of the node's limiter to the quota, which tells by it what it was told before.
     run: String,
     pub sharing: Sharing,
-    pub policy: Policy,
+    terms: ArcSwap<Terms>,
     validity: Duration,
+    inner: Mutex<Inner>,
+}
+
+/// What follows from the limits; changed when an operator sets others.
+pub(super) struct Terms {
+    pub policy: Policy,
     longest: Duration,
     lease: u64,
-    inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
@@ -151,15 +157,27 @@ impl Fleet {
         past: Past,
         paused_until: Duration,
     ) -> Self {
-        let policy = limits.policy(validity);
+        let terms = ArcSwap::from_pointee(Terms::of(limits, validity));
         let birth = if past.is_empty() { "" } else { Ask::REMEMBERS }.to_owned();
         let own: VecDeque<Own> =
             (0..).zip(past).map(|(id, (at, tokens))| Own { id, at, tokens, known: true }).collect();
         let (next_own, untold_pause) = (own.len() as u64, paused_until);
         let inner = Inner { birth, next_own, own, untold_pause, asked_until: paused_until, ..Inner::default() };
         let run = format!("{:016x}", rand::random::<u64>());
-        let (longest, lease) = (share::longest(limits), lease(&policy));
-        Self { name, run, sharing, policy, validity, longest, lease, inner: Mutex::new(inner) }
+        Self { name, run, sharing, terms, validity, inner: Mutex::new(inner) }
+    }
+
+    /// Other limits hold from now on: what is in stock goes back, and the quota hears of them with the next turn.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.terms.store(Arc::new(Terms::of(limits, self.validity)));
+        let mut inner = self.inner.lock();
+        inner.begin_generation();
+        inner.urgent = true;
+    }
+
+    /// The limits as the quota is told them.
+    pub fn terms(&self) -> Arc<Terms> {
+        self.terms.load_full()
     }
 
     pub fn standing(&self) -> Standing {
@@ -168,12 +186,13 @@ impl Fleet {
 
     /// Takes a permit for a request of so many tokens from the stock, or says when (monotonic) to look again.
     pub fn take(&self, now: Duration, tokens: u64) -> Result<Held, Duration> {
+        let limit = self.terms.load().policy.tokens;
         let mut inner = self.inner.lock();
         while inner.stock.front().is_some_and(|held| held.until < now) {
             inner.void_first();
         }
-        let needed = tokens.min(self.policy.tokens);
-        let too_small = |held: &Held| self.policy.tokens > 0 && held.tokens < needed;
+        let needed = tokens.min(limit);
+        let too_small = |held: &Held| limit > 0 && held.tokens < needed;
         match inner.stock.front().cloned() {
             // It was reserved for somebody who wanted less and has left.
             Some(held) if held.at <= now && too_small(&held) => inner.void_first(),
@@ -213,19 +232,21 @@ impl Fleet {
 
     /// A call begins, with a permit of the quota or without its knowledge.
     pub fn called(&self, now: Duration, tokens: u64, known: bool) {
+        let longest = self.terms.load().longest;
         let mut inner = self.inner.lock();
         let id = inner.next_own;
         inner.next_own += 1;
         inner.own.push_back(Own { id, at: now, tokens, known });
-        while inner.own.front().is_some_and(|oldest| oldest.at + self.longest + self.validity <= now) {
+        while inner.own.front().is_some_and(|oldest| oldest.at + longest + self.validity <= now) {
             inner.own.pop_front();
         }
     }
 
     /// A request has really used so many tokens.
     pub fn settle(&self, held: &Held, tokens: u64) {
+        let limit = self.terms.load().policy.tokens;
         let mut inner = self.inner.lock();
-        let is_of_interest = self.policy.tokens > 0 && tokens != held.tokens;
+        let is_of_interest = limit > 0 && tokens != held.tokens;
         if is_of_interest && inner.birth == *held.birth {
             inner.notes.push(Note::Settle(held.seq, tokens));
         }
@@ -333,6 +354,13 @@ impl Inner {
     fn begin_generation(&mut self) {
         self.generation += 1;
         self.void_all();
+    }
+}
+
+impl Terms {
+    fn of(limits: &Limits, validity: Duration) -> Self {
+        let policy = limits.policy(validity);
+        Self { longest: share::longest(limits), lease: lease(&policy), policy }
     }
 }
 

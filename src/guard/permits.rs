@@ -6,6 +6,8 @@
 //! Where nodes share a quota, permits come out of a stock that the actor fills ([`super::fleet`]), and from the machine
 //! only while the quota is away.
 
+mod permit;
+
 use std::{
     sync::{
         Arc,
@@ -14,13 +16,16 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::permit::Right;
+pub use self::permit::{Call, Permit};
 use super::{
     bell::Bell,
     fair::{Class, Shares},
-    fleet::{Fleet, Held, Sharing, Standing},
+    fleet::{Fleet, Sharing, Standing},
     limiter::{Limiter, Limits, PAUSE_MAX, Reservation, WindowUse},
     lines::{Asking, Lines},
     machine::Machine,
@@ -57,54 +62,13 @@ pub struct Permits {
     lines: Mutex<Lines>,
     waiting: AtomicUsize,
     slow_start: Mutex<SlowStart>,
-    limits: Limits,
+    /// As configured.
+    configured: Limits,
+    /// In force, as far as nothing was learned of the service.
+    limits: ArcSwap<Limits>,
     pub(super) fleet: Option<Fleet>,
     /// Rings for the actor.
     pub bell: Bell,
-}
-
-/// A call that has begun under a permit; lives until it has ended.
-#[must_use = "the call lasts as long as this lives"]
-pub struct Call {
-    permits: Arc<Permits>,
-    right: Right,
-}
-
-/// Where a permit comes from.
-#[derive(Clone)]
-enum Right {
-    Machine { until: Duration, seq: u64, epoch: u64, life: u64 },
-    Quota(Held),
-}
-
-impl Call {
-    /// The call really used so many tokens.
-    pub fn settle(&self, tokens: u64) {
-        match (&self.right, &self.permits.fleet) {
-            (Right::Machine { seq, life, .. }, _) => {
-                if let Some(limiter) = self.permits.machine.lock().of(*life) {
-                    limiter.settle(*seq, tokens);
-                }
-            }
-            (Right::Quota(held), Some(fleet)) => fleet.settle(held, tokens),
-            (Right::Quota(_), None) => {}
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.permits.ended();
-    }
-}
-
-/// Leave to make one call so soon that it arrives within `VALIDITY`; given back when dropped unused.
-#[must_use = "a permit that is dropped goes back"]
-pub struct Permit {
-    permits: Arc<Permits>,
-    right: Right,
-    tokens: u64,
-    used: bool,
 }
 
 impl Permits {
@@ -143,7 +107,8 @@ impl Permits {
             lines: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slow_start: Mutex::default(),
-            limits,
+            configured: limits.clone(),
+            limits: ArcSwap::from_pointee(limits),
             fleet,
             bell: Bell::default(),
         })
@@ -152,6 +117,26 @@ impl Permits {
     /// From now on the classes share so, when both wait; in the beginning evenly.
     pub fn set_shares(&self, shares: Shares) {
         self.lines.lock().set_shares(shares);
+    }
+
+    /// Other limits hold from now on, until others are set or the process ends; permits that are not used yet are void.
+    pub fn set_limits(&self, limits: Limits) {
+        if let Some(fleet) = &self.fleet {
+            fleet.set_limits(&limits);
+        }
+        self.machine.lock().limiter.set_limits(self.clock.monotonic(), limits.clone());
+        self.limits.store(Arc::new(limits));
+        self.bell.ring();
+    }
+
+    /// The limits as configured.
+    pub fn configured(&self) -> &Limits {
+        &self.configured
+    }
+
+    /// The limits in force, as far as nothing was learned of the service.
+    pub fn limits(&self) -> Limits {
+        Limits::clone(&self.limits.load())
     }
 
     /// Gives a permit if one is free and nobody waits before us. It counts for no class: there is nothing to share.
@@ -227,12 +212,12 @@ impl Permits {
             let Some(turn) = fleet.turn(now, first.map(|(_, tokens)| (self.waiting(), tokens))) else {
                 return Some(due.unwrap_or(Duration::MAX).min(fleet.look_at()).max(now + SOON));
             };
-            let told = fleet.sharing.quotas.turn(self.name, &fleet.policy, &turn.ask).await;
+            let told = fleet.sharing.quotas.turn(self.name, &fleet.terms().policy, &turn.ask).await;
             let now = self.clock.monotonic();
             if fleet.take_in(now, turn, told).paused {
                 self.slow_start.lock().limit = Some(1);
             }
-            if let Some(share) = fleet.share(now, &self.limits) {
+            if let Some(share) = fleet.share(now, &self.limits.load()) {
                 self.machine.lock().give_way(now, share);
             }
         }
@@ -308,7 +293,7 @@ impl Permits {
     /// What the headers of an answer say of the service's own limit of requests a minute, if they do.
     pub fn hear_limit(&self, limit: Option<u64>) {
         // A limit told without a unit can only be compared with one of ours per minute.
-        let Some(limit) = limit.filter(|_| self.limits.per_minute > 0) else { return };
+        let Some(limit) = limit.filter(|_| self.limits.load().per_minute > 0) else { return };
         if let Some(fleet) = &self.fleet {
             fleet.hear_limit(limit);
         }
@@ -337,48 +322,6 @@ impl Permits {
     /// How many wait in line.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
-    }
-}
-
-impl Permit {
-    /// Uses the permit for a call that begins now; `None` when it has become invalid:
-    /// too late, or the service has asked for a pause since. Then it goes back, and another has to be asked for.
-    pub fn used_now(mut self) -> Option<Call> {
-        let permits = self.permits.clone();
-        let now = permits.clock.monotonic();
-        let valid = match (&self.right, &permits.fleet) {
-            (Right::Machine { until, epoch, life, .. }, _) => {
-                let is_valid = |limiter: &mut Limiter| limiter.is_valid(*epoch);
-                now <= *until && permits.machine.lock().of(*life).is_some_and(is_valid)
-            }
-            (Right::Quota(held), fleet) => fleet.as_ref().is_some_and(|fleet| fleet.is_valid(now, held)),
-        };
-        self.used = valid;
-        if valid && permits.limits.limits_anything() {
-            permits.calls.note(permits.name, permits.clock.now(), self.tokens);
-            if let Some(fleet) = &permits.fleet {
-                fleet.called(now, self.tokens, matches!(self.right, Right::Quota(_)));
-            }
-        }
-        valid.then(|| Call { permits, right: self.right.clone() })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.used {
-            match (&self.right, &self.permits.fleet) {
-                (Right::Machine { seq, life, .. }, _) => {
-                    if let Some(limiter) = self.permits.machine.lock().of(*life) {
-                        limiter.void(*seq);
-                    }
-                }
-                (Right::Quota(held), Some(fleet)) => fleet.give_back(self.permits.clock.monotonic(), held.clone()),
-                (Right::Quota(_), None) => {}
-            }
-            self.permits.ended();
-            self.permits.bell.ring();
-        }
     }
 }
 

@@ -77,6 +77,19 @@ pub struct Report {
     dependencies: BTreeMap<String, Dependency>,
 }
 
+impl Report {
+    /// Why the node is unready, if it is.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    /// The dependencies that are down; an AI service is told by its breaker.
+    pub fn down(&self) -> impl Iterator<Item = &str> {
+        let down = self.dependencies.iter().filter(|(name, one)| one.state == "down" && !name.starts_with("ai/"));
+        down.map(|(name, _)| name.as_str())
+    }
+}
+
 impl Health {
     /// Begins as starting.
     pub fn new(parts: Arc<Parts>, desks: Arc<[Arc<Desk>]>) -> Self {
@@ -114,6 +127,7 @@ impl Health {
         let reason = match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Starting as u8 => Some("starting"),
             stage if stage == Stage::Draining as u8 => Some("draining"),
+            _ if self.parts.settings.is_drained() => Some("drained by an operator"),
             _ if trouble.is_some_and(|trouble| trouble.lasting) => Some("the broker cannot be used as it is"),
             _ if !can_store => Some("nothing can be stored"),
             _ => None,

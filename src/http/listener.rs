@@ -10,6 +10,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -56,6 +57,10 @@ const SILENT_MAX: Duration = Duration::from_secs(1);
 /// The pause after a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
 /// What a listener bears.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -63,6 +68,8 @@ pub struct Limits {
     pub connections: usize,
     /// Time in which the head of a request must have come.
     pub head_within: Duration,
+    /// Whether requests are told where they come from ([`Peer`]).
+    pub tells_peer: bool,
 }
 
 /// Serves until told to stop; then nothing new is accepted and what has been asked is answered. Dropping the future
@@ -107,8 +114,13 @@ async fn attend(
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let is_asked = asked.clone();
-    let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let peer = stream.peer_addr().ok().filter(|_| limits.tells_peer);
+    let peer = peer.map(|address| Peer(address.ip().to_canonical()));
+    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         is_asked.store(true, Ordering::Relaxed);
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         router.clone().call(request)
     });
     let mut connection =

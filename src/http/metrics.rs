@@ -10,7 +10,7 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use super::{Admin, Public, webhook::Counts};
+use super::{Admin, Public, guard, webhook::Counts};
 use crate::{
     domain::reason::{Ignore, Reject},
     telemetry::{
@@ -28,6 +28,7 @@ pub struct Metrics {
     webhooks: Counters<1>,
     ignored: Counters<1>,
     rejected: Counters<1>,
+    admin_refusals: Counters<1>,
 }
 
 /// The public routes.
@@ -59,12 +60,18 @@ impl Metrics {
             webhooks: Counters::default(),
             ignored: Counters::default(),
             rejected: Counters::default(),
+            admin_refusals: Counters::default(),
         };
         registry.register("http_requests", "Requests", metrics.requests.clone());
         registry.register("http_request_duration_seconds", "Duration of requests", metrics.durations.clone());
         registry.register("tidegate_webhooks", "Events and deliveries of webhooks", metrics.webhooks.clone());
         registry.register("tidegate_events_ignored", "Events left alone", metrics.ignored.clone());
         registry.register("tidegate_events_rejected", "Events that could not be understood", metrics.rejected.clone());
+        registry.register(
+            "tidegate_admin_refusals",
+            "Requests the admin listener refused",
+            metrics.admin_refusals.clone(),
+        );
         metrics.begin();
         metrics
     }
@@ -78,6 +85,9 @@ impl Metrics {
         }
         for outcome in OUTCOMES {
             zero(&self.webhooks, [("outcome", outcome)]);
+        }
+        for reason in guard::REFUSALS {
+            zero(&self.admin_refusals, [("reason", reason)]);
         }
         use Ignore as I;
         for reason in [
@@ -107,6 +117,10 @@ impl Metrics {
         ] {
             zero(&self.rejected, [("reason", reason.as_str())]);
         }
+    }
+
+    pub(super) fn admin_refused(&self, reason: &'static str) {
+        self.admin_refusals.get_or_create(&[("reason", reason)]).inc();
     }
 
     pub(super) fn webhook(&self, outcome: &'static str, count: u64) {

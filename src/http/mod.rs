@@ -11,18 +11,17 @@
 //! | admin (`admin.listen`) | |
 //! |---|---|
 //! | `GET /metrics` | `metrics` |
-//! | `GET /admin/actors`, `GET /admin/actors/{path}`, `POST /admin/actors/{path}/crash` | `admin` |
-//! | `GET /admin/dead-letters`, `GET`, `DELETE /admin/dead-letters/{id}`, `POST /admin/dead-letters/{id}/replay` | `letters` |
-//! | `GET /admin/messages/{id}`, `GET /admin/queues`, `GET /admin/breakers`, `GET /admin/limiters`, `GET /admin/nodes` | `admin` |
+//! | `GET /`, `GET /assets/{name}` | `dashboard` |
+//! | `/admin/…` | `admin` |
 
 mod admin;
 mod body;
 mod config;
+mod dashboard;
 mod extract;
 pub mod gateway;
 mod guard;
 pub mod health;
-mod letters;
 mod linger;
 pub mod listener;
 mod metrics;
@@ -40,7 +39,7 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use prometheus_client::registry::Registry;
 
@@ -49,8 +48,10 @@ use crate::{
     domain::secret::Secret,
 };
 
+pub use admin::overview::Watched;
 pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config};
 pub use gateway::Gateway;
+pub use guard::Failures;
 pub use health::Health;
 pub use metrics::Metrics;
 
@@ -101,6 +102,14 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// Everything that is counted.
     pub registry: Arc<Registry>,
+    /// What requests count.
+    pub metrics: Metrics,
+    /// The configuration in force, without its secrets.
+    pub effective: Arc<str>,
+    /// Wrong tokens.
+    pub failures: Arc<Failures>,
+    /// What those who watch share.
+    pub watched: Arc<Watched>,
 }
 
 /// The public routes.
@@ -148,25 +157,65 @@ async fn method_not_allowed(State(public): State<Arc<Public>>, uri: Uri, method:
 
 /// The admin routes.
 pub fn admin(admin: Admin) -> Router {
-    let health = Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready_admin));
+    let open = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready_admin))
+        .route("/", get(dashboard::page))
+        .route("/assets/{name}", get(dashboard::asset));
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
-        .route("/admin/actors", get(admin::actors))
-        .route("/admin/actors/{*path}", get(admin::actor).post(admin::act))
-        .route("/admin/messages/{id}", get(admin::message))
-        .route("/admin/queues", get(admin::queues))
-        .route("/admin/breakers", get(admin::breakers))
-        .route("/admin/limiters", get(admin::limiters))
-        .route("/admin/nodes", get(admin::nodes))
-        .route("/admin/dead-letters", get(letters::list))
-        .route("/admin/dead-letters/{id}", get(letters::show).delete(letters::discard))
-        .route("/admin/dead-letters/{id}/replay", post(letters::replay))
+        .merge(views())
+        .merge(controls())
+        .merge(letters())
         .route_layer(middleware::from_fn_with_state(admin.clone(), guard::admit));
-    health
-        .merge(guarded)
+    open.merge(guarded)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::no_such_route)
         .layer(DefaultBodyLimit::max(ADMIN_BODY_MAX))
         .layer(middleware::from_fn_with_state(ADMIN_WITHIN, timely::answer))
+        .layer(middleware::from_fn(guard::seal))
         .with_state(admin)
+}
+
+fn views() -> Router<Admin> {
+    use admin::{actors, audit, messages, overview, views};
+    Router::new()
+        .route("/admin/overview", get(overview::once))
+        .route("/admin/events", get(overview::watch))
+        .route("/admin/whoami", get(views::whoami))
+        .route("/admin/actors", get(actors::tree))
+        .route("/admin/actors/{*path}", get(actors::one).post(actors::act))
+        .route("/admin/quarantine", get(views::quarantine))
+        .route("/admin/messages/{id}", get(messages::message))
+        .route("/admin/conversations", get(messages::conversations))
+        .route("/admin/conversations/{id}", get(messages::conversation))
+        .route("/admin/queues", get(views::queues))
+        .route("/admin/breakers", get(views::breakers))
+        .route("/admin/limiters", get(views::limiters))
+        .route("/admin/nodes", get(views::nodes))
+        .route("/admin/config", get(views::config))
+        .route("/admin/audit", get(audit::list))
+}
+
+fn controls() -> Router<Admin> {
+    use admin::controls;
+    Router::new()
+        .route("/admin/settings", get(controls::list))
+        .route("/admin/breakers/{service}", put(controls::breaker))
+        .route("/admin/limiters/{service}", put(controls::limits).delete(controls::configured_limits))
+        .route("/admin/pools/{pool}/{action}", post(controls::pool))
+        .route("/admin/nodes/{id}/{action}", post(controls::node))
+        .route("/admin/mutes", post(controls::mute))
+}
+
+fn letters() -> Router<Admin> {
+    use admin::{bulk, letters};
+    Router::new()
+        .route("/admin/dead-letters", get(letters::list))
+        .route("/admin/dead-letters/groups", get(letters::groups))
+        .route("/admin/dead-letters/{id}", get(letters::show).delete(letters::discard).post(bulk::many))
+        .route("/admin/dead-letters/{id}/replay", post(letters::replay))
+        .route("/admin/jobs", get(bulk::jobs))
+        .route("/admin/jobs/{id}/{action}", post(bulk::job))
+        .route("/admin/mutes/end", post(bulk::unmute))
 }

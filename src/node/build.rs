@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::Fleet;
 use crate::{
-    actors::{self, Courtesies, Directory, Faults, Handoffs, Parts, Reconciler, Roster},
+    actors::{self, Bulks, Courtesies, Deeds, Directory, Faults, Handoffs, Parts, Pulse, Reconciler, Roster, Settings},
     broker::{self, Broker, Embedded, Letters, Rabbitmq, Upkeep},
     client::{Ai, Sunshine},
     config::{Config, Role},
@@ -90,6 +90,10 @@ pub(super) fn build(
         handoffs: Handoffs::default(),
         in_hand,
         suspects: tokio::sync::Semaphore::new(1),
+        settings: Settings::default(),
+        deeds: Deeds::default(),
+        bulks: Bulks::default(),
+        pulse: Pulse::default(),
         courtesies: Courtesies::default(),
         faults: Faults::new(config.faults.clone()),
         actor_time_limit: config.node.actor_time_limit,

@@ -29,8 +29,10 @@ use tokio::{
 };
 
 use super::{
-    Away, Budgets, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record, Redis,
-    Remembered, Turn,
+    Audit, Away, Budgets, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record,
+    Redis, Remembered, Settings, Turn,
+    audit::Entry,
+    settings::{All, Setting},
 };
 use crate::domain::{
     control::Control,
@@ -275,6 +277,10 @@ impl Keeping for Bridge {
         }
     }
 
+    async fn messages_of(&self, conversation: &ConversationId, limit: usize) -> Result<Vec<Record>, Error> {
+        self.only_redis(self.redis.messages_of(conversation, limit)).await
+    }
+
     async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
         self.only_redis(self.redis.note_story(job, replay, story)).await
     }
@@ -339,5 +345,46 @@ impl Budgets for Bridge {
     /// Whoever counts goes on by what it knows, and tells when Redis is back: the file would only know of this node.
     async fn spend(&self, key: &str, month: &str, tokens: u64) -> Result<u64, Error> {
         self.only_redis(self.redis.spend(key, month, tokens)).await
+    }
+}
+
+#[async_trait]
+impl Settings for Bridge {
+    /// The file keeps a copy: a node that starts while Redis is away does what was set before.
+    async fn settings(&self, known: Option<u64>) -> Result<Option<All>, Error> {
+        let Some(told) = self.on_redis(self.redis.settings(known)).await else {
+            return self.local.settings(known).await;
+        };
+        let Some(all) = told? else { return Ok(None) };
+        if all.version == 0 {
+            let copy = self.local.settings(None).await?.unwrap_or_default();
+            if !copy.settings.is_empty() {
+                // Redis has lost them; what it knows then is copied by the next who asks.
+                self.redis.restore_settings(&copy.settings).await?;
+                return Ok(Some(copy).filter(|copy| known != Some(copy.version)));
+            }
+        }
+        self.local.copy_settings(&all).await?;
+        Ok(Some(all))
+    }
+
+    async fn set(&self, setting: &Setting) -> Result<(), Error> {
+        self.only_redis(self.redis.set(setting)).await
+    }
+
+    async fn unset(&self, name: &str) -> Result<bool, Error> {
+        self.only_redis(self.redis.unset(name)).await
+    }
+}
+
+#[async_trait]
+impl Audit for Bridge {
+    async fn note(&self, entry: &Entry) -> Result<(), Error> {
+        either!(self, self.redis.note(entry), self.local.note(entry))
+    }
+
+    /// While Redis is away what is noted there is not known.
+    async fn audit(&self, before: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        self.only_redis(self.redis.audit(before, limit)).await
     }
 }

@@ -103,17 +103,20 @@ pub struct RetentionConfig {
     /// Parked messages.
     #[serde(with = "units::duration")]
     pub parked: Duration,
-    /// Timelines, audit log and conversation history.
+    /// Timelines and conversation history.
     #[serde(with = "units::duration")]
     pub history: Duration,
     /// Results that `GET /v1/tasks/{id}` returns.
     #[serde(with = "units::duration")]
     pub results: Duration,
+    /// What operators did (`GET /admin/audit`).
+    #[serde(with = "units::duration")]
+    pub audit: Duration,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { parked: 30 * DAY, history: 7 * DAY, results: DAY }
+        Self { parked: 30 * DAY, history: 7 * DAY, results: DAY, audit: 90 * DAY }
     }
 }

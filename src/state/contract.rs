@@ -6,6 +6,7 @@ mod control;
 mod keeping;
 mod ledger;
 mod model;
+mod operations;
 mod properties;
 
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(super) use budgets::*;
 pub(super) use control::*;
 pub(super) use keeping::*;
 pub(super) use ledger::*;
+pub(super) use operations::*;
 pub(super) use properties::*;
 
 /// Texts are kept a day, everything else a week.
@@ -41,6 +43,7 @@ pub(super) const RETENTION: RetentionConfig = RetentionConfig {
     parked: Duration::from_secs(30 * 24 * 3_600),
     history: Duration::from_secs(7 * 24 * 3_600),
     results: Duration::from_secs(24 * 3_600),
+    audit: Duration::from_secs(90 * 24 * 3_600),
 };
 
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
@@ -111,6 +114,7 @@ macro_rules! contract {
             a_conversation_is_claimed_with_all_that_there_is_to_know
             a_human_who_holds_the_conversation_keeps_a_reply_from_being_meant
             a_record_is_found_by_message_and_by_event
+            the_messages_of_a_conversation_are_told_newest_first
             the_newest_event_says_who_holds_a_conversation
             who_holds_a_conversation_follows_the_newest_event_in_any_order
             tidying_takes_texts_first_then_all_and_never_what_has_not_ended
@@ -122,6 +126,9 @@ macro_rules! contract {
             what_was_open_is_known_newest_first
             what_a_key_has_used_is_added_up_by_month_and_survives
             a_total_stays_at_the_highest_that_is_counted_exactly
+            what_is_set_holds_until_it_is_taken_back
+            what_is_set_survives
+            what_was_done_is_told_newest_first_as_long_as_it_is_kept
             whatever_is_done_the_state_is_what_the_model_says
         );
     };

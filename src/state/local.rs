@@ -7,6 +7,7 @@ use moka::future::Cache;
 use rusqlite::{Connection, OptionalExtension};
 
 mod budgets;
+mod operations;
 mod outstanding;
 mod schema;
 mod sql;
@@ -237,6 +238,17 @@ impl Keeping for Local {
         Ok(self.database.read(query).await?)
     }
 
+    async fn messages_of(&self, conversation: &ConversationId, limit: usize) -> Result<Vec<Record>, Error> {
+        let id = conversation.clone();
+        let query = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(sql::MESSAGES_OF)?;
+            let bodies = statement.query_map((id.as_str(), limit as i64), |row| row.get::<_, Option<String>>(0))?;
+            let bodies: Vec<Option<String>> = bodies.collect::<Result<_, _>>()?;
+            Ok(bodies.into_iter().filter_map(schema::parsed).collect())
+        };
+        Ok(self.database.read(query).await?)
+    }
+
     async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
         let (job, story) = (job.clone(), schema::json(story));
         self.change(move |connection| schema::note_story(connection, &job, replay, &story)).await
@@ -295,7 +307,12 @@ impl Keeping for Local {
                 break;
             }
         }
-        self.change(move |connection| budgets::tidy(connection, now)).await
+        let deeds = now.before(self.retention.audit);
+        self.change(move |connection| {
+            operations::tidy(connection, deeds)?;
+            budgets::tidy(connection, now)
+        })
+        .await
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing here is the only copy of a message. The traits are narrow, so that a node on its own keeps this in a local
 //! file and a fleet in Redis; both pass the same contract.
 
+pub mod audit;
 pub mod board;
 mod bridge;
 pub mod budgets;
@@ -15,6 +16,7 @@ mod local;
 pub mod nodes;
 pub mod quota;
 pub mod redis;
+pub mod settings;
 
 use std::sync::Arc;
 
@@ -34,11 +36,13 @@ use crate::{
     store,
 };
 
+pub use audit::Audit;
 pub use bridge::Bridge;
 pub use budgets::Budgets;
 pub use config::{Config, Kind, OnLoss, RedisConfig, RedisMode, RetentionConfig};
 pub use local::Local;
 pub use redis::Redis;
+pub use settings::Settings;
 
 /// Why the state could not be asked or changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -256,6 +260,9 @@ pub trait Keeping {
     /// that alone.
     async fn record(&self, id: &str) -> Result<Option<Record>, Error>;
 
+    /// How the messages of a conversation ended, the newest first, at most `limit`; without the words of the answers.
+    async fn messages_of(&self, conversation: &ConversationId, limit: usize) -> Result<Vec<Record>, Error>;
+
     /// Keeps the story so far of a message that is not at the end of this life; replaced by the record of its end.
     async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error>;
 
@@ -293,9 +300,9 @@ pub trait Presence {
 }
 
 /// Everything that nodes share.
-pub trait SharedState: Ledger + Memory + Keeping + Presence + Budgets + Send + Sync {}
+pub trait SharedState: Ledger + Memory + Keeping + Presence + Budgets + Settings + Audit + Send + Sync {}
 
-impl<T: Ledger + Memory + Keeping + Presence + Budgets + Send + Sync> SharedState for T {}
+impl<T: Ledger + Memory + Keeping + Presence + Budgets + Settings + Audit + Send + Sync> SharedState for T {}
 
 /// The state as it is handed around.
 pub type Shared = Arc<dyn SharedState>;

@@ -181,6 +181,21 @@ impl Nodes {
         }
     }
 
+    /// What this node is called; empty until it has introduced itself.
+    pub fn name(&self) -> String {
+        self.me.lock().as_ref().map(|me| me.name.clone()).unwrap_or_default()
+    }
+
+    /// Whether a run of a process is over for certain: the roll was seen, and knows nothing of it any more.
+    pub fn has_ended(&self, id: &str) -> bool {
+        let is_missed = match (&self.roll, self.seen.lock().as_ref()) {
+            (None, _) => true,
+            (Some(_), Some(seen)) => !seen.missed.contains_key(id) && seen.at.elapsed() < EXPIRES_AFTER,
+            (Some(_), None) => false,
+        };
+        id != self.id && is_missed
+    }
+
     /// How many live, as far as the last beats told, however long ago; 0: the roll was never seen.
     pub fn live(&self) -> usize {
         match (&self.roll, self.seen.lock().as_ref()) {

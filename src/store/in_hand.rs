@@ -62,6 +62,13 @@ impl InHand {
         self.inner.lock().open.get(message).map_or(0, |entry| entry.crashes)
     }
 
+    /// The messages that were in hand when the process died, and how often.
+    pub fn suspects(&self) -> Vec<(String, u32)> {
+        let inner = self.inner.lock();
+        let crashed = inner.open.iter().filter(|(_, entry)| entry.crashes > 0);
+        crashed.map(|(id, entry)| (id.clone(), entry.crashes)).collect()
+    }
+
     /// Forgets the crash count of a message that has come to an end.
     pub fn forget(&self, message: &str) {
         if self.crashes(message) > 0 {

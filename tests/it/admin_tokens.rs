@@ -78,3 +78,43 @@ async fn another_site_cannot_act_through_an_operators_browser() {
     let answer = Client::new().get(scene.daemon.admin_url("/admin/queues")).bearer_auth("looks").send().await.unwrap();
     assert_eq!(answer.headers()["cache-control"], "no-store");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_tokens_is_not_listened_to_and_every_refusal_is_counted() {
+    let scene = Scene::with(TOKENS).await;
+    let ask_with = async |token: &str| ask(&scene, Method::GET, "/admin/queues", &[("authorization", token)]).await;
+    for _ in 0..10 {
+        assert_eq!(ask_with("Bearer guess").await, (401, "unauthorized".to_owned()));
+    }
+    assert_eq!(ask_with("Bearer guess").await, (429, "too-many-failures".to_owned()));
+    assert_eq!(ask_with("Bearer looks").await.0, 429, "nothing more is looked at from there for a while");
+    let evil = [("origin", "https://evil.example")];
+    assert_eq!(ask(&scene, Method::POST, CRASH, &evil).await.0, 403);
+    let scene = Scene::with("").await;
+    let strange = [("host", "rebound.evil.example")];
+    assert_eq!(ask(&scene, Method::GET, "/admin/queues", &strange).await, (403, "foreign-host".to_owned()));
+    assert_eq!(ask(&scene, Method::POST, CRASH, &evil).await.0, 403);
+    for reason in ["foreign_host", "foreign_origin"] {
+        let counted = scene.daemon.metric(&format!("tidegate_admin_refusals_total{{reason=\"{reason}\"}}")).await;
+        assert_eq!(counted, 1.0, "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_is_open_holds_nothing_and_may_load_nothing_from_elsewhere() {
+    let scene = Scene::with(TOKENS).await;
+    for (path, kind) in [("/", "text/html"), ("/assets/app.js", "text/javascript"), ("/assets/style.css", "text/css")] {
+        let answer = reqwest::get(scene.daemon.admin_url(path)).await.unwrap();
+        let headers = answer.headers();
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(headers["content-type"].to_str().unwrap().starts_with(kind), "{path}");
+        assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"), "{path}");
+        for (name, value) in
+            [("x-frame-options", "DENY"), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
+        {
+            assert_eq!(headers[name], value, "{path}");
+        }
+        assert!(!headers.contains_key("access-control-allow-origin"), "{path}");
+    }
+    assert_eq!(reqwest::get(scene.daemon.admin_url("/assets/../config.toml")).await.unwrap().status(), 404);
+}

@@ -54,7 +54,9 @@ async fn letters_are_seen_replayed_and_discarded(config: &str) {
     assert!(!list.to_string().contains("words"), "no customer's words: {list}");
     let (_, of_one) = ask(&scene, Method::GET, "?conversation=b&limit=1", "looks").await;
     assert_eq!(of_one["letters"][0]["message_id"], *gone, "{of_one}");
-    let (_, shown) = ask(&scene, Method::GET, &format!("/{again}"), "looks").await;
+    let (_, hidden) = ask(&scene, Method::GET, &format!("/{again}"), "looks").await;
+    assert!(!hidden.to_string().contains("words"), "the words are hidden until they are asked for: {hidden}");
+    let (_, shown) = ask(&scene, Method::GET, &format!("/{again}?text=true"), "looks").await;
     let text = shown["message"]["text"].as_str().unwrap_or_default();
     assert!(text.starts_with("my secret words"), "{shown}");
     assert_eq!((&shown["tries"], &shown["replay"]), (&4.into(), &0.into()));

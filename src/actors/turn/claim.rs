@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 
-use super::{HEAD_SLACK, prepare};
+use super::{gather::HEAD_SLACK, prepare};
 use crate::{
     actors::{Parts, conversation::State, lease::Held},
     domain::{job::Job, timeline::Wait},

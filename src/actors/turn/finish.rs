@@ -14,12 +14,14 @@ use crate::{
         lease::Held,
         removal,
         roster::LastFailure,
+        settings::Mute,
         story,
     },
     broker::{self, Delivery},
     domain::{
         ids::{ConversationId, MessageId},
         prompt::{History, Role},
+        reason,
         reply::{PARTS_MAX, Purpose, Reply, split},
         timeline::{Outcome, Stage, Wait},
     },
@@ -184,7 +186,11 @@ fn record(
 /// Counts on the conversation's card.
 fn settled(parts: &Parts, job: &crate::domain::job::Job, count: usize, failure: Option<&str>) {
     if let Some(cell) = parts.directory.find(&job.conversation) {
-        let failure = failure.map(|reason| LastFailure { at: parts.clock.now(), reason: reason.to_owned() });
+        let failure = failure.map(|reason| LastFailure {
+            at: parts.clock.now(),
+            reason: reason.to_owned(),
+            message_id: Some(job.message.to_string()),
+        });
         cell.lock().count(count, failure);
     }
 }
@@ -232,6 +238,9 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 /// The conversation goes to a human; `text` is said before.
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
     let Some((head, replay, _)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
+    if let Some(mute) = parts.settings.mutes(&head) {
+        return muted(parts, state, &mute).await;
+    }
     let apology = &parts.chat.failure_message;
     super::set_phase(state, parts, Phase::Waiting(Wait::Zendesk, None));
     farewell::tell(parts, (&head, replay), state.alias.clone(), Purpose::Handoff, text.unwrap_or(apology)).await;
@@ -255,6 +264,11 @@ pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, te
 pub(super) async fn handed_over(parts: &Parts, state: &State, cause: &str) -> Ended {
     super::note(state, parts, &Stage::HandedOver);
     end_all(parts, state, Outcome::HandedOver, Some(cause)).await
+}
+
+/// The bot is muted here: nobody is told anything, and an operator decides what becomes of it.
+pub(super) async fn muted(parts: &Parts, state: &State, mute: &Mute) -> Ended {
+    park_all(parts, state, &mute.cause()).await
 }
 
 /// Parks the whole burst: none of it will be answered.
@@ -338,7 +352,11 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     if was_away {
         back(parts, &job.conversation).await;
     }
-    tracing::error!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message was parked");
+    if reason::cause(cause) == reason::MUTED {
+        tracing::info!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message is kept while the bot is muted");
+    } else {
+        tracing::error!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message was parked");
+    }
     Ok(())
 }
 

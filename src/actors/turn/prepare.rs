@@ -136,6 +136,9 @@ async fn spared(
     if !holder.lets_us_answer() {
         return finish::ignored(parts, state, "a human holds the conversation").await.map(Some);
     }
+    if let Some(mute) = parts.settings.mutes(head) {
+        return finish::muted(parts, state, &mute).await.map(Some);
+    }
     if is_too_old(parts, head) {
         return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Some);
     }
@@ -157,6 +160,9 @@ async fn go_on_telling(
 ) -> Result<Next, ActorProcessingErr> {
     if state.cell.lock().removed {
         return finish::ignored(parts, state, "the conversation was removed").await;
+    }
+    if let Some(mute) = parts.settings.mutes(head) {
+        return finish::muted(parts, state, &mute).await;
     }
     if told.purpose == Purpose::Failure {
         let cause = reason(state).unwrap_or_else(|| "given up before the process ended".into());
@@ -338,6 +344,9 @@ pub(super) async fn last_look(
     }
     if state.cell.lock().removed {
         return finish::ignored(parts, state, "the conversation was removed").await.map(Some);
+    }
+    if let Some(mute) = parts.settings.mutes(head) {
+        return finish::muted(parts, state, &mute).await.map(Some);
     }
     if is_too_old(parts, head) {
         return finish::hand_over(parts, state, "the deadline has passed", None).await.map(Some);

@@ -1,7 +1,7 @@
 //! The letters as operators see them: read from the disk by the index of what is set aside, withheld from everybody
 //! while one of them is in hand.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -82,6 +82,28 @@ impl Letters for Embedded {
         let Some((row, place)) = found else { return Ok(None) };
         let withheld = withheld.lock().take().ok_or(Error::Lost)?;
         Ok(Some(Held::new(letter(row, place), Box::new(withheld))))
+    }
+
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error> {
+        let mut some = Vec::new();
+        let mut page = Page { after: None, limit: READ_MAX };
+        loop {
+            let listing = self.list(which, &page).await?;
+            for letter in listing.letters.iter().filter(|letter| !except.contains(&letter.id)) {
+                if some.len() == most {
+                    return Ok(some);
+                }
+                match self.hold(&letter.id).await {
+                    Ok(held) => some.extend(held),
+                    Err(Error::Lost) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            page.after = listing.next;
+            if page.after.is_none() {
+                return Ok(some);
+            }
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! leaves both: the new life is worked off, and the letter still lies there. Replayed once more it makes a second copy of
 //! the same life, which the ledger knows as ended.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
 
 use async_trait::async_trait;
 use lapin::{Acker, message::Delivery as Message};
+use tokio::sync::Mutex;
 
 use super::{
     Inner, Rabbitmq,
@@ -76,8 +77,39 @@ impl Letters for Rabbitmq {
 
     async fn hold(&self, id: &str) -> Result<Option<Held>, Error> {
         let Some((pass, found)) = find(&self.inner, id).await? else { return Ok(None) };
-        let in_hand = InHand { inner: self.inner.clone(), pass, acker: found.acker, envelope: found.envelope };
-        Ok(Some(Held::new(found.letter, Box::new(in_hand))))
+        Ok(Some(self.held(&Arc::new(Mutex::new(pass)), found)))
+    }
+
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error> {
+        let mut pass = Pass::begin(&self.inner).await?;
+        let mut some = Vec::new();
+        for (standing, queue) in KINDS.into_iter().filter(|(standing, _)| which.stands(*standing)) {
+            let each = |message: Message| {
+                let letter = envelope::letter(&message.properties, &message.data, standing);
+                if which.means(&letter) && !except.contains(&letter.id) {
+                    let envelope = Envelope::read(&message.properties, &message.data, None);
+                    some.push(Found { letter, envelope, acker: message.acker });
+                }
+                if some.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            pass.look(&self.inner.topology.name(queue), usize::MAX, each).await?;
+            if some.len() == most {
+                break;
+            }
+        }
+        if some.is_empty() {
+            pass.end().await;
+            return Ok(Vec::new());
+        }
+        let pass = Arc::new(Mutex::new(pass));
+        Ok(some.into_iter().map(|found| self.held(&pass, found)).collect())
+    }
+}
+
+impl Rabbitmq {
+    fn held(&self, pass: &Arc<Mutex<Pass>>, found: Found) -> Held {
+        let Found { letter, envelope, acker } = found;
+        Held::new(letter, Box::new(InHand { inner: self.inner.clone(), pass: pass.clone(), acker, envelope }))
     }
 }
 
@@ -123,10 +155,10 @@ async fn find(inner: &Inner, id: &str) -> Result<Option<(Pass, Found)>, Error> {
     Ok(None)
 }
 
-/// A letter in hand; all that the pass has seen beside it comes back with its end.
+/// A letter in hand; what the pass has seen beside those in hand comes back when the last of them is done with.
 struct InHand {
     inner: Arc<Inner>,
-    pass: Pass,
+    pass: Arc<Mutex<Pass>>,
     acker: Acker,
     envelope: Option<Envelope>,
 }
@@ -134,29 +166,36 @@ struct InHand {
 /// Both run to their end although whoever asked may be gone.
 #[async_trait]
 impl Hold for InHand {
-    async fn replay(mut self: Box<Self>) -> Result<(), Error> {
+    async fn replay(self: Box<Self>) -> Result<(), Error> {
         let inner = self.inner.clone();
         let replay = async move {
             let envelope = self.envelope.as_ref().ok_or(Error::Unreplayable)?;
             let reborn = envelope.reborn(self.inner.clock.now());
             self.inner.publisher.publish(self.inner.to_work(&reborn)).await?;
-            if self.pass.acknowledge(&self.acker).await.is_err() {
+            if self.pass.lock().await.acknowledge(&self.acker).await.is_err() {
                 tracing::warn!(job.id = %reborn.job.id, "a message is replayed, and its letter is still there");
             }
-            self.pass.end().await;
+            end(self.pass).await;
             Ok(())
         };
         inner.publishing.whole(replay).await
     }
 
-    async fn discard(mut self: Box<Self>) -> Result<(), Error> {
+    async fn discard(self: Box<Self>) -> Result<(), Error> {
         let inner = self.inner.clone();
         let discard = async move {
-            self.pass.acknowledge(&self.acker).await?;
-            self.pass.end().await;
+            self.pass.lock().await.acknowledge(&self.acker).await?;
+            end(self.pass).await;
             Ok(())
         };
         inner.publishing.whole(discard).await
+    }
+}
+
+/// Ends a pass with the last letter that it holds.
+async fn end(pass: Arc<Mutex<Pass>>) {
+    if let Some(pass) = Arc::into_inner(pass) {
+        pass.into_inner().end().await;
     }
 }
 

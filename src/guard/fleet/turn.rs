@@ -30,11 +30,12 @@ pub struct Change {
 impl Fleet {
     /// The turn that is due, if one is; `wanted`: how many wait for permits, and the tokens of the first.
     pub fn turn(&self, now: Duration, wanted: Option<(usize, u64)>) -> Option<Turn> {
+        let lease = self.terms.load().lease;
         let mut inner = self.inner.lock();
         while inner.stock.front().is_some_and(|held| held.until < now) {
             inner.void_first();
         }
-        if wanted.is_none() && self.lease == 1 {
+        if wanted.is_none() && lease == 1 {
             inner.void_all();
         }
         let is_shared = inner.standing == Standing::Shared;
@@ -49,7 +50,7 @@ impl Fleet {
             // Only asks whether anybody is there: a server that hangs may yet do all that it was ever sent.
             return Some(turn);
         }
-        let (want, tokens) = in_need.map_or((0, 0), |(waiting, tokens)| (self.lease.min(waiting as u64), tokens));
+        let (want, tokens) = in_need.map_or((0, 0), |(waiting, tokens)| (lease.min(waiting as u64), tokens));
         let (notes, own_told) = self.told_now(&mut inner, now);
         // As long as the quota does not know all, it can neither give rightly nor tell how much is used.
         let is_all = own_told == inner.next_own;

@@ -10,7 +10,7 @@ use super::{Bridge, LEFT_ALONE};
 use crate::{
     domain::ids::ConversationId,
     state::{
-        Error, Keeping, Ledger, Memory,
+        Audit, Error, Keeping, Ledger, Memory,
         local::{Kept, Portion},
     },
 };
@@ -77,6 +77,11 @@ impl Bridge {
                 for some in kept.chunks(AT_ONCE) {
                     let told: Vec<_> = some.iter().map(|kept| self.forward_conversation(kept)).collect();
                     try_join_all(told).await?;
+                }
+            }
+            Portion::Entries(entries) => {
+                for some in entries.chunks(AT_ONCE) {
+                    try_join_all(some.iter().map(|entry| self.redis.note(entry))).await?;
                 }
             }
         }

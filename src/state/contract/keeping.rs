@@ -38,6 +38,25 @@ async fn text_of(state: &Shared, id: &str) -> Option<String> {
     state.record(id).await.unwrap().and_then(|record| record.text)
 }
 
+pub(in crate::state) async fn the_messages_of_a_conversation_are_told_newest_first(factory: &dyn Factory) {
+    let state = factory.fresh().await;
+    assert_eq!(state.messages_of(&conversation("c"), 9).await.unwrap(), []);
+    let mut ended = Vec::new();
+    for n in 1..=4 {
+        let reply = answer("c", &[&format!("m{n}")], "hello", later(n));
+        state.intend(&reply, None).await.unwrap();
+        ended.push(record(&format!("m{n}"), "c", Outcome::Replied, later(n), Some(&reply)));
+        state.conclude(vec![ended[n as usize - 1].clone()], None, None).await.unwrap();
+    }
+    state.conclude(vec![record("other", "d", Outcome::Replied, later(9), None)], None, None).await.unwrap();
+    state.intend(&answer("c", &["open"], "not said yet", later(8)), None).await.unwrap();
+    ended.reverse();
+    assert_eq!(state.messages_of(&conversation("c"), 9).await.unwrap(), ended);
+    assert_eq!(state.messages_of(&conversation("c"), 2).await.unwrap(), ended[..2]);
+    state.forget_conversation(&conversation("c")).await.unwrap();
+    assert_eq!(state.messages_of(&conversation("c"), 9).await.unwrap(), [], "forgotten with its customer");
+}
+
 pub(in crate::state) async fn a_record_is_found_by_message_and_by_event(factory: &dyn Factory) {
     let state = factory.open(RETENTION, BEGIN).await;
     answered(&state, "m", "c", BEGIN).await;

@@ -11,7 +11,7 @@ use crate::{
         reply::Reply,
         time::Timestamp,
     },
-    state::{Away, Error, Record},
+    state::{Away, Error, Record, audit::Entry},
     store,
 };
 
@@ -33,6 +33,7 @@ pub(in crate::state) enum Portion {
     Replies(Vec<Reply>),
     Records(Vec<Record>),
     Conversations(Vec<Kept>),
+    Entries(Vec<Entry>),
 }
 
 /// The rows of a portion, and what can be read of them. One that cannot be read is not kept for that.
@@ -109,7 +110,12 @@ fn outstanding(connection: &Connection) -> Result<Option<Outstanding>, store::Er
             touched: Timestamp(row.get(5)?),
         }))
     })?;
-    let portion = Outstanding { portion: Portion::Conversations(kept), table: "conversation", keys };
+    if !keys.is_empty() {
+        return Ok(Some(Outstanding { portion: Portion::Conversations(kept), table: "conversation", keys }));
+    }
+    let (keys, entries) =
+        rows(connection, "SELECT id, body FROM audit LIMIT ?1", |row| Ok(schema::parsed::<Entry>(row.get(1)?)))?;
+    let portion = Outstanding { portion: Portion::Entries(entries), table: "audit", keys };
     Ok(Some(portion).filter(|portion| !portion.keys.is_empty()))
 }
 

@@ -24,12 +24,21 @@ macro_rules! budget {
     };
 }
 
+/// Since format 3.
+macro_rules! operations {
+    () => {
+        "CREATE TABLE setting (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+         CREATE TABLE audit (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;"
+    };
+}
+
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x7467_7374,
-    version: 2,
-    upgrades: &[budget!()],
+    version: 3,
+    upgrades: &[budget!(), operations!()],
     create: concat!(
         budget!(),
+        operations!(),
         "
         CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE reply (

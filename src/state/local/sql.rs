@@ -60,6 +60,9 @@ pub(super) const RECORD: [&str; 2] = [
     concat!(record!(), "WHERE event = ?1 AND event IS NOT NULL AND event != message ORDER BY replay DESC LIMIT 1"),
 ];
 
+pub(super) const MESSAGES_OF: &str = "SELECT body FROM record
+     WHERE conversation = ?1 AND outcome IS NOT NULL AND body IS NOT NULL ORDER BY row DESC LIMIT ?2";
+
 pub(super) const NOTE_STORY: &str = "INSERT INTO record (message, replay, event, conversation, at, body)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)
      ON CONFLICT (message, replay) DO UPDATE SET event = excluded.event, body = excluded.body WHERE outcome IS NULL";
@@ -126,6 +129,18 @@ pub(super) const SPEND: &str = "INSERT INTO budget (month, key, tokens) VALUES (
 
 pub(super) const TIDY_BUDGETS: &str = "DELETE FROM budget WHERE month < ?1";
 
+pub(super) const SETTINGS: &str = "SELECT body FROM setting ORDER BY name";
+
+pub(super) const SET: &str = "INSERT OR REPLACE INTO setting (name, body) VALUES (?1, ?2)";
+
+pub(super) const UNSET: &str = "DELETE FROM setting WHERE name = ?1";
+
+pub(super) const NOTE: &str = "INSERT OR REPLACE INTO audit (id, body) VALUES (?1, ?2)";
+
+pub(super) const AUDIT: &str = "SELECT body FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+
+pub(super) const TIDY_AUDIT: &str = "DELETE FROM audit WHERE id < ?1";
+
 /// Every statement.
 #[cfg(test)]
 const ALL: &[&str] = &[
@@ -147,6 +162,7 @@ const ALL: &[&str] = &[
     NOTE_USER,
     RECORD[0],
     RECORD[1],
+    MESSAGES_OF,
     NOTE_STORY,
     STORY,
     MERGE_INTO,
@@ -165,6 +181,12 @@ const ALL: &[&str] = &[
     USED,
     SPEND,
     TIDY_BUDGETS,
+    SETTINGS,
+    SET,
+    UNSET,
+    NOTE,
+    AUDIT,
+    TIDY_AUDIT,
 ];
 
 #[cfg(test)]
@@ -176,7 +198,8 @@ mod tests {
     fn no_statement_reads_a_whole_table_or_sorts() {
         for statement in ALL {
             let plan = plan::of(&SCHEMA, statement);
-            let tables = ["meta", "reply", "record", "conversation", "budget"].map(|table| format!("SCAN {table}"));
+            let tables =
+                ["meta", "reply", "record", "conversation", "budget", "audit"].map(|table| format!("SCAN {table}"));
             for forbidden in tables.iter().map(String::as_str).chain(["USE TEMP B-TREE"]) {
                 assert!(!plan.contains(forbidden), "{statement}\n{plan}");
             }

@@ -9,7 +9,7 @@ use super::Local;
 use crate::{
     domain::time::Timestamp,
     state::{
-        Budgets, Keeping, RetentionConfig, Shared,
+        Budgets, Keeping, RetentionConfig, Settings, Shared,
         contract::{Factory, RETENTION, contract},
     },
 };
@@ -59,13 +59,14 @@ async fn what_was_used_is_forgotten_after_thirteen_months() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_format_goes_on_with_budgets() {
+async fn a_file_of_the_first_format_goes_on_with_budgets_and_settings() {
     let folder = tempfile::tempdir().unwrap();
     Local::open(folder.path(), RETENTION, Timestamp(1)).unwrap().close();
     let file = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
-    file.execute_batch("DROP TABLE budget; PRAGMA user_version = 1;").unwrap();
+    file.execute_batch("DROP TABLE budget; DROP TABLE setting; DROP TABLE audit; PRAGMA user_version = 1;").unwrap();
     drop(file);
     let state = Local::open(folder.path(), RETENTION, Timestamp(2)).unwrap();
     assert_eq!(state.born, Timestamp(1), "with all that it holds");
     assert_eq!(state.spend("shop", "2026-11", 7).await.unwrap(), 7);
+    assert_eq!(state.settings(Some(0)).await.unwrap(), None);
 }

@@ -90,6 +90,11 @@ impl Keeping for Redis {
         }))
     }
 
+    async fn messages_of(&self, conversation: &ConversationId, limit: usize) -> Result<Vec<Record>, Error> {
+        let bodies = self.ask(&KEEPING, conversation, args!["messages", conversation, limit]).await?;
+        Ok(bodies.iter().filter_map(|body| parsed(body)).collect())
+    }
+
     async fn note_story(&self, job: &Job, replay: u32, story: &Timeline) -> Result<(), Error> {
         let story = super::shared::json(story);
         let args = args!["note_story", job.message, job.conversation, job.received.0, story, self.open_for(), replay];
@@ -164,11 +169,12 @@ impl Keeping for Redis {
             loop {
                 let args = args!["tidy", texts, all, TIDY_ROWS];
                 if field(&self.ask_bucket(&KEEPING, bucket, args).await?, 0) != "1" {
-                    return Ok(());
+                    return Ok::<(), Error>(());
                 }
             }
         });
-        tidied.buffer_unordered(TIDY_AT_ONCE).try_collect().await
+        tidied.buffer_unordered(TIDY_AT_ONCE).try_collect::<()>().await?;
+        self.tidy_audit(now).await
     }
 }
 

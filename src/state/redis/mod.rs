@@ -12,6 +12,7 @@ mod ledger;
 mod link;
 mod memory;
 mod nodes;
+mod operations;
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use what these do not")]
 #[path = "../../../tests/it/support/redis.rs"]

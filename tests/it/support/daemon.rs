@@ -210,6 +210,13 @@ impl Daemon {
         answer.json().await.expect("it answers JSON")
     }
 
+    /// Orders something at the admin listener: the status, and what it answers.
+    pub async fn order(&self, method: reqwest::Method, path: &str, body: Value) -> (u16, Value) {
+        let request = self.client.request(method, self.admin_url(path)).body(body.to_string());
+        let answer = request.send().await.expect("the admin listener answers");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
     /// What is told of a message that has ended. Its end is written down after the reply is seen, maybe by another node.
     pub async fn settled(&self, message: &str) -> Value {
         let deadline = Instant::now() + super::SOON;

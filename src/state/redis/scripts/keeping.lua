@@ -12,6 +12,23 @@ function steps.record()
     return {ended[1], ended[2], ended[3] or '', ended[4] or '', ended[5] or '', said or '', replay}
 end
 
+-- Conversation, the most. The records of its messages that have ended, the newest first.
+function steps.messages()
+    local found = {}
+    for _, member in ipairs(redis.call('SMEMBERS', key('of', ARGV[2]))) do
+        local known = redis.call('HMGET', key('m', member), 'at', 'body', 'outcome')
+        if known[2] and known[3] then
+            found[#found + 1] = {tonumber(known[1] or 0), known[2]}
+        end
+    end
+    table.sort(found, function(one, other) return one[1] > other[1] end)
+    local bodies = {}
+    for i = 1, math.min(#found, tonumber(ARGV[3])) do
+        bodies[i] = found[i][2]
+    end
+    return bodies
+end
+
 -- Message, conversation, at, story, seconds to keep, replay.
 function steps.note_story()
     local open, member = life(ARGV[2], ARGV[7]), ARGV[7] .. ':' .. ARGV[2]

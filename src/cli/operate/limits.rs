@@ -1,0 +1,99 @@
+//! `tidegate limits`: how the limiters stand, and other limits for a service.
+
+use std::process::ExitCode;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Reach, items, part, span, table, text};
+
+/// Options of `tidegate limits`.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Lists the limiters.
+    List,
+    /// Sets other limits for a service, on all nodes; what is not told stays as configured, 0 means no such limit.
+    Set {
+        /// The service.
+        name: String,
+        /// Requests in any minute.
+        #[arg(long, value_name = "N")]
+        per_minute: Option<u64>,
+        /// Requests in any hour.
+        #[arg(long, value_name = "N")]
+        per_hour: Option<u64>,
+        /// Requests that may come at once.
+        #[arg(long, value_name = "N")]
+        burst: Option<u32>,
+        /// Tokens in any minute.
+        #[arg(long, value_name = "N")]
+        tokens_per_minute: Option<u64>,
+        /// Calls at once.
+        #[arg(long, value_name = "N")]
+        concurrency: Option<usize>,
+        /// Also after a restart of the node that is told.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Brings back the configured limits.
+    Reset {
+        /// The service.
+        name: String,
+    },
+}
+
+pub(in crate::cli) fn limits(options: &Options) -> ExitCode {
+    options.reach.run(async |node| {
+        let told = match &options.action {
+            Action::List => {
+                let told = node.get("/admin/limiters").await?;
+                if !node.printed(&told) {
+                    list(&told);
+                }
+                return Ok(());
+            }
+            Action::Set { name, per_minute, per_hour, burst, tokens_per_minute, concurrency, keep } => {
+                let all = json!({ "per_minute": per_minute, "per_hour": per_hour, "burst": burst,
+                    "tokens_per_minute": tokens_per_minute, "concurrency": concurrency, "keep": keep });
+                let told = all.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+                let body: serde_json::Map<String, Value> =
+                    told.map(|(name, value)| (name.clone(), value.clone())).collect();
+                node.order(Method::PUT, &format!("/admin/limiters/{}", part(name)), body.into()).await?
+            }
+            Action::Reset { name } => {
+                node.order(Method::DELETE, &format!("/admin/limiters/{}", part(name)), Value::Null).await?
+            }
+        };
+        if !node.printed(&told) {
+            println!("done; `tidegate limits list` shows what holds");
+        }
+        Ok(())
+    })
+}
+
+fn list(told: &Value) {
+    let mut rows = Vec::new();
+    for (name, it) in told.as_object().into_iter().flatten() {
+        let slots = it["slots"]
+            .as_object()
+            .map(|slots| format!("{}/{}", slots["in_use"], slots["effective"]))
+            .unwrap_or_default();
+        let windows = items(&it["used"]);
+        if windows.is_empty() {
+            rows.push(vec![name.clone(), "no limit".into(), String::new(), text(&it["waiting"]), slots.clone()]);
+        }
+        for window in windows {
+            let limit = format!("{} {} in {}", window["limit"], text(&window["kind"]), span(&window["per_ms"]));
+            rows.push(vec![name.clone(), limit, text(&window["used"]), text(&it["waiting"]), slots.clone()]);
+        }
+    }
+    table::print(&["WHOSE", "LIMIT", "USED", "WAITING", "SLOTS"], &rows);
+}

@@ -1,0 +1,236 @@
+//! What is done with many letters at once, at a pace: as jobs that are watched, paused and broken off.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Admin, Problem, Who, controls,
+    letters::{Filter, Kind, refused, summary},
+    noted, read,
+};
+use crate::{
+    actors::{
+        bulk::{self, Deed, Plan, Progress},
+        settings::{Mute, Order},
+    },
+    broker::{
+        Letter, Standing,
+        letters::{Page, Which},
+    },
+    domain::units,
+    http::extract::{Body, Path},
+};
+
+/// Letters of which a dry run says one by one what would happen.
+const SHOWN: usize = 20;
+
+/// The longest time in which a job can be undone.
+const UNDO_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Letters a second, if nothing else is said.
+const RATE: f64 = 10.0;
+
+/// What is to be done with many letters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Many {
+    #[serde(default)]
+    filter: Filter,
+    /// Letters a second.
+    rate: Option<f64>,
+    #[serde(default)]
+    canary: usize,
+    #[serde(default)]
+    dry_run: bool,
+    /// How long it can be undone.
+    #[serde(default, with = "units::duration")]
+    undo: Duration,
+}
+
+const MANY: &str = r#"{"filter":{"cause":"…","fingerprint":"…","lane":"chat","conversation":"…","id":"…"},"rate":10,"canary":0,"dry_run":false,"undo":"0s"}, or some of it"#;
+
+/// `POST /admin/dead-letters/replay`, `/discard` and `/hand-over`: all parked letters that the filter means, at a pace.
+pub async fn many(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path(deed): Path<String>,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let deed = match deed.as_str() {
+        "replay" => Deed::Replay,
+        "discard" => Deed::Discard,
+        "hand-over" => Deed::HandOver,
+        _ => {
+            let detail = "the actions on many letters are /replay, /discard and /hand-over";
+            return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-action", detail));
+        }
+    };
+    let many: Many = if body.is_empty() { read(b"{}", MANY)? } else { read(&body, MANY)? };
+    let mut filter = many.filter;
+    filter.standing = Some(Kind::Parked);
+    if many.dry_run {
+        return Ok(Json(dry_run(&admin, deed, &filter.which()).await?).into_response());
+    }
+    let rate = many.rate.unwrap_or(RATE);
+    let is_usable = rate > 0.0 && rate <= bulk::RATE_MAX && many.undo <= UNDO_MAX;
+    if !is_usable {
+        let detail = format!("rate is above 0 and at most {}, undo at most 24h", bulk::RATE_MAX);
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
+    }
+    let detail = json!({ "filter": filter, "rate": rate, "canary": many.canary });
+    noted(&admin, &who, &format!("letters.{}", word(deed)), "parked", detail).await?;
+    let plan = Plan { deed, which: filter.which(), rate, canary: many.canary, undo: many.undo, by: who.name };
+    let progress = admin.parts.bulks.order(plan, admin.parts.clock.now());
+    Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
+}
+
+fn word(deed: Deed) -> &'static str {
+    match deed {
+        Deed::Replay => "replay",
+        Deed::Discard => "discard",
+        Deed::HandOver => "hand_over",
+    }
+}
+
+/// What would happen.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    /// Letters that are meant.
+    letters: u64,
+    /// More lie there than could be looked at.
+    beyond: bool,
+    /// How many would end how, as things stand now.
+    would: BTreeMap<&'static str, u64>,
+    /// The first of them, one by one.
+    sample: Vec<Value>,
+}
+
+async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Problem> {
+    let mut run = DryRun { letters: 0, beyond: false, would: BTreeMap::new(), sample: Vec::new() };
+    let mut page = Page { after: None, limit: usize::MAX };
+    loop {
+        let listing = admin.parts.letters.list(which, &page).await.map_err(|error| refused(error.into()))?;
+        for letter in &listing.letters {
+            let would = would(admin, deed, letter).await;
+            run.letters += 1;
+            *run.would.entry(would).or_default() += 1;
+            if run.sample.len() < SHOWN {
+                let mut shown = summary(letter);
+                shown["would"] = json!(would);
+                run.sample.push(shown);
+            }
+        }
+        run.beyond |= listing.beyond;
+        page.after = listing.next;
+        if page.after.is_none() {
+            return Ok(run);
+        }
+    }
+}
+
+/// How a letter would end.
+async fn would(admin: &Admin, deed: Deed, letter: &Letter) -> &'static str {
+    let Some(job) = letter.job().filter(|_| deed == Deed::Discard || letter.can_be_replayed()) else {
+        return if deed == Deed::Discard { "be_removed" } else { "stay: it cannot be understood" };
+    };
+    let control = admin.parts.state.control(&job.conversation).await.ok().flatten();
+    let is_with_human = control.is_some_and(|control| !control.holder.lets_us_answer());
+    match deed {
+        Deed::Discard => "be_removed",
+        Deed::HandOver if is_with_human => "be_removed: a human has the conversation",
+        Deed::HandOver => "go_to_a_human",
+        Deed::Replay if is_with_human => "be_ignored: a human has the conversation",
+        Deed::Replay if admin.parts.settings.mutes(job).is_some() => "be_kept: the bot is muted there",
+        Deed::Replay => "be_answered",
+    }
+}
+
+/// `GET /admin/jobs`: jobs on many letters that this node works off, the newest first.
+pub async fn jobs(State(admin): State<Admin>) -> Json<Vec<Progress>> {
+    Json(admin.parts.bulks.all())
+}
+
+/// `POST /admin/jobs/{id}/pause`, `/resume` and `/cancel`; a job that has not begun is undone by that.
+pub async fn job(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path((id, action)): Path<(String, String)>,
+) -> Result<Json<Progress>, Problem> {
+    let known = ["pause", "resume", "cancel"];
+    if !known.contains(&action.as_str()) {
+        let detail = "the actions are /pause, /resume and /cancel";
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-action", detail));
+    }
+    noted(&admin, &who, &format!("job.{action}"), &id, Value::Null).await?;
+    let bulks = &admin.parts.bulks;
+    let progress = match action.as_str() {
+        "cancel" => bulks.cancel(&id),
+        action => bulks.pause(&id, action == "pause"),
+    };
+    progress.map(Json).ok_or_else(|| {
+        let detail = "no job of this id is known to this node; GET /admin/jobs lists them";
+        Problem::new(StatusCode::NOT_FOUND, "no-such-job", detail)
+    })
+}
+
+/// What becomes of the messages that came while the bot was muted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Then {
+    Answer,
+    HandOver,
+    Drop,
+    Keep,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unmute {
+    mute: Mute,
+    then: Then,
+    rate: Option<f64>,
+}
+
+/// How a mute has ended.
+#[derive(Debug, Serialize)]
+pub struct Unmuted {
+    changed: bool,
+    /// The job that works off what came meanwhile.
+    job: Option<Progress>,
+}
+
+/// `POST /admin/mutes/end`
+pub async fn unmute(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Body(body): Body,
+) -> Result<Json<Unmuted>, Problem> {
+    let shape = r#"{"mute":"all"|{"brand":"…"}|{"conversation":"…"},"then":"answer|hand_over|drop|keep","rate":10}"#;
+    let Unmute { mute, then, rate } = read(&body, shape)?;
+    let rate = rate.unwrap_or(RATE);
+    if !(rate > 0.0 && rate <= bulk::RATE_MAX) {
+        let detail = format!("rate is above 0 and at most {}", bulk::RATE_MAX);
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
+    }
+    noted(&admin, &who, "mute.end", &mute.to_string(), json!({ "then": then })).await?;
+    let cause = Some(mute.cause());
+    let changed = controls::unset(&admin, &Order::Mute(mute)).await?;
+    let deed = match then {
+        Then::Answer => Some(Deed::Replay),
+        Then::HandOver => Some(Deed::HandOver),
+        Then::Drop => Some(Deed::Discard),
+        Then::Keep => None,
+    };
+    let which = Which { standing: Some(Standing::Parked), cause, ..Which::default() };
+    let plan = |deed| Plan { deed, which, rate, canary: 0, undo: Duration::ZERO, by: who.name };
+    let job = deed.map(|deed| admin.parts.bulks.order(plan(deed), admin.parts.clock.now()));
+    Ok(Json(Unmuted { changed, job }))
+}

@@ -1,0 +1,198 @@
+//! What operators set while the nodes run. Seen on all nodes within a second, on this one at once.
+
+use axum::{Extension, Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Admin, Problem, Who, not_done, noted, read};
+use crate::{
+    actors::settings::{self, Mute, Order, OtherLimits, Pool},
+    guard::{Service, breaker::Mode},
+    http::extract::{Body, Path},
+    state::settings::Setting,
+};
+
+/// `PUT /admin/breakers/{service}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BreakerOrder {
+    mode: Mode,
+    /// Whether it outlives this process.
+    #[serde(default)]
+    keep: bool,
+}
+
+/// `PUT /admin/limiters/{service}`
+#[derive(Debug, Deserialize)]
+struct LimitsOrder {
+    #[serde(default)]
+    keep: bool,
+    #[serde(flatten)]
+    limits: serde_json::Map<String, Value>,
+}
+
+/// `POST /admin/mutes`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MuteOrder {
+    mute: Mute,
+}
+
+/// What has been set.
+#[derive(Debug, Serialize)]
+pub struct Done {
+    /// Whether anything has changed.
+    changed: bool,
+}
+
+/// `GET /admin/settings`: what operators have set, by name.
+pub async fn list(State(admin): State<Admin>) -> Json<Vec<Setting>> {
+    Json(admin.parts.settings.all())
+}
+
+/// `PUT /admin/breakers/{service}`
+pub async fn breaker(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Done>, Problem> {
+    service(&admin, &name)?;
+    let BreakerOrder { mode, keep } = read(&body, r#"{"mode":"auto|open|closed","keep":false}"#)?;
+    let action = match mode {
+        Mode::Auto => "breaker.auto",
+        Mode::Open => "breaker.open",
+        Mode::Closed => "breaker.close",
+    };
+    noted(&admin, &who, action, &name, json!({ "keep": keep })).await?;
+    let order = Order::Breaker(name, mode);
+    if mode == Mode::Auto { unset(&admin, &order).await.map(done) } else { set(&admin, &order, &who, keep).await }
+}
+
+/// `PUT /admin/limiters/{service}`
+pub async fn limits(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Done>, Problem> {
+    let service = service(&admin, &name)?;
+    let shape =
+        r#"{"burst":n,"per_minute":n,"per_hour":n,"tokens_per_minute":n,"concurrency":n,"keep":false}, or some of it"#;
+    let LimitsOrder { keep, limits } = read(&body, shape)?;
+    let text = Value::Object(limits).to_string();
+    let limits: OtherLimits = read(text.as_bytes(), shape)?;
+    let refuse = |detail: &str| Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-limits", detail));
+    if limits == OtherLimits::default() {
+        return refuse("name at least one limit; DELETE brings back those that are configured");
+    }
+    if limits.concurrency == Some(0) {
+        return refuse("concurrency is at least 1; to stop calling a service, hold its breaker open");
+    }
+    // What is not limited is not counted over the nodes, and cannot be from one moment to the next.
+    let is_new_kind = !service.permits.configured().limits_anything() && limits.limits_requests();
+    if is_new_kind && admin.parts.nodes.is_fleet() {
+        return refuse("this service has no limits in the configuration; set some there first");
+    }
+    noted(&admin, &who, "limits.set", &name, json!({ "limits": limits, "keep": keep })).await?;
+    set(&admin, &Order::Limits(name, limits), &who, keep).await
+}
+
+/// `DELETE /admin/limiters/{service}`: those that are configured hold again.
+pub async fn configured_limits(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Problem> {
+    service(&admin, &name)?;
+    noted(&admin, &who, "limits.reset", &name, Value::Null).await?;
+    unset(&admin, &Order::Limits(name, OtherLimits::default())).await.map(done)
+}
+
+/// `POST /admin/pools/{pool}/pause` and `/resume`: on all nodes, until it is resumed.
+pub async fn pool(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path((pool, action)): Path<(String, String)>,
+) -> Result<Json<Done>, Problem> {
+    let Some(found) = Pool::ALL.into_iter().find(|known| known.as_str() == pool) else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-pool", "the pools are chat, events and retry"));
+    };
+    let action = Toggle::read(&action, "pause")?;
+    noted(&admin, &who, &format!("pool.{}", action.name("pause")), &pool, Value::Null).await?;
+    action.order(&admin, &Order::Pause(found), &who).await
+}
+
+/// `POST /admin/nodes/{id}/drain` and `/resume`: the node takes nothing more from the queue, until it is resumed or ends.
+pub async fn node(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Path((id, action)): Path<(String, String)>,
+) -> Result<Json<Done>, Problem> {
+    if !admin.parts.nodes.all().iter().any(|node| node.id == id) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-node", "GET /admin/nodes lists the nodes by id"));
+    }
+    let action = Toggle::read(&action, "drain")?;
+    noted(&admin, &who, &format!("node.{}", action.name("drain")), &id, Value::Null).await?;
+    action.order(&admin, &Order::Drain(id), &who).await
+}
+
+/// `POST /admin/mutes`
+pub async fn mute(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Who>,
+    Body(body): Body,
+) -> Result<Json<Done>, Problem> {
+    let MuteOrder { mute } = read(&body, r#"{"mute":"all"}, {"mute":{"brand":"…"}} or {"mute":{"conversation":"…"}}"#)?;
+    noted(&admin, &who, "mute.begin", &mute.to_string(), Value::Null).await?;
+    set(&admin, &Order::Mute(mute), &who, true).await
+}
+
+/// Done or undone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Toggle {
+    Do,
+    Undo,
+}
+
+impl Toggle {
+    fn read(word: &str, to_do: &str) -> Result<Self, Problem> {
+        match word {
+            _ if word == to_do => Ok(Self::Do),
+            "resume" => Ok(Self::Undo),
+            _ => {
+                let detail = format!("the actions are /{to_do} and /resume");
+                Err(Problem::new(StatusCode::NOT_FOUND, "no-such-action", detail))
+            }
+        }
+    }
+
+    fn name(self, to_do: &str) -> &str {
+        if self == Self::Do { to_do } else { "resume" }
+    }
+
+    async fn order(self, admin: &Admin, order: &Order, who: &Who) -> Result<Json<Done>, Problem> {
+        if self == Self::Do { set(admin, order, who, true).await } else { unset(admin, order).await.map(done) }
+    }
+}
+
+fn done(changed: bool) -> Json<Done> {
+    Json(Done { changed })
+}
+
+async fn set(admin: &Admin, order: &Order, who: &Who, keep: bool) -> Result<Json<Done>, Problem> {
+    settings::set(&admin.parts, order, &who.name, keep).await.map_err(not_done)?;
+    Ok(done(true))
+}
+
+/// Takes something back; whether that changed anything.
+pub(super) async fn unset(admin: &Admin, order: &Order) -> Result<bool, Problem> {
+    settings::unset(&admin.parts, order).await.map_err(not_done)
+}
+
+fn service<'a>(admin: &'a Admin, name: &str) -> Result<&'a Service, Problem> {
+    let found = admin.parts.stack.services().iter().find(|service| service.name == name);
+    found.ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, "no-such-service", "GET /admin/breakers lists the services by name")
+    })
+}

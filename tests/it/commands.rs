@@ -1,0 +1,124 @@
+//! The commands that ask a running node, as somebody types them at 3 a.m.
+
+use std::process::Command;
+
+use serde_json::Value;
+use tidegate::simulate::{ai, zendesk::Holder};
+
+use crate::support::{SOON, Scene, eventually};
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// A command, against the scene's node; `{}` in the line stands for nothing.
+async fn says(scene: &Scene, line: &str) -> Said {
+    run(&scene.daemon.admin_url(""), line, &[]).await
+}
+
+async fn run(admin: &str, line: &str, variables: &[(&str, &str)]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(line.split(' ')).env_clear().env("TIDEGATE_ADMIN_URL", admin).envs(variables.iter().copied());
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: ended.status.code().unwrap(), out: text(ended.stdout), err: text(ended.stderr) }
+}
+
+async fn prints(scene: &Scene, line: &str, words: &[&str]) -> String {
+    let said = says(scene, line).await;
+    assert_eq!(said.code, 0, "{line}: {}{}", said.out, said.err);
+    for word in words {
+        assert!(said.out.contains(word), "{line} does not say `{word}`: {}", said.out);
+    }
+    assert!(!said.out.contains("secret words"), "{line}: a customer's words: {}", said.out);
+    said.out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_and_mends_everything_in_the_terminal() {
+    let scene = Scene::with("[retry]\nmax_retries = 0\n").await;
+    let answered = scene.say("calm", "secret words").await;
+    scene.settles().await;
+    scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
+    let letter = scene.say("refused", "secret words").await;
+    eventually("it is parked", SOON, async || {
+        scene.daemon.admin(&format!("/admin/messages/{letter}")).await["outcome"] == "parked"
+    })
+    .await;
+    scene.ai.behave(ai::Behaviour::default());
+    scene.zendesk.control("refused", Some(Holder::Bot)).await;
+    prints(&scene, &format!("explain {answered}"), &["it was answered", "asked primary: ok", "posted in 1 parts"])
+        .await;
+    prints(&scene, "explain calm", &["held by: us", &answered, "it was answered"]).await;
+    prints(&scene, &format!("explain {letter}"), &["it was given up", "rejected: status 400"]).await;
+    prints(
+        &scene,
+        "actors",
+        &["node  running", "conversations", "breaker/primary"].map(|it| it.rsplit('/').next().unwrap_or(it)),
+    )
+    .await;
+    prints(&scene, "actors calm", &["calm  running"]).await;
+    prints(&scene, "actors node/guards/limiter/primary", &["node/guards/limiter/primary"]).await;
+    prints(&scene, "queues", &["LANE", "chat", "events"]).await;
+    prints(&scene, "dead groups", &["rejected: status #"]).await;
+    prints(&scene, "dead list --cause rejected", &["refused", "rejected: status 400"]).await;
+    prints(&scene, &format!("dead show {letter}"), &["can_be_replayed", "true"]).await;
+    let shown = says(&scene, &format!("dead show {letter} --text")).await;
+    assert!(shown.out.contains("secret words"), "asked for: {}", shown.out);
+    prints(&scene, "dead replay --all --dry-run", &["1 letters", "1 would be answered"]).await;
+    prints(&scene, &format!("dead replay {letter}"), &["job 1 is ordered"]).await;
+    eventually("it is answered", SOON, async || {
+        scene.daemon.admin(&format!("/admin/messages/{letter}")).await["outcome"] == "replied"
+    })
+    .await;
+    prints(&scene, "dead jobs", &["replay", "done"]).await;
+    prints(&scene, "breaker open primary", &["open"]).await;
+    prints(&scene, "breaker list", &["primary", "open"]).await;
+    prints(&scene, "breaker auto primary", &["auto"]).await;
+    prints(&scene, "limits set primary --per-minute 7 --concurrency 3", &["done"]).await;
+    prints(&scene, "limits list", &["7 requests in", "0/3"]).await;
+    prints(&scene, "limits reset primary", &["done"]).await;
+    prints(&scene, "pause chat", &["chat is paused"]).await;
+    prints(&scene, "resume chat", &["chat works again"]).await;
+    prints(&scene, "resume chat", &["it was so already"]).await;
+    prints(&scene, "mute --conversation calm", &["muted"]).await;
+    prints(&scene, "explain calm", &["the bot is muted here"]).await;
+    prints(&scene, "unmute --conversation calm --then answer", &["speaks there again", "job 2"]).await;
+    prints(&scene, "restart node/guards/breaker/primary", &["is restarted"]).await;
+    let nodes = prints(&scene, "nodes", &["NODE", "ingress,api,chat"]).await;
+    let id =
+        nodes.lines().nth(1).and_then(|line| line.split_whitespace().nth(1)).expect("the node has an id").to_owned();
+    prints(&scene, &format!("drain {id}"), &["is drained"]).await;
+    prints(&scene, &format!("resume {id}"), &["works again"]).await;
+    prints(&scene, "audit", &["letter.read", "letters.replay", "breaker.open", "mute.begin", "node.drain", "loopback"])
+        .await;
+    for line in ["queues --json", "actors --json", "dead list --json", "breaker list --json", "audit --json"] {
+        let said = says(&scene, line).await;
+        assert!(serde_json::from_str::<Value>(&said.out).is_ok_and(|told| !told.is_null()), "{line}: {}", said.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_said_with_a_hint() {
+    let scene = Scene::with("[admin]\ntokens = [{ name = 'ada', token = 'looks', role = 'viewer' }]\n").await;
+    let admin = scene.daemon.admin_url("");
+    let table = [
+        ("queues", &[][..], "give it by --token or TIDEGATE_ADMIN_TOKEN"),
+        ("queues", &[("TIDEGATE_ADMIN_TOKEN", "wrong")], "this is no token of admin.tokens"),
+        ("pause chat", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "this token may look, not act"),
+        ("explain nothing", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "neither a message, an event nor a conversation"),
+        ("actors node/nobody", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "no actor at `node/nobody`"),
+        ("dead discard", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "name a letter, a filter, or --all"),
+        ("queues --admin 127.0.0.1:1", &[], "is it running?"),
+    ];
+    for (line, variables, hint) in table {
+        let said = run(&admin, line, variables).await;
+        assert!(said.code == 1 && said.err.contains(hint), "{line}: {} {}", said.code, said.err);
+    }
+    let other = run(&scene.zendesk.url(), "queues", &[]).await;
+    assert!(other.code == 1 && other.err.contains("does not answer like a node"), "{}", other.err);
+    let viewer = run(&admin, "queues", &[("TIDEGATE_ADMIN_TOKEN", "looks")]).await;
+    assert_eq!(viewer.code, 0, "{}", viewer.err);
+}

@@ -1,0 +1,124 @@
+//! Many dead letters at once: grouped, tried dry, replayed at a pace with canaries, discarded with a way back.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tidegate::simulate::ai;
+
+use crate::support::{SOON, Scene, eventually, rabbitmq};
+
+const QUICK: &str = "[retry]\nmax_retries = 0\n";
+
+async fn order(scene: &Scene, deed: &str, body: Value) -> Value {
+    let (status, told) = scene.daemon.order(Method::POST, &format!("/admin/dead-letters/{deed}"), body).await;
+    assert!(status == 202 || status == 200, "{deed}: {status} {told}");
+    told
+}
+
+async fn stage(scene: &Scene, job: &Value) -> String {
+    let jobs = scene.daemon.admin("/admin/jobs").await;
+    let found = jobs.as_array().into_iter().flatten().find(|it| it["id"] == job["id"]).cloned().unwrap_or_default();
+    format!("{} {}/{}", found["stage"].as_str().unwrap_or_default(), found["done"], found["failed"])
+}
+
+/// So many letters, each of a conversation of its own.
+async fn parked(scene: &Scene, prefix: &str, count: usize) {
+    scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
+    for n in 0..count {
+        scene.say(&format!("{prefix}{n}"), "words").await;
+    }
+    let lying = async || scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64().unwrap_or_default();
+    eventually("all are parked", SOON, async || lying().await >= count as u64).await;
+    scene.ai.behave(ai::Behaviour::default());
+    // They were handed to humans, who give them back.
+    for n in 0..count {
+        scene.zendesk.control(&format!("{prefix}{n}"), Some(tidegate::simulate::zendesk::Holder::Bot)).await;
+    }
+}
+
+fn answers(scene: &Scene, conversation: &str) -> usize {
+    scene.replies(conversation).iter().filter(|reply| reply.starts_with("Answer")).count()
+}
+
+async fn many_letters_are_worked_off(config: &str) {
+    let scene = Scene::with(&format!("{config}{QUICK}")).await;
+    parked(&scene, "c", 12).await;
+    let groups = scene.daemon.admin("/admin/dead-letters/groups").await;
+    let group = &groups["groups"][0];
+    assert_eq!((&group["letters"], &group["cause"]), (&12.into(), &"rejected".into()), "{groups}");
+    let filter = json!({ "fingerprint": group["fingerprint"] });
+    let dry = order(&scene, "replay", json!({ "filter": filter, "dry_run": true })).await;
+    assert_eq!((&dry["letters"], &dry["would"]["be_answered"]), (&12.into(), &12.into()), "{dry}");
+    assert!(!dry.to_string().contains("words"), "no customer's words: {dry}");
+    // A canary that fails again stops the others.
+    scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
+    let job = order(&scene, "replay", json!({ "filter": filter, "canary": 1, "rate": 100 })).await;
+    eventually("the canary dies", SOON, async || stage(&scene, &job).await == "failed 1/0").await;
+    scene.ai.behave(ai::Behaviour::default());
+    for n in 0..12 {
+        scene.zendesk.control(&format!("c{n}"), Some(tidegate::simulate::zendesk::Holder::Bot)).await;
+    }
+    // Undone before it began: nothing is lost.
+    let job = order(&scene, "discard", json!({ "undo": "1h" })).await;
+    assert_eq!(job["stage"], "waiting", "{job}");
+    let id = job["id"].as_str().unwrap_or_default();
+    scene.daemon.order(Method::POST, &format!("/admin/jobs/{id}/cancel"), Value::Null).await;
+    eventually("it is undone", SOON, async || stage(&scene, &job).await == "cancelled 0/0").await;
+    let one = json!({ "filter": { "conversation": "c3" } });
+    let job = order(&scene, "discard", one).await;
+    eventually("one is discarded", SOON, async || stage(&scene, &job).await == "done 1/0").await;
+    let job = order(&scene, "hand-over", json!({ "filter": { "conversation": "c4" } })).await;
+    eventually("one goes to a human", SOON, async || stage(&scene, &job).await == "done 1/0").await;
+    let job = order(&scene, "replay", json!({ "rate": 200, "canary": 2 })).await;
+    eventually("the others are replayed", SOON, async || stage(&scene, &job).await == "done 10/0").await;
+    let all_answered = async || (0..12).filter(|n| answers(&scene, &format!("c{n}")) == 1).count() == 10;
+    eventually("each is answered once", SOON, all_answered).await;
+    assert_eq!((answers(&scene, "c3"), answers(&scene, "c4")), (0, 0));
+    let none_left = async || scene.daemon.admin("/admin/queues").await["chat"]["parked"] == 0;
+    eventually("no letter is left", SOON, none_left).await;
+    for (deed, body) in
+        [("replay", json!({ "rate": 0 })), ("discard", json!({ "undo": "8d" })), ("replay", json!({ "all": 1 }))]
+    {
+        let (status, told) =
+            scene.daemon.order(Method::POST, &format!("/admin/dead-letters/{deed}"), body.clone()).await;
+        assert_eq!(status, 400, "{body}: {told}");
+    }
+    assert_eq!(scene.daemon.order(Method::POST, "/admin/dead-letters/burn", json!({})).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_letters_of_the_embedded_queue_are_worked_off() {
+    many_letters_are_worked_off("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_letters_in_rabbitmq_are_worked_off() {
+    let (address, prefix) = rabbitmq::shared();
+    let broker = format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = 2\n"
+    );
+    many_letters_are_worked_off(&broker).await;
+}
+
+/// kill -9 in the middle: what is left lies where it lay, and what was done is not done twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
+    let mut scene = Scene::with(QUICK).await;
+    parked(&scene, "c", 40).await;
+    let job = order(&scene, "replay", json!({ "rate": 20 })).await;
+    eventually("some are replayed", SOON, async || {
+        stage(&scene, &job).await.split_once(' ').is_some_and(|(_, done)| !done.starts_with("0/"))
+    })
+    .await;
+    scene.daemon.restart("").await;
+    let left = scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64().unwrap_or_default();
+    assert!(left > 0 && left < 40, "cut off in the middle: {left}");
+    assert_eq!(scene.daemon.admin("/admin/jobs").await, json!([]));
+    order(&scene, "replay", json!({ "rate": 500 })).await;
+    let answered = async || (0..40).filter(|n| answers(&scene, &format!("c{n}")) > 0).count() == 40;
+    eventually("all are answered", SOON, answered).await;
+    tokio::time::timeout(Duration::from_secs(60), scene.settles()).await.expect("all is settled");
+    assert!((0..40).all(|n| answers(&scene, &format!("c{n}")) == 1), "none twice");
+}
