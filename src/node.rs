@@ -125,6 +125,7 @@ impl Node {
             effective: config.effective().into(),
             failures: Arc::default(),
             watched: Arc::default(),
+            app: Some(config.zendesk.app_id.as_str()).filter(|app| !app.is_empty()).map(Arc::from),
         };
         let limits = Limits {
             connections: config.admin.connections,

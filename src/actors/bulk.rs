@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::{
     Parts,
@@ -27,7 +28,7 @@ use super::{
     roster::Card,
 };
 use crate::{
-    broker::letters::{Held, Page, Which},
+    broker::letters::{Handful, Held, Page, Which},
     domain::{
         ids::MessageId,
         time::{Timestamp, rfc3339},
@@ -43,10 +44,16 @@ const AT_ONCE: usize = 16;
 const SLICE_MAX: usize = 500;
 
 /// So many seconds' worth is taken in hand.
-const SLICE_SECONDS: f64 = 5.0;
+const SLICE_SECONDS: f64 = 2.0;
+
+/// The slowest pace, in letters a second.
+pub const RATE_MIN: f64 = 0.01;
 
 /// The fastest pace, in letters a second.
 pub const RATE_MAX: f64 = 1_000.0;
+
+/// Jobs that have not ended.
+const UNDER_WAY_MAX: usize = 16;
 
 /// When the letters or the state cannot be reached, it is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -64,7 +71,7 @@ const CANARY_POLL: Duration = Duration::from_millis(250);
 const ENDED_MAX: usize = 100;
 
 /// What is done with each letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
     /// It gets a new life.
@@ -88,12 +95,15 @@ pub struct Plan {
     pub canary: usize,
     /// Nothing is done before this has passed, so that it can be undone.
     pub undo: Duration,
+    /// Letters that are parked up to so long after the order are meant, too.
+    pub reaches: Duration,
     /// Who orders it.
     pub by: String,
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = JobStage)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Can be undone yet.
@@ -119,7 +129,8 @@ impl Stage {
 }
 
 /// A job as people see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct Progress {
     /// Names it on its node.
     pub id: String,
@@ -129,9 +140,11 @@ pub struct Progress {
     pub by: String,
     /// When, RFC 3339.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub ordered_at: Timestamp,
     /// When it begins, RFC 3339; until then it can be undone.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub begins_at: Timestamp,
     /// How far it is.
     pub stage: Stage,
@@ -166,8 +179,8 @@ pub struct Bulks {
 }
 
 impl Bulks {
-    /// Orders a job.
-    pub fn order(&self, plan: Plan, now: Timestamp) -> Progress {
+    /// Orders a job; `None` when too many are under way.
+    pub fn order(&self, plan: Plan, now: Timestamp) -> Option<Progress> {
         let id = (self.count.fetch_add(1, Ordering::Relaxed) + 1).to_string();
         let progress = Progress {
             id,
@@ -183,11 +196,14 @@ impl Bulks {
             failed: 0,
             last_error: None,
         };
-        let which = Which { until: Some(now), ..plan.which };
+        let which = Which { until: Some(now.after(plan.reaches)), ..plan.which };
         let plan = Plan { which, ..plan };
         let (stop, paused) = (CancellationToken::new(), watch::Sender::new(false));
         let bulk = Bulk { plan, progress: Mutex::new(progress.clone()), stop, paused };
         let mut jobs = self.jobs.lock();
+        if jobs.iter().filter(|job| !job.has_ended()).count() >= UNDER_WAY_MAX {
+            return None;
+        }
         jobs.push_back(Arc::new(bulk));
         let ended = jobs.iter().filter(|job| job.has_ended()).count();
         if let Some(oldest) = jobs.iter().position(|job| job.has_ended()).filter(|_| ended > ENDED_MAX) {
@@ -195,7 +211,7 @@ impl Bulks {
         }
         drop(jobs);
         self.bell.ring();
-        progress
+        Some(progress)
     }
 
     /// All jobs, the newest first.
@@ -310,11 +326,23 @@ impl BulkActor {
 }
 
 async fn run(parts: &Arc<Parts>, job: &Bulk) {
+    let _fate = Fate(job);
     let stage = work(parts, job).await;
     job.enter(stage);
     let progress = job.progress.lock().clone();
     let (done, failed) = (progress.done, progress.failed);
     tracing::info!(job = progress.id, deed = ?progress.deed, ?stage, done, failed, "a job on the letters has ended");
+}
+
+/// A job that panics has failed.
+struct Fate<'a>(&'a Bulk);
+
+impl Drop for Fate<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.enter(Stage::Failed);
+        }
+    }
 }
 
 async fn work(parts: &Arc<Parts>, job: &Bulk) -> Stage {
@@ -358,22 +386,31 @@ impl Walk<'_> {
     async fn go(&mut self, most: usize, replayed: &mut (dyn FnMut(Life) + Send)) -> Option<Stage> {
         let mut left = most;
         while left > 0 {
-            let slice = ((self.job.plan.rate * SLICE_SECONDS) as usize).clamp(1, SLICE_MAX).min(left);
-            let held = match self.parts.letters.hold_some(&self.job.plan.which, &self.seen, slice).await {
-                Ok(held) => held,
-                Err(error) => {
-                    self.job.progress.lock().last_error = Some(error.to_string());
-                    match rest(self.parts, self.job, Instant::now() + AGAIN).await {
-                        Some(ended) => return Some(ended),
-                        None => continue,
-                    }
-                }
-            };
-            if held.is_empty() {
-                return None;
+            // Waited for with nothing in hand.
+            if let Some(ended) = rest(self.parts, self.job, self.due).await {
+                return Some(ended);
             }
-            left -= held.len();
-            let ended = self.each(held, replayed).await;
+            let slice = ((self.job.plan.rate * SLICE_SECONDS) as usize).clamp(1, SLICE_MAX).min(left);
+            let handful = self.parts.letters.hold_some(&self.job.plan.which, &self.seen, slice).await;
+            let (held, trouble) = match handful {
+                Ok(handful) if !handful.held.is_empty() => (handful.held, None),
+                Ok(Handful { elsewhere: true, .. }) => {
+                    (Vec::new(), Some("somebody else has letters in hand".to_owned()))
+                }
+                Ok(Handful { beyond, .. }) => {
+                    let note = "letters behind those that one look reaches were not looked at";
+                    self.job.progress.lock().last_error = beyond.then(|| note.to_owned());
+                    return None;
+                }
+                Err(error) => (Vec::new(), Some(error.to_string())),
+            };
+            if trouble.is_some() {
+                self.job.progress.lock().last_error = trouble;
+                self.due = Instant::now() + AGAIN;
+                continue;
+            }
+            let (taken, ended) = self.each(held, replayed).await;
+            left -= taken;
             if ended.is_some() {
                 return ended;
             }
@@ -381,27 +418,38 @@ impl Walk<'_> {
         None
     }
 
-    /// Does it with each, at the pace; what has been begun is finished.
-    async fn each(&mut self, held: Vec<Held>, replayed: &mut (dyn FnMut(Life) + Send)) -> Option<Stage> {
+    /// Does it with each, at the pace, and tells with how many. When the job rests or ends, what has been begun is
+    /// finished, and the others are let go of.
+    async fn each(&mut self, held: Vec<Held>, replayed: &mut (dyn FnMut(Life) + Send)) -> (usize, Option<Stage>) {
+        // Letters of one conversation lie side by side, and it is handed over once.
+        let at_once = if self.job.plan.deed == Deed::HandOver { 1 } else { AT_ONCE };
         let mut under_way = FuturesUnordered::new();
-        let mut ended = None;
+        let (mut taken, mut ended) = (0, None);
         for one in held {
-            ended = rest(self.parts, self.job, self.due).await;
-            if ended.is_some() {
+            let mut due = std::pin::pin!(until_due(self.parts, self.job, self.due));
+            ended = loop {
+                tokio::select! {
+                    biased;
+                    Some(life) = under_way.next(), if !under_way.is_empty() => {
+                        let life: Option<Life> = life;
+                        life.into_iter().for_each(&mut *replayed);
+                    }
+                    ended = &mut due, if under_way.len() < at_once => break ended,
+                }
+            };
+            if ended.is_some() || *self.job.paused.borrow() {
                 break;
             }
             let earliest = Instant::now().checked_sub(BEHIND_MAX).unwrap_or_else(Instant::now);
             self.due = self.due.max(earliest) + Duration::from_secs_f64(1.0 / self.job.plan.rate);
             self.seen.insert(one.letter.id.clone());
+            taken += 1;
             under_way.push(done(self.parts, self.job, one));
-            if under_way.len() >= AT_ONCE {
-                under_way.next().await.into_iter().flatten().for_each(&mut *replayed);
-            }
         }
         while let Some(life) = under_way.next().await {
             life.into_iter().for_each(&mut *replayed);
         }
-        ended
+        (taken, ended)
     }
 }
 
@@ -433,11 +481,27 @@ async fn rest(parts: &Parts, job: &Bulk, until: Instant) -> Option<Stage> {
         // Whoever waits has the sender.
         let _ = paused.wait_for(|paused| !paused).await;
     };
+    unless_stopped(parts, job, resting).await
+}
+
+/// Waits until a moment, or until the job is to rest; `Some` if it is not to go on.
+async fn until_due(parts: &Parts, job: &Bulk, until: Instant) -> Option<Stage> {
+    let mut paused = job.paused.subscribe();
+    let waiting = async {
+        tokio::select! {
+            () = sleep_until(until) => {}
+            _ = paused.wait_for(|paused| *paused) => {}
+        }
+    };
+    unless_stopped(parts, job, waiting).await
+}
+
+async fn unless_stopped(parts: &Parts, job: &Bulk, waiting: impl Future<Output = ()>) -> Option<Stage> {
     tokio::select! {
         biased;
         () = job.stop.cancelled() => Some(Stage::Cancelled),
         () = parts.draining.cancelled() => Some(Stage::Interrupted),
-        () = resting => None,
+        () = waiting => None,
     }
 }
 

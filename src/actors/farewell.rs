@@ -86,11 +86,11 @@ pub(super) async fn farewell(
     alias: Option<ConversationId>,
     cause: &str,
 ) -> String {
-    let is_told = job.kind.text().is_some() && parts.settings.mutes(job).is_none();
+    let target = alias.as_ref().unwrap_or(&job.conversation);
+    let is_told = job.kind.text().is_some() && parts.settings.mutes(job, target).is_none();
     if !is_told || parts.directory.is_removed(&job.conversation) {
         return cause.to_owned();
     }
-    let target = alias.as_ref().unwrap_or(&job.conversation);
     // What cannot be asked now is taken as ours: better told needlessly than not at all.
     let holder = holder(parts, job.app.as_deref(), target).await;
     let human_holds = holder.is_ok_and(|holder| !holder.lets_us_answer());

@@ -92,6 +92,7 @@ pub(super) enum Error {
 pub(super) struct Poster {
     parts: Arc<Parts>,
     app: Option<String>,
+    brand: Option<String>,
     /// Where posts go: the message's conversation, or the one it was merged into.
     target: ConversationId,
     /// Whose phase is shown, if a conversation's actor posts.
@@ -103,23 +104,24 @@ pub(super) struct Poster {
 impl Poster {
     /// For the actor of a conversation, on behalf of what it has in hand.
     pub fn of_conversation(parts: &Arc<Parts>, state: &State) -> Self {
-        let app = {
+        let (app, brand) = {
             let inner = state.cell.lock();
-            let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
-            head.and_then(|head| head.delivery.job.app.clone())
+            let head = inner.hand.as_ref().and_then(|hand| hand.items.first()).map(|head| &head.delivery.job);
+            (head.and_then(|job| job.app.clone()), head.and_then(|job| job.brand.clone()))
         };
         let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
         let lease = Lease::default();
         if let Some(held) = state.lease.get() {
             lease.set(held);
         }
-        Self { parts: parts.clone(), app, target, watched: Some((state.cell.clone(), state.generation)), lease }
+        Self { parts: parts.clone(), app, brand, target, watched: Some((state.cell.clone(), state.generation)), lease }
     }
 
     /// For anybody else, on behalf of one message.
     pub fn detached(parts: &Arc<Parts>, job: &Job, alias: Option<ConversationId>) -> Self {
         let target = alias.unwrap_or_else(|| job.conversation.clone());
-        Self { parts: parts.clone(), app: job.app.clone(), target, watched: None, lease: Lease::default() }
+        let (app, brand) = (job.app.clone(), job.brand.clone());
+        Self { parts: parts.clone(), app, brand, target, watched: None, lease: Lease::default() }
     }
 
     /// Enters what is no answer into the ledger and posts it, at most once whoever tries. A ledger that was lost takes it
@@ -274,6 +276,11 @@ impl Poster {
     /// Right before the first post: does a human hold the conversation meanwhile, is it too late, and, as long as the
     /// reply can be revoked, is the bot muted, or has an earlier message arrived?
     async fn still_ours(&self, reply: &Reply, revocable: bool) -> Result<(), Error> {
+        let names = [&self.target, &reply.conversation];
+        let mute = self.parts.settings.mutes_in(&names, self.brand.as_deref()).filter(|_| revocable);
+        if let Some(mute) = mute {
+            return Err(Error::Muted(mute));
+        }
         if reply.purpose != Purpose::Answer {
             return Ok(());
         }
@@ -288,10 +295,6 @@ impl Poster {
         };
         let inner = cell.lock();
         let head = inner.hand.as_ref().and_then(|hand| hand.items.first());
-        let mute = head.filter(|_| revocable).and_then(|head| self.parts.settings.mutes(&head.delivery.job));
-        if let Some(mute) = mute {
-            return Err(Error::Muted(mute));
-        }
         if head.is_some_and(|head| is_too_old(&self.parts, &head.delivery.job)) {
             return Err(Error::Expired);
         }

@@ -7,6 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Parts;
 use crate::domain::{
@@ -18,10 +19,11 @@ use crate::domain::{
 const BEATS_MAX: usize = 300;
 
 /// Counts since the process began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Beat {
     /// When, RFC 3339.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Messages made durable.
     pub accepted: u64,

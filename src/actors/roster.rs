@@ -12,6 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     durations::Durations,
@@ -27,7 +28,8 @@ use crate::{
 const REASON_BYTES_MAX: usize = 512;
 
 /// What an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = ActorState)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not running yet, or waiting to be started again.
@@ -53,10 +55,11 @@ impl State {
 }
 
 /// How an actor failed last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastFailure {
     /// When, RFC 3339.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// The panic's text, the error, or which time limit it broke.
     pub reason: String,
@@ -66,7 +69,7 @@ pub struct LastFailure {
 }
 
 /// A failure made on purpose (`POST /admin/actors/{path}/crash`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 pub struct Fault {
     /// How to fail.
     pub mode: FaultMode,
@@ -76,7 +79,7 @@ pub struct Fault {
 }
 
 /// How to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultMode {
     /// Panic.
@@ -248,7 +251,7 @@ impl Fault {
 }
 
 /// What is in an actor's hand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InHandView {
     /// The message; the head of a burst.
     pub message_id: Option<String>,
@@ -261,7 +264,8 @@ pub struct InHandView {
 }
 
 /// An actor and those below it, as the admin endpoint shows them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Actor)]
 pub struct Snapshot {
     /// Its place in the tree.
     pub path: String,
@@ -290,6 +294,7 @@ pub struct Snapshot {
     /// How many children it has; more than are listed when the list is paged.
     pub children_total: usize,
     /// Those below it.
+    #[schema(no_recursion)]
     pub children: Vec<Snapshot>,
 }
 

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
+use utoipa::ToSchema;
 
 use super::Parts;
 use crate::{
@@ -55,7 +56,7 @@ impl Pool {
 }
 
 /// Where the bot says nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mute {
     /// Nowhere at all.
@@ -63,6 +64,7 @@ pub enum Mute {
     /// In the conversations of a brand.
     Brand(String),
     /// In one conversation.
+    #[schema(value_type = String)]
     Conversation(ConversationId),
 }
 
@@ -88,7 +90,7 @@ impl std::fmt::Display for Mute {
 }
 
 /// Other limits of a service; what is left out stays as configured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OtherLimits {
     /// Requests that may come at once.
@@ -112,6 +114,14 @@ impl OtherLimits {
     /// Whether it says anything of how often may be called, and not only how much at once.
     pub fn limits_requests(&self) -> bool {
         *self != Self { concurrency: self.concurrency, ..Self::default() }
+    }
+
+    /// Whether it takes away a limit that is configured: its window would be forgotten, and be empty when it comes back.
+    pub fn forgets(&self, configured: &Limits) -> bool {
+        let gone = |other: Option<u64>, configured: u64| other == Some(0) && configured > 0;
+        gone(self.per_minute, configured.per_minute)
+            || gone(self.per_hour, configured.per_hour)
+            || gone(self.tokens_per_minute, configured.tokens_per_minute)
     }
 
     fn over(&self, configured: &Limits) -> Limits {
@@ -233,13 +243,18 @@ impl Settings {
         self.known.load().drained
     }
 
-    /// Whether, and why, the bot says nothing to this message.
-    pub fn mutes(&self, job: &Job) -> Option<Mute> {
+    /// Whether, and why, the bot says nothing to this message, whose answer goes to `target`.
+    pub fn mutes(&self, job: &Job, target: &ConversationId) -> Option<Mute> {
+        self.mutes_in(&[&job.conversation, target], job.brand.as_deref())
+    }
+
+    /// The same of a conversation by any of its names.
+    pub fn mutes_in(&self, names: &[&ConversationId], brand: Option<&str>) -> Option<Mute> {
         let known = self.known.load();
         let concerns = |mute: &&Mute| match mute {
             Mute::All => true,
-            Mute::Brand(brand) => job.brand.as_ref() == Some(brand),
-            Mute::Conversation(id) => job.conversation == *id,
+            Mute::Brand(muted) => brand == Some(muted),
+            Mute::Conversation(id) => names.contains(&id),
         };
         known.mutes.iter().find(concerns).cloned()
     }
@@ -266,13 +281,21 @@ pub async fn set(parts: &Parts, order: &Order, by: &str, lasting: bool) -> Resul
     let ends_with = order.ends_with().or_else(|| (!lasting).then(|| parts.nodes.id().to_owned()));
     let (name, value, by, at) = (order.name(), order.value(), by.to_owned(), parts.clock.now());
     parts.state.set(&Setting { name, value, by, at, ends_with }).await?;
-    refresh(parts).await
+    at_once(parts).await;
+    Ok(())
+}
+
+/// It is set; who cannot read it now does so within a second.
+async fn at_once(parts: &Parts) {
+    if let Err(error) = refresh(parts).await {
+        tracing::warn!(%error, "what was just set could not be read back yet");
+    }
 }
 
 /// Takes something back on all nodes, and here at once; `false` if it was not set.
 pub async fn unset(parts: &Parts, order: &Order) -> Result<bool, state::Error> {
     let was_set = parts.state.unset(&order.name()).await?;
-    refresh(parts).await?;
+    at_once(parts).await;
     Ok(was_set)
 }
 
@@ -287,6 +310,7 @@ pub(super) async fn refresh(parts: &Parts) -> Result<(), state::Error> {
         settings.known.store(now);
         settings.changes.send_modify(|changes| *changes += 1);
     }
+    parts.upkeep.rest(settings.is_drained());
     let known = settings.known.load_full();
     for ended in known.all.iter().filter(|setting| is_over(parts, setting)) {
         tracing::warn!(setting = ended.name, by = ended.by, "what was set ends with the process it was set for");

@@ -95,6 +95,7 @@ macro_rules! contract {
             a_long_reason_is_cut_between_characters
             the_counts_become_true_in_each_standing
             letters_are_listed_by_standing_cause_lane_and_conversation
+            many_letters_are_taken_in_hand_and_each_goes_its_own_way
             a_list_goes_on_although_its_letters_go
             a_letter_is_shown_by_either_id_with_all_that_is_known
             who_looks_leaves_all_where_it_lay

@@ -47,6 +47,12 @@ impl Which {
         self.standing.is_none_or(|wanted| wanted == standing)
     }
 
+    /// Whether all letters that stand so are meant; when they were parked does not matter for that.
+    pub fn means_all(&self) -> bool {
+        let texts = [&self.cause, &self.fingerprint, &self.id];
+        texts.into_iter().all(Option::is_none) && self.lane.is_none() && self.conversation.is_none()
+    }
+
     /// Whether a letter is meant.
     pub fn means(&self, letter: &Letter) -> bool {
         self.stands(letter.standing)
@@ -194,6 +200,17 @@ impl fmt::Debug for Held {
     }
 }
 
+/// Letters in an operator's hand.
+#[derive(Debug, Default)]
+pub struct Handful {
+    /// The letters.
+    pub held: Vec<Held>,
+    /// Somebody else had some in hand: those are seen later.
+    pub elsewhere: bool,
+    /// More lie there than one look reaches; the rest is seen when some of these have gone.
+    pub beyond: bool,
+}
+
 /// The dead and the parked letters. Two implementations pass one contract, as those of [`super::Broker`].
 #[async_trait]
 pub trait Letters: Send + Sync {
@@ -206,7 +223,6 @@ pub trait Letters: Send + Sync {
     /// Takes one letter in hand. [`Error::Lost`]: somebody else has it.
     async fn hold(&self, id: &str) -> Result<Option<Held>, Error>;
 
-    /// Takes the first letters in hand that are meant and whose id is not among `except`, at most `most`; fewer only if
-    /// there are no more, or somebody else has them.
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error>;
+    /// Takes the first letters in hand that are meant and whose id is not among `except`, at most `most`.
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error>;
 }

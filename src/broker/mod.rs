@@ -16,6 +16,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     domain::{
@@ -34,7 +35,7 @@ pub use rabbitmq::{Fault, Greeting, Looked, Probe, Rabbitmq};
 pub use upkeep::{Peer, Round, Shape, Trouble, Upkeep};
 
 /// What a message belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// Answered in, or changing the state of, a conversation: in that conversation's order.
@@ -169,7 +170,7 @@ impl Whose {
 }
 
 /// The states a message can be in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// Waits to be taken.

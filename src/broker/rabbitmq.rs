@@ -354,6 +354,15 @@ impl Upkeep for Rabbitmq {
         }
     }
 
+    fn rest(&self, resting: bool) {
+        for source in [&self.inner.events, &self.inner.dead] {
+            if source.want(!resting) && resting {
+                let (source, inner) = (source.clone(), self.inner.clone());
+                self.inner.publishing.begin(async move { source.attend(&inner).await });
+            }
+        }
+    }
+
     async fn close(&self) {
         futures_util::future::join_all(self.inner.sources().map(|source| source.end())).await;
         self.inner.publishing.end().await;

@@ -83,6 +83,10 @@ pub trait Upkeep: Send + Sync {
     /// Tells which nodes answer conversations, `me` among them if this one does: the partitions are spread over them.
     fn spread(&self, me: &str, peers: &[Peer]);
 
+    /// This node takes nothing more, or takes again: what a queue that all nodes share has given it, and nobody has taken
+    /// yet, goes to the others.
+    fn rest(&self, _: bool) {}
+
     /// Ends it: what was acknowledged is, what was stored is on the disk, and everything in hand is ready again.
     async fn close(&self);
 }

@@ -1,6 +1,8 @@
 //! The command line: one file for each subcommand.
 
+mod backup;
 mod check;
+mod completions;
 mod demo;
 mod operate;
 mod run;
@@ -63,6 +65,14 @@ enum Action {
     Nodes(operate::nodes::Options),
     /// Shows what operators did.
     Audit(operate::audit::Options),
+    /// Removes a customer from queue, ledger, history and dead letters.
+    Erase(operate::erase::Options),
+    /// Copies the embedded store while the node runs.
+    Backup(backup::Options),
+    /// Brings a copy back into an empty folder.
+    Restore(backup::Options),
+    /// Prints what a shell completes.
+    Completions(completions::Options),
 }
 
 /// Where the configuration comes from.
@@ -114,6 +124,10 @@ pub fn main() -> ExitCode {
         Action::Unmute(options) => operate::mute::unmute(&options),
         Action::Nodes(options) => operate::nodes::nodes(&options),
         Action::Audit(options) => operate::audit::audit(&options),
+        Action::Erase(options) => operate::erase::erase(&options),
+        Action::Backup(options) => backup::backup(&options),
+        Action::Restore(options) => backup::restore(&options),
+        Action::Completions(options) => completions::completions(&options),
     }
 }
 

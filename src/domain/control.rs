@@ -1,11 +1,12 @@
 //! Who answers a conversation: us, or a human (Zendesk's switchboard).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::time::Timestamp;
 
 /// Who holds a conversation according to `activeSwitchboardIntegration`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holder {
     /// Our integration.

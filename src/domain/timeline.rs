@@ -1,6 +1,7 @@
 //! The story of one message: each stage and each wait, with its cause (G10).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::time::{Timestamp, millis};
 
@@ -183,7 +184,7 @@ impl Timeline {
 }
 
 /// How a message ended (G1): exactly one of these is recorded for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Answered by a reply of its own or as the head of a burst.

@@ -18,6 +18,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::fair::{Class, PerClass, Shares, Turns};
 
@@ -35,7 +36,7 @@ pub struct Slot {
 }
 
 /// Shows a bulkhead to operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Slots taken.
     pub in_use: usize,

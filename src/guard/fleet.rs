@@ -169,10 +169,18 @@ impl Fleet {
 
     /// Other limits hold from now on: what is in stock goes back, and the quota hears of them with the next turn.
     pub fn set_limits(&self, limits: &Limits) {
-        self.terms.store(Arc::new(Terms::of(limits, self.validity)));
+        let before = self.terms.load_full();
+        let mut terms = Terms::of(limits, self.validity);
+        // What has been done is remembered also while less is allowed, and counts when more is again.
+        terms.policy.entries = terms.policy.entries.max(before.policy.entries);
+        terms.longest = terms.longest.max(before.longest);
+        self.terms.store(Arc::new(terms));
         let mut inner = self.inner.lock();
         inner.begin_generation();
         inner.urgent = true;
+        if inner.standing == Standing::Alone {
+            (inner.standing, inner.look_at) = (Standing::Waits, Duration::ZERO);
+        }
     }
 
     /// The limits as the quota is told them.

@@ -121,11 +121,12 @@ impl Permits {
 
     /// Other limits hold from now on, until others are set or the process ends; permits that are not used yet are void.
     pub fn set_limits(&self, limits: Limits) {
-        if let Some(fleet) = &self.fleet {
-            fleet.set_limits(&limits);
+        self.limits.store(Arc::new(limits.clone()));
+        match &self.fleet {
+            // The machine has this node's share, which is worked out anew.
+            Some(fleet) => fleet.set_limits(&limits),
+            None => self.machine.lock().limiter.set_limits(self.clock.monotonic(), limits),
         }
-        self.machine.lock().limiter.set_limits(self.clock.monotonic(), limits.clone());
-        self.limits.store(Arc::new(limits));
         self.bell.ring();
     }
 

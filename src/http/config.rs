@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use utoipa::ToSchema;
 
 use crate::{
     domain::{secret::Secret, units},
@@ -84,7 +85,7 @@ pub struct AdminToken {
 }
 
 /// Says what the holder of an admin token may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AdminRole {
     /// Reads.

@@ -23,6 +23,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Admin, Public};
 use crate::{
@@ -59,7 +60,7 @@ pub struct Health {
 }
 
 /// One dependency.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Dependency {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +71,8 @@ pub struct Dependency {
 }
 
 /// The whole report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Health)]
 pub struct Report {
     status: &'static str,
     reason: Option<&'static str>,
@@ -184,6 +186,7 @@ impl Health {
 }
 
 /// `GET /livez`: the process answers.
+#[utoipa::path(get, path = "/livez", tag = "public", security(()), responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn live() -> &'static str {
     "alive\n"
 }
@@ -208,6 +211,7 @@ fn without_addresses(text: &str) -> String {
 }
 
 /// `GET /readyz` on the admin listener.
+#[utoipa::path(get, path = "/readyz", tag = "public", security(()), responses((status = 200, body = Report), (status = 503, body = Report)))]
 pub async fn ready_admin(State(admin): State<Admin>) -> Response {
     ready(admin.health.report().await)
 }

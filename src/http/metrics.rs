@@ -193,6 +193,7 @@ fn status_label(status: StatusCode) -> &'static str {
 }
 
 /// `GET /metrics`: OpenMetrics text.
+#[utoipa::path(get, path = "/metrics", tag = "views", responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 pub async fn metrics(State(admin): State<Admin>) -> Response {
     // The registry cannot wait for a dependency to answer.
     admin.health.report().await;

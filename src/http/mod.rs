@@ -25,6 +25,7 @@ pub mod health;
 mod linger;
 pub mod listener;
 mod metrics;
+mod openapi;
 mod problem;
 mod signature;
 mod tasks;
@@ -110,6 +111,8 @@ pub struct Admin {
     pub failures: Arc<Failures>,
     /// What those who watch share.
     pub watched: Arc<Watched>,
+    /// `zendesk.app_id`, if it is set.
+    pub app: Option<Arc<str>>,
 }
 
 /// The public routes.
@@ -194,11 +197,12 @@ fn views() -> Router<Admin> {
         .route("/admin/limiters", get(views::limiters))
         .route("/admin/nodes", get(views::nodes))
         .route("/admin/config", get(views::config))
+        .route("/admin/openapi.json", get(openapi::document))
         .route("/admin/audit", get(audit::list))
 }
 
 fn controls() -> Router<Admin> {
-    use admin::controls;
+    use admin::{controls, erase};
     Router::new()
         .route("/admin/settings", get(controls::list))
         .route("/admin/breakers/{service}", put(controls::breaker))
@@ -206,6 +210,7 @@ fn controls() -> Router<Admin> {
         .route("/admin/pools/{pool}/{action}", post(controls::pool))
         .route("/admin/nodes/{id}/{action}", post(controls::node))
         .route("/admin/mutes", post(controls::mute))
+        .route("/admin/erase", post(erase::erase))
 }
 
 fn letters() -> Router<Admin> {

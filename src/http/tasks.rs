@@ -8,12 +8,13 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Public, extract::Path, problem::Problem};
 use crate::{actors::MessageView, broker::Standing, domain::timeline::Outcome};
 
 /// A task as its asker sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Task {
     /// The event.
     id: String,
@@ -32,6 +33,7 @@ pub struct Task {
 }
 
 /// Answers for one task.
+#[utoipa::path(get, path = "/v1/tasks/{id}", tag = "public", params(("id" = String, Path)), responses((status = 200, body = Task)))]
 pub async fn task(
     State(public): State<Arc<Public>>,
     headers: HeaderMap,

@@ -15,6 +15,7 @@ use std::{
     },
     time::Duration,
 };
+use utoipa::ToSchema;
 
 use super::{
     Public,
@@ -49,7 +50,8 @@ const NOTED_WITHIN: Duration = Duration::from_secs(1);
 const EVENTS_MAX: usize = 10_000;
 
 /// What became of a delivery's events.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookCounts)]
 pub struct Counts {
     /// Messages and postbacks that will be answered.
     pub accepted: u64,
@@ -64,6 +66,7 @@ pub struct Counts {
 }
 
 /// `POST /webhooks/sunshine`
+#[utoipa::path(post, path = "/webhooks/sunshine", tag = "public", request_body(content = Object), security(("webhook_secret" = [])), responses((status = 200, body = Counts)))]
 pub async fn sunshine(State(public): State<Arc<Public>>, request: Request) -> Result<Json<Counts>, Problem> {
     let (head, body) = request.into_parts();
     if !knows_secret(&public.webhook_secrets, &head.headers) {
@@ -108,6 +111,7 @@ pub async fn sunshine(State(public): State<Arc<Public>>, request: Request) -> Re
 }
 
 /// `POST /webhooks/zendesk`
+#[utoipa::path(post, path = "/webhooks/zendesk", tag = "public", request_body(content = Object), responses((status = 200, body = Counts)))]
 pub async fn support(State(public): State<Arc<Public>>, request: Request) -> Result<Json<Counts>, Problem> {
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());

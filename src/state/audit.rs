@@ -3,18 +3,21 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Error;
 use crate::domain::time::{Timestamp, rfc3339};
 
 /// One deed. Written down before it is done, so that nothing is done that is not here; what came of it, if it failed,
 /// is a second entry.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     /// Begins with the time, so that entries are ordered by it ([`Entry::id`]). The first field: Redis sorts by it.
     pub id: String,
     /// When, RFC 3339.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Name of the token, or of the door where none is needed.
     pub who: String,

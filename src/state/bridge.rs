@@ -358,7 +358,8 @@ impl Settings for Bridge {
         let Some(all) = told? else { return Ok(None) };
         if all.version == 0 {
             let copy = self.local.settings(None).await?.unwrap_or_default();
-            if !copy.settings.is_empty() {
+            // Also that nothing is set: else one who was away for long would set what it remembers.
+            if copy.version > 0 {
                 // Redis has lost them; what it knows then is copied by the next who asks.
                 self.redis.restore_settings(&copy.settings).await?;
                 return Ok(Some(copy).filter(|copy| known != Some(copy.version)));

@@ -65,6 +65,17 @@ impl Local {
         Ok(state)
     }
 
+    /// It was brought back from a copy: it counts as born `now`, so that absence proves nothing of what is older, and as
+    /// last alive `then`.
+    pub fn restored(&self, now: Timestamp, then: Timestamp) -> Result<(), store::Error> {
+        let noted = self.database.note(move |connection| {
+            schema::set_meta(connection, "born", now)?;
+            schema::set_meta(connection, "alive", then)
+        });
+        self.close();
+        if noted { Ok(()) } else { Err(store::Error::Closed) }
+    }
+
     /// The queue may bring a message twice and call both new: each is looked up.
     pub fn expect_copies(self) -> Self {
         Self { copies: true, ..self }

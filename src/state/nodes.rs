@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::Error;
 use crate::{
@@ -24,7 +25,7 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(6);
 
 /// What a node tells of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Names this run of the process.
     pub id: String,
@@ -36,6 +37,7 @@ pub struct Node {
     pub roles: Vec<String>,
     /// When it started.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     /// Where it listens.
     pub addresses: Vec<String>,

@@ -5,12 +5,13 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Error;
 use crate::domain::time::{Timestamp, rfc3339};
 
 /// One thing that is set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Setting {
     /// What is set, such as `pause/chat`; unique.
     pub name: String,
@@ -20,6 +21,7 @@ pub struct Setting {
     pub by: String,
     /// When, RFC 3339.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// The run of a process with which it ends; without one it holds until it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]

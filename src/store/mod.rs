@@ -5,6 +5,7 @@
 //! a sync: they survive the death of the process, and a power cut may undo them, which their owners must bear.
 
 mod ahead;
+pub mod backup;
 pub mod calls;
 #[cfg(test)]
 mod erasure;

@@ -73,6 +73,7 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
         scene.daemon.admin(&format!("/admin/messages/{letter}")).await["outcome"] == "replied"
     })
     .await;
+    eventually("the job is done", SOON, async || scene.daemon.admin("/admin/jobs").await[0]["stage"] == "done").await;
     prints(&scene, "dead jobs", &["replay", "done"]).await;
     prints(&scene, "breaker open primary", &["open"]).await;
     prints(&scene, "breaker list", &["primary", "open"]).await;
@@ -121,4 +122,31 @@ async fn what_cannot_be_done_is_said_with_a_hint() {
     assert!(other.code == 1 && other.err.contains("does not answer like a node"), "{}", other.err);
     let viewer = run(&admin, "queues", &[("TIDEGATE_ADMIN_TOKEN", "looks")]).await;
     assert_eq!(viewer.code, 0, "{}", viewer.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_is_erased_from_everywhere_and_that_is_proven() {
+    let scene = Scene::with("[retry]\nmax_retries = 0\n").await;
+    scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
+    let outcome = async |id: &str| scene.daemon.admin(&format!("/admin/messages/{id}")).await["outcome"].clone();
+    let mut letters = Vec::new();
+    for conversation in ["gone", "stays"] {
+        let letter = scene.say(conversation, "secret words").await;
+        eventually("it is parked", SOON, async || outcome(&letter).await == "parked").await;
+        letters.push(letter);
+    }
+    let customer = scene.daemon.admin("/admin/conversations/gone").await["customer_id"].clone();
+    let customer = customer.as_str().expect("its customer is known").to_owned();
+    prints(&scene, &format!("erase --user {customer}"), &["nothing of theirs waits, is in hand, or is kept"]).await;
+    assert_eq!((outcome(&letters[0]).await, outcome(&letters[1]).await), ("discarded".into(), "parked".into()));
+    let left = scene.daemon.admin("/admin/dead-letters").await["letters"].clone();
+    assert_eq!(
+        (left.as_array().map(Vec::len), &left[0]["message_id"]),
+        (Some(1), &letters[1].clone().into()),
+        "{left}"
+    );
+    let audit = says(&scene, "audit").await.out;
+    assert!(audit.contains("customer.erase") && !audit.contains(&customer), "the log forgets them, too: {audit}");
+    let said = says(&scene, "completions bash").await;
+    assert!(said.code == 0 && said.out.contains("tidegate"), "{}", said.err);
 }

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tidegate::simulate::ai;
 
-use crate::support::{SOON, Scene, eventually, rabbitmq};
+use crate::support::{SOON, Scene, eventually, figure, rabbitmq, settle_within};
 
 const QUICK: &str = "[retry]\nmax_retries = 0\n";
 
@@ -48,8 +48,13 @@ async fn many_letters_are_worked_off(config: &str) {
     let group = &groups["groups"][0];
     assert_eq!((&group["letters"], &group["cause"]), (&12.into(), &"rejected".into()), "{groups}");
     let filter = json!({ "fingerprint": group["fingerprint"] });
-    let dry = order(&scene, "replay", json!({ "filter": filter, "dry_run": true })).await;
-    assert_eq!((&dry["letters"], &dry["would"]["be_answered"]), (&12.into(), &12.into()), "{dry}");
+    let dry = async || order(&scene, "replay", json!({ "filter": filter, "dry_run": true })).await;
+    eventually("all would be answered, as soon as it is known that the humans gave them back", SOON, async || {
+        let dry = dry().await;
+        (&dry["letters"], &dry["would"]["be_answered"]) == (&12.into(), &12.into())
+    })
+    .await;
+    let dry = dry().await;
     assert!(!dry.to_string().contains("words"), "no customer's words: {dry}");
     // A canary that fails again stops the others.
     scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
@@ -60,7 +65,7 @@ async fn many_letters_are_worked_off(config: &str) {
         scene.zendesk.control(&format!("c{n}"), Some(tidegate::simulate::zendesk::Holder::Bot)).await;
     }
     // Undone before it began: nothing is lost.
-    let job = order(&scene, "discard", json!({ "undo": "1h" })).await;
+    let job = order(&scene, "discard", json!({ "all": true, "undo": "1h" })).await;
     assert_eq!(job["stage"], "waiting", "{job}");
     let id = job["id"].as_str().unwrap_or_default();
     scene.daemon.order(Method::POST, &format!("/admin/jobs/{id}/cancel"), Value::Null).await;
@@ -70,16 +75,21 @@ async fn many_letters_are_worked_off(config: &str) {
     eventually("one is discarded", SOON, async || stage(&scene, &job).await == "done 1/0").await;
     let job = order(&scene, "hand-over", json!({ "filter": { "conversation": "c4" } })).await;
     eventually("one goes to a human", SOON, async || stage(&scene, &job).await == "done 1/0").await;
-    let job = order(&scene, "replay", json!({ "rate": 200, "canary": 2 })).await;
+    let job = order(&scene, "replay", json!({ "all": true, "rate": 200, "canary": 2 })).await;
     eventually("the others are replayed", SOON, async || stage(&scene, &job).await == "done 10/0").await;
     let all_answered = async || (0..12).filter(|n| answers(&scene, &format!("c{n}")) == 1).count() == 10;
     eventually("each is answered once", SOON, all_answered).await;
     assert_eq!((answers(&scene, "c3"), answers(&scene, "c4")), (0, 0));
     let none_left = async || scene.daemon.admin("/admin/queues").await["chat"]["parked"] == 0;
     eventually("no letter is left", SOON, none_left).await;
-    for (deed, body) in
-        [("replay", json!({ "rate": 0 })), ("discard", json!({ "undo": "8d" })), ("replay", json!({ "all": 1 }))]
-    {
+    for (deed, body) in [
+        ("discard", json!({})),
+        ("discard", json!({ "filter": { "conversation_id": "c1" } })),
+        ("replay", json!({ "all": true, "rate": 0 })),
+        ("replay", json!({ "all": true, "rate": 1e-20 })),
+        ("discard", json!({ "all": true, "undo": "8d" })),
+        ("replay", json!({ "all": 1 })),
+    ] {
         let (status, told) =
             scene.daemon.order(Method::POST, &format!("/admin/dead-letters/{deed}"), body.clone()).await;
         assert_eq!(status, 400, "{body}: {told}");
@@ -107,7 +117,7 @@ async fn many_letters_in_rabbitmq_are_worked_off() {
 async fn a_replay_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
     let mut scene = Scene::with(QUICK).await;
     parked(&scene, "c", 40).await;
-    let job = order(&scene, "replay", json!({ "rate": 20 })).await;
+    let job = order(&scene, "replay", json!({ "all": true, "rate": 20 })).await;
     eventually("some are replayed", SOON, async || {
         stage(&scene, &job).await.split_once(' ').is_some_and(|(_, done)| !done.starts_with("0/"))
     })
@@ -116,9 +126,57 @@ async fn a_replay_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
     let left = scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64().unwrap_or_default();
     assert!(left > 0 && left < 40, "cut off in the middle: {left}");
     assert_eq!(scene.daemon.admin("/admin/jobs").await, json!([]));
-    order(&scene, "replay", json!({ "rate": 500 })).await;
+    order(&scene, "replay", json!({ "all": true, "rate": 500 })).await;
     let answered = async || (0..40).filter(|n| answers(&scene, &format!("c{n}")) > 0).count() == 40;
     eventually("all are answered", SOON, answered).await;
     tokio::time::timeout(Duration::from_secs(60), scene.settles()).await.expect("all is settled");
     assert!((0..40).all(|n| answers(&scene, &format!("c{n}")) == 1), "none twice");
+}
+
+/// What the bot keeps while it is muted is replayed at a pace; the trial has ten thousand of them (`scripts/trials/letters`).
+async fn a_pace_is_kept(config: &str) {
+    let (count, rate) = (figure("TIDEGATE_LETTERS", 200), figure("TIDEGATE_LETTERS_RATE", 100));
+    let scene = Scene::with(config).await;
+    scene.daemon.order(Method::POST, "/admin/mutes", json!({ "mute": "all" })).await;
+    for n in 0..count {
+        scene.say(&format!("c{n}"), "hello").await;
+    }
+    let kept = async || scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64() == Some(count);
+    eventually("all are kept", settle_within(), kept).await;
+    scene.daemon.order(Method::POST, "/admin/mutes/end", json!({ "mute": "all", "then": "keep" })).await;
+    let job = order(&scene, "replay", json!({ "all": true, "rate": rate })).await;
+    let began = tokio::time::Instant::now();
+    let done = format!("done {count}/0");
+    let mut seen = Vec::new();
+    eventually("the job ends", settle_within(), async || {
+        let stage = stage(&scene, &job).await;
+        seen.push(stage.clone());
+        stage == done
+    })
+    .await;
+    let (took, paced) = (began.elapsed().as_secs_f64(), (count - 1) as f64 / rate as f64);
+    println!("{count} letters at {rate}/s took {took:.2} s, {:.3} of what the pace asks for", took / paced);
+    assert!(took >= paced * 0.95, "faster than ordered: {took:.2} s instead of {paced:.2} s");
+    seen.dedup();
+    assert!(seen.len() > 2, "its progress is seen: {seen:?}");
+    if count > 1_000 {
+        assert!(took <= paced * 1.05, "slower than ordered: {took:.2} s instead of {paced:.2} s");
+    }
+    scene.settles().await;
+    scene.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_the_embedded_queue_are_replayed_at_the_pace_that_is_ordered() {
+    a_pace_is_kept("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_rabbitmq_are_replayed_at_the_pace_that_is_ordered() {
+    let (address, prefix) = rabbitmq::shared();
+    let broker = format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = 2\n"
+    );
+    a_pace_is_kept(&broker).await;
 }

@@ -22,7 +22,7 @@ pub fn python() -> PathBuf {
     assert!(
         python.exists(),
         "{} is missing; run scripts/test, or: python3 -m venv {venv} && {venv}/bin/pip install \
-         sunshine-conversations-client==17.0.1 anthropic openai prometheus-client",
+         sunshine-conversations-client==17.0.1 anthropic openai prometheus-client schemathesis",
         python.display(),
         venv = venv.display(),
     );

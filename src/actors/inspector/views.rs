@@ -1,6 +1,7 @@
 //! What the inspector tells.
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::{
     actors::{explain, roster::Snapshot},
@@ -46,7 +47,7 @@ pub enum MessageView {
 }
 
 /// A conversation that is alive, in a line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AliveView {
     /// The conversation.
     pub id: String,
@@ -65,7 +66,7 @@ pub struct AliveView {
 }
 
 /// What is known of a conversation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ConversationView {
     /// The conversation.
     pub id: String,
@@ -86,7 +87,7 @@ pub struct ConversationView {
 }
 
 /// A message that waits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct WaitingView {
     pub(super) message_id: String,
     pub(super) accepted_at: String,
@@ -95,11 +96,12 @@ pub struct WaitingView {
 }
 
 /// A message that has ended, in a line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EndedSummary {
     pub(super) message_id: String,
     pub(super) outcome: Outcome,
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub(super) at: Timestamp,
     pub(super) explanation: String,
 }

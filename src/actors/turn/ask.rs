@@ -214,7 +214,7 @@ fn show_typing(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
 /// Tells the customer that the answer takes longer, through the ledger and so at most once.
 fn tell_to_hold(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
     let is_off = parts.chat.holding_message.is_empty() || parts.chat.holding_after.is_zero();
-    if is_off || parts.settings.mutes(head).is_some() {
+    if is_off || parts.settings.mutes(head, state.alias.as_ref().unwrap_or(&state.cell.id)).is_some() {
         return;
     }
     let reply = Reply {

@@ -227,7 +227,9 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
         settled(parts, &copy.delivery.job, 1, None);
         if outcome == Outcome::Parked {
             // Recorded before it lay there; twice is better than not at all.
-            copy.delivery.park("it was parked before").await?;
+            let record = parts.state.record(message.as_str()).await.ok().flatten();
+            let cause = record.and_then(|record| record.cause);
+            copy.delivery.park(cause.as_deref().unwrap_or("it was parked before")).await?;
         } else {
             acknowledge(copy.delivery).await?;
         }
@@ -238,7 +240,7 @@ pub(super) async fn ended_before(parts: &Parts, state: &State, message: &Message
 /// The conversation goes to a human; `text` is said before.
 pub(super) async fn hand_over(parts: &Arc<Parts>, state: &State, cause: &str, text: Option<&str>) -> Ended {
     let Some((head, replay, _)) = prepare::jobs(state).into_iter().next() else { return Ok(Next::Done) };
-    if let Some(mute) = parts.settings.mutes(&head) {
+    if let Some(mute) = parts.settings.mutes(&head, state.alias.as_ref().unwrap_or(&state.cell.id)) {
         return muted(parts, state, &mute).await;
     }
     let apology = &parts.chat.failure_message;

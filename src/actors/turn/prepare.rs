@@ -136,7 +136,7 @@ async fn spared(
     if !holder.lets_us_answer() {
         return finish::ignored(parts, state, "a human holds the conversation").await.map(Some);
     }
-    if let Some(mute) = parts.settings.mutes(head) {
+    if let Some(mute) = parts.settings.mutes(head, state.alias.as_ref().unwrap_or(&state.cell.id)) {
         return finish::muted(parts, state, &mute).await.map(Some);
     }
     if is_too_old(parts, head) {
@@ -161,7 +161,7 @@ async fn go_on_telling(
     if state.cell.lock().removed {
         return finish::ignored(parts, state, "the conversation was removed").await;
     }
-    if let Some(mute) = parts.settings.mutes(head) {
+    if let Some(mute) = parts.settings.mutes(head, state.alias.as_ref().unwrap_or(&state.cell.id)) {
         return finish::muted(parts, state, &mute).await;
     }
     if told.purpose == Purpose::Failure {
@@ -345,7 +345,7 @@ pub(super) async fn last_look(
     if state.cell.lock().removed {
         return finish::ignored(parts, state, "the conversation was removed").await.map(Some);
     }
-    if let Some(mute) = parts.settings.mutes(head) {
+    if let Some(mute) = parts.settings.mutes(head, state.alias.as_ref().unwrap_or(&state.cell.id)) {
         return finish::muted(parts, state, &mute).await.map(Some);
     }
     if is_too_old(parts, head) {

@@ -1,14 +1,14 @@
 //! Operators look at letters, replay and discard them; whatever happens meanwhile, none is lost.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{collections::HashSet, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use super::{Factory, Setup, tools::*};
 use crate::{
     broker::{
         Broker, Delivery, Error, Lane, Letter, Letters, Publication, Queue, Standing,
-        letters::{Page, Which},
+        letters::{Handful, Page, Which},
     },
-    domain::{ids::ConversationId, job::Kind},
+    domain::{ids::ConversationId, job::Kind, time::Timestamp},
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -206,6 +206,43 @@ pub(in crate::broker) async fn what_could_not_be_understood_is_not_replayed(fact
     assert_eq!(letters.letter("eraw").await.unwrap().unwrap().cause(), "rejected", "it stays");
     letters.hold("eraw").await.unwrap().unwrap().discard().await.unwrap();
     assert!(letters.letter("eraw").await.unwrap().is_none());
+}
+
+/// The numbers of those that are in hand.
+fn in_hand(handful: &Handful) -> Vec<&str> {
+    handful.held.iter().map(|held| &held.letter.id[1..]).collect()
+}
+
+pub(in crate::broker) async fn many_letters_are_taken_in_hand_and_each_goes_its_own_way(factory: &dyn Factory) {
+    let broker = factory.open(Setup::default()).await;
+    let letters = factory.letters();
+    for n in 0..6 {
+        park(&*broker, &n.to_string(), "c", if n == 2 { "panic: one" } else { "content refused" }).await;
+    }
+    let (all, none) = (Which { standing: Some(Standing::Parked), ..Which::default() }, HashSet::new());
+    let some = letters.hold_some(&all, &none, 3).await.unwrap();
+    assert_eq!((in_hand(&some), some.beyond), (vec!["0", "1", "2"], false));
+    let mut held = some.held.into_iter();
+    held.next().unwrap().replay().await.unwrap();
+    held.next().unwrap().discard().await.unwrap();
+    // One that is let go of lies where it lay.
+    drop(held);
+    let refused = Which { cause: Some("content_refused".into()), ..all.clone() };
+    let except = HashSet::from(["e3".to_owned()]);
+    let found = async |which: &Which, except: &HashSet<String>| loop {
+        let some = letters.hold_some(which, except, 100).await.unwrap();
+        // What was let go of comes back in its own time.
+        if !some.elsewhere {
+            break in_hand(&some).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        }
+    };
+    assert_eq!(found(&refused, &except).await, ["4", "5"]);
+    assert_eq!(found(&all, &none).await, ["2", "3", "4", "5"]);
+    let before = Which { until: Some(Timestamp(0)), ..all };
+    assert!(found(&before, &none).await.is_empty(), "parked later");
+    let reborn = take_one(&*broker, CHAT).await;
+    assert_eq!((name(&reborn), reborn.replay), ("0".to_owned(), 1));
+    reborn.ack().await.unwrap();
 }
 
 /// Polls so often, and gives up then.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::{
         Error, Letters, Standing,
-        letters::{Content, Held, Hold, Letter, Listing, Page, Which},
+        letters::{Content, Handful, Held, Hold, Letter, Listing, Page, Which},
     },
     domain::time::Timestamp,
     store::Durability,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Letters read at once.
 const READ_MAX: usize = 256;
+
+/// Letters of one page: each may be as large as a webhook.
+const LISTED_MAX: usize = 1_000;
 
 /// Letters looked at for one page; a filter that fits none of them does not read all that lies there.
 const LOOKED_AT_MAX: usize = 10_000;
@@ -45,7 +48,7 @@ impl Letters for Embedded {
             let rows = self.inner.database.read(move |c| place::letters(c, after, READ_MAX)).await?;
             let is_last = rows.len() < READ_MAX;
             for (row, place) in rows {
-                if listing.letters.len() == page.limit() || looked_at == LOOKED_AT_MAX {
+                if listing.letters.len() == page.limit().min(LISTED_MAX) || looked_at == LOOKED_AT_MAX {
                     listing.next = Some(after.to_string());
                     return Ok(listing);
                 }
@@ -84,18 +87,18 @@ impl Letters for Embedded {
         Ok(Some(Held::new(letter(row, place), Box::new(withheld))))
     }
 
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error> {
-        let mut some = Vec::new();
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error> {
+        let mut some = Handful::default();
         let mut page = Page { after: None, limit: READ_MAX };
         loop {
             let listing = self.list(which, &page).await?;
             for letter in listing.letters.iter().filter(|letter| !except.contains(&letter.id)) {
-                if some.len() == most {
+                if some.held.len() == most {
                     return Ok(some);
                 }
                 match self.hold(&letter.id).await {
-                    Ok(held) => some.extend(held),
-                    Err(Error::Lost) => {}
+                    Ok(held) => some.held.extend(held),
+                    Err(Error::Lost) => some.elsewhere = true,
                     Err(error) => return Err(error),
                 }
             }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     broker::{
         Error, Letters, Standing,
-        letters::{Held, Hold, Letter, Listing, Page, Which},
+        letters::{Handful, Held, Hold, Letter, Listing, Page, Which},
     },
     domain::time::Timestamp,
 };
@@ -80,29 +80,40 @@ impl Letters for Rabbitmq {
         Ok(Some(self.held(&Arc::new(Mutex::new(pass)), found)))
     }
 
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Vec<Held>, Error> {
+    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error> {
         let mut pass = Pass::begin(&self.inner).await?;
-        let mut some = Vec::new();
+        let (mut found, mut handful) = (Vec::new(), Handful::default());
+        // Whoever means all need not be sent more than he takes.
+        let reach = if which.means_all() { most + except.len() } else { LOOKED_AT_MAX }.min(LOOKED_AT_MAX);
         for (standing, queue) in KINDS.into_iter().filter(|(standing, _)| which.stands(*standing)) {
+            let (mut messages, mut bytes) = (0, 0);
             let each = |message: Message| {
+                (messages, bytes) = (messages + 1, bytes + message.data.len());
                 let letter = envelope::letter(&message.properties, &message.data, standing);
                 if which.means(&letter) && !except.contains(&letter.id) {
                     let envelope = Envelope::read(&message.properties, &message.data, None);
-                    some.push(Found { letter, envelope, acker: message.acker });
+                    found.push(Found { letter, envelope, acker: message.acker });
                 }
-                if some.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let is_enough = found.len() == most;
+                handful.beyond |= !is_enough && (messages == reach || bytes > LOOKED_AT_BYTES_MAX);
+                if is_enough || bytes > LOOKED_AT_BYTES_MAX {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             };
-            pass.look(&self.inner.topology.name(queue), usize::MAX, each).await?;
-            if some.len() == most {
+            handful.elsewhere |= pass.look(&self.inner.topology.name(queue), reach, each).await?;
+            if found.len() == most {
                 break;
             }
         }
-        if some.is_empty() {
+        if found.is_empty() {
             pass.end().await;
-            return Ok(Vec::new());
+            return Ok(handful);
         }
         let pass = Arc::new(Mutex::new(pass));
-        Ok(some.into_iter().map(|found| self.held(&pass, found)).collect())
+        handful.held = found.into_iter().map(|found| self.held(&pass, found)).collect();
+        Ok(handful)
     }
 }
 

@@ -98,18 +98,19 @@ impl Pass {
         Ok(declared(&self.channel, queue).await?.0)
     }
 
-    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough. To be called once for a queue:
-    /// what several consumers of it hold comes back in no order (measured).
+    /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough; whether another node's pass had
+    /// some of it in hand. To be called once for a queue: what several consumers of it hold comes back in no order
+    /// (measured).
     pub async fn look(
         &mut self,
         queue: &str,
         most: usize,
         mut each: impl FnMut(Message) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        self.alone(queue).await?;
+    ) -> Result<bool, Error> {
+        let mut shared = !self.alone(queue).await?;
         let mut left = self.ready(queue).await?;
         if left == 0 {
-            return Ok(());
+            return Ok(shared);
         }
         self.queues.push(queue.to_owned());
         self.there += left;
@@ -126,22 +127,28 @@ impl Pass {
                 Ok(Some(Err(error))) => return Err(unseen(&error)),
                 Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
                 // Somebody else has taken the rest.
-                Err(_) if self.ready(queue).await? == 0 => break,
+                Err(_) if self.ready(queue).await? == 0 => {
+                    shared = true;
+                    break;
+                }
                 Err(_) if heard.elapsed() > SILENT_MAX => return Err(silent()),
                 Err(_) => {}
             }
         }
         self.consumers.push(consumer);
-        Ok(())
+        Ok(shared)
     }
 
-    /// Waits a while for another node's pass.
-    async fn alone(&self, queue: &str) -> Result<(), Error> {
+    /// Waits a while for another node's pass; whether it has ended. Dead letters have consumers all the time.
+    async fn alone(&self, queue: &str) -> Result<bool, Error> {
         let began = Instant::now();
-        while queue != self.dead && declared(&self.channel, queue).await?.1 > 0 && began.elapsed() < OTHERS_WITHIN {
+        while queue != self.dead && declared(&self.channel, queue).await?.1 > 0 {
+            if began.elapsed() >= OTHERS_WITHIN {
+                return Ok(false);
+            }
             sleep(Duration::from_millis(50)).await;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn consume(&self, queue: &str, most: usize) -> Result<Consumer, Error> {

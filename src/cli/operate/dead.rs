@@ -122,7 +122,7 @@ impl Many {
         if filter.is_empty() && !self.all {
             return Err(Error::Refused("name a letter, a filter, or --all".into()));
         }
-        let mut body = json!({ "filter": filter, "rate": self.rate });
+        let mut body = json!({ "filter": filter, "all": self.all, "rate": self.rate });
         if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
             body.extend(more);
         }

@@ -20,7 +20,7 @@ pub(in crate::cli) struct Options {
 enum Action {
     /// Lists the limiters.
     List,
-    /// Sets other limits for a service, on all nodes; what is not told stays as configured, 0 means no such limit.
+    /// Sets other limits for a service, on all nodes; what is not told stays as configured.
     Set {
         /// The service.
         name: String,

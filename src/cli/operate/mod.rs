@@ -4,6 +4,7 @@ pub(super) mod actors;
 pub(super) mod audit;
 pub(super) mod breaker;
 pub(super) mod dead;
+pub(super) mod erase;
 pub(super) mod explain;
 pub(super) mod limits;
 pub(super) mod mute;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Counts, FailureKind};
 
@@ -82,7 +83,8 @@ pub struct Report<'a> {
 }
 
 /// Names the three states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = BreakerState)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Calls pass.
@@ -108,7 +110,8 @@ impl State {
 }
 
 /// Says who decides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(as = BreakerMode)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The breaker itself.
@@ -194,7 +197,8 @@ pub struct Snapshot {
 }
 
 /// Says whose breaker decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BreakerScope)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// This node's own.

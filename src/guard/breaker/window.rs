@@ -6,6 +6,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::config::{WINDOW, WINDOW_BUCKETS};
 
@@ -13,7 +14,8 @@ use super::config::{WINDOW, WINDOW_BUCKETS};
 pub const CONVERSATIONS_PER_BUCKET_MAX: usize = 1024;
 
 /// Counts the calls of the last minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = BreakerCounts)]
 pub struct Counts {
     /// Calls that succeeded, and failures as far as they count.
     pub calls: u32,

@@ -75,8 +75,8 @@ async fn a_pause_outlasts_the_loss_of_redis() {
     let mut redis = Redis::start();
     let node = Node::start(&redis, &window(100, 1_000), OnLoss::LocalShare).await;
     redis.kill();
-    node.permits.throttled(Some(Duration::from_secs(3)));
     let began = Instant::now();
+    node.permits.throttled(Some(Duration::from_secs(3)));
     node.until("it goes on alone", |node| node.standing() == Standing::Alone).await;
     assert!(node.calls_within(8_000).await && began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
     node.stop().await;

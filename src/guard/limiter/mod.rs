@@ -28,6 +28,7 @@ use limits::Rules;
 pub use limits::{Limits, WindowLimit};
 use log::Log;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::time::millis;
 
@@ -65,7 +66,7 @@ pub enum Reservation {
 }
 
 /// Shows the use of one limit to operators.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WindowUse {
     /// `requests`, `tokens` or `burst`.
     pub kind: &'static str,
@@ -248,7 +249,9 @@ impl Limiter {
 
     /// Puts what was configured and learned in force; returns whether that is a change.
     fn obey_lessons(&mut self) -> bool {
-        let rules = Rules::of(&self.limits, self.learning.header, self.learning.factor);
+        let mut rules = Rules::of(&self.limits, self.learning.header, self.learning.factor);
+        // What is remembered does not shrink: it counts when more is allowed again.
+        rules.entries_max = rules.entries_max.max(self.log.rules.entries_max);
         let changed = rules != self.log.rules;
         if changed {
             self.log.obey(rules);

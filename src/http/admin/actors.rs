@@ -8,6 +8,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::{Admin, Problem, Who, noted, read};
 use crate::{
@@ -20,7 +21,8 @@ const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
 /// Which conversations are listed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Page {
     after: Option<String>,
     limit: Option<usize>,
@@ -28,6 +30,7 @@ pub struct Page {
 }
 
 /// `GET /admin/actors`
+#[utoipa::path(get, path = "/admin/actors", tag = "actors", params(Page), responses((status = 200, body = Snapshot)))]
 pub async fn tree(State(admin): State<Admin>, Query(page): Query<Page>) -> Result<Json<Snapshot>, Problem> {
     let limit = page.limit.unwrap_or(PAGE).min(PAGE_MAX);
     let tree = admin.inspector.tree(page.after.as_deref(), page.q.as_deref(), limit);
@@ -36,11 +39,13 @@ pub async fn tree(State(admin): State<Admin>, Query(page): Query<Page>) -> Resul
 }
 
 /// `GET /admin/actors/{path}`
+#[utoipa::path(get, path = "/admin/actors/{path}", tag = "actors", params(("path" = String, Path)), responses((status = 200, body = Snapshot)))]
 pub async fn one(State(admin): State<Admin>, Path(path): Path<String>) -> Result<Json<Snapshot>, Problem> {
     admin.inspector.actor(&path).map(Json).ok_or_else(|| no_actor(&path))
 }
 
 /// `POST /admin/actors/{path}/restart` and `/crash`
+#[utoipa::path(post, path = "/admin/actors/{path}/{action}", tag = "actors", params(("path" = String, Path), ("action" = String, Path)), request_body(content = Option<Fault>), responses((status = 202)))]
 pub async fn act(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,

@@ -10,10 +10,11 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{
     Admin, Problem, Who, controls,
-    letters::{Filter, Kind, refused, summary},
+    letters::{Filter, Kind, LetterView, refused, summary},
     noted, read,
 };
 use crate::{
@@ -29,6 +30,9 @@ use crate::{
     http::extract::{Body, Path},
 };
 
+/// Every node has heard of what was set, or taken back, after this.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
 /// Letters of which a dry run says one by one what would happen.
 const SHOWN: usize = 20;
 
@@ -39,11 +43,14 @@ const UNDO_MAX: Duration = Duration::from_secs(24 * 3_600);
 const RATE: f64 = 10.0;
 
 /// What is to be done with many letters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Many {
     #[serde(default)]
     filter: Filter,
+    /// All parked letters; without it the filter has to say something.
+    #[serde(default)]
+    all: bool,
     /// Letters a second.
     rate: Option<f64>,
     #[serde(default)]
@@ -52,12 +59,14 @@ struct Many {
     dry_run: bool,
     /// How long it can be undone.
     #[serde(default, with = "units::duration")]
+    #[schema(value_type = String, example = "30s")]
     undo: Duration,
 }
 
-const MANY: &str = r#"{"filter":{"cause":"…","fingerprint":"…","lane":"chat","conversation":"…","id":"…"},"rate":10,"canary":0,"dry_run":false,"undo":"0s"}, or some of it"#;
+const MANY: &str = r#"{"filter":{"cause":"…","fingerprint":"…","lane":"chat","conversation":"…","id":"…"},"all":false,"rate":10,"canary":0,"dry_run":false,"undo":"0s"}, or some of it"#;
 
 /// `POST /admin/dead-letters/replay`, `/discard` and `/hand-over`: all parked letters that the filter means, at a pace.
+#[utoipa::path(post, path = "/admin/dead-letters/{deed}", tag = "letters", params(("deed" = String, Path)), request_body(content = Option<Many>), responses((status = 200, body = DryRun), (status = 202, body = Progress)))]
 pub async fn many(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -76,20 +85,34 @@ pub async fn many(
     let many: Many = if body.is_empty() { read(b"{}", MANY)? } else { read(&body, MANY)? };
     let mut filter = many.filter;
     filter.standing = Some(Kind::Parked);
+    if filter.is_empty() && !many.all {
+        let detail = "name the letters with `filter`, or say \"all\": true";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
+    }
     if many.dry_run {
         return Ok(Json(dry_run(&admin, deed, &filter.which()).await?).into_response());
     }
     let rate = many.rate.unwrap_or(RATE);
-    let is_usable = rate > 0.0 && rate <= bulk::RATE_MAX && many.undo <= UNDO_MAX;
+    let is_usable = is_rate(rate) && many.undo <= UNDO_MAX;
     if !is_usable {
-        let detail = format!("rate is above 0 and at most {}, undo at most 24h", bulk::RATE_MAX);
+        let detail = format!("rate is {} to {}, undo at most 24h", bulk::RATE_MIN, bulk::RATE_MAX);
         return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
     }
     let detail = json!({ "filter": filter, "rate": rate, "canary": many.canary });
     noted(&admin, &who, &format!("letters.{}", word(deed)), "parked", detail).await?;
-    let plan = Plan { deed, which: filter.which(), rate, canary: many.canary, undo: many.undo, by: who.name };
-    let progress = admin.parts.bulks.order(plan, admin.parts.clock.now());
+    let (which, undo) = (filter.which(), many.undo);
+    let plan = Plan { deed, which, rate, canary: many.canary, undo, reaches: Duration::ZERO, by: who.name };
+    let progress = admin.parts.bulks.order(plan, admin.parts.clock.now()).ok_or_else(too_many_jobs)?;
     Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
+}
+
+fn is_rate(rate: f64) -> bool {
+    (bulk::RATE_MIN..=bulk::RATE_MAX).contains(&rate)
+}
+
+fn too_many_jobs() -> Problem {
+    let detail = "too many jobs are under way on this node; wait for one to end, or break one off (GET /admin/jobs)";
+    Problem::new(StatusCode::CONFLICT, "too-many-jobs", detail)
 }
 
 fn word(deed: Deed) -> &'static str {
@@ -100,8 +123,16 @@ fn word(deed: Deed) -> &'static str {
     }
 }
 
+/// What would happen to one letter.
+#[derive(Debug, Serialize, ToSchema)]
+struct Would {
+    #[serde(flatten)]
+    letter: LetterView,
+    would: &'static str,
+}
+
 /// What would happen.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DryRun {
     /// Letters that are meant.
     letters: u64,
@@ -110,7 +141,7 @@ struct DryRun {
     /// How many would end how, as things stand now.
     would: BTreeMap<&'static str, u64>,
     /// The first of them, one by one.
-    sample: Vec<Value>,
+    sample: Vec<Would>,
 }
 
 async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Problem> {
@@ -123,9 +154,7 @@ async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Pro
             run.letters += 1;
             *run.would.entry(would).or_default() += 1;
             if run.sample.len() < SHOWN {
-                let mut shown = summary(letter);
-                shown["would"] = json!(would);
-                run.sample.push(shown);
+                run.sample.push(Would { letter: summary(letter), would });
             }
         }
         run.beyond |= listing.beyond;
@@ -148,17 +177,21 @@ async fn would(admin: &Admin, deed: Deed, letter: &Letter) -> &'static str {
         Deed::HandOver if is_with_human => "be_removed: a human has the conversation",
         Deed::HandOver => "go_to_a_human",
         Deed::Replay if is_with_human => "be_ignored: a human has the conversation",
-        Deed::Replay if admin.parts.settings.mutes(job).is_some() => "be_kept: the bot is muted there",
+        Deed::Replay if admin.parts.settings.mutes(job, &job.conversation).is_some() => {
+            "be_kept: the bot is muted there"
+        }
         Deed::Replay => "be_answered",
     }
 }
 
 /// `GET /admin/jobs`: jobs on many letters that this node works off, the newest first.
+#[utoipa::path(get, path = "/admin/jobs", tag = "letters", responses((status = 200, body = Vec<Progress>)))]
 pub async fn jobs(State(admin): State<Admin>) -> Json<Vec<Progress>> {
     Json(admin.parts.bulks.all())
 }
 
 /// `POST /admin/jobs/{id}/pause`, `/resume` and `/cancel`; a job that has not begun is undone by that.
+#[utoipa::path(post, path = "/admin/jobs/{id}/{action}", tag = "letters", params(("id" = String, Path), ("action" = String, Path)), responses((status = 200, body = Progress)))]
 pub async fn job(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -182,7 +215,7 @@ pub async fn job(
 }
 
 /// What becomes of the messages that came while the bot was muted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Then {
     Answer,
@@ -191,7 +224,7 @@ enum Then {
     Keep,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Unmute {
     mute: Mute,
@@ -200,7 +233,7 @@ struct Unmute {
 }
 
 /// How a mute has ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Unmuted {
     changed: bool,
     /// The job that works off what came meanwhile.
@@ -208,6 +241,7 @@ pub struct Unmuted {
 }
 
 /// `POST /admin/mutes/end`
+#[utoipa::path(post, path = "/admin/mutes/end", tag = "controls", request_body = Unmute, responses((status = 200, body = Unmuted)))]
 pub async fn unmute(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -216,13 +250,13 @@ pub async fn unmute(
     let shape = r#"{"mute":"all"|{"brand":"…"}|{"conversation":"…"},"then":"answer|hand_over|drop|keep","rate":10}"#;
     let Unmute { mute, then, rate } = read(&body, shape)?;
     let rate = rate.unwrap_or(RATE);
-    if !(rate > 0.0 && rate <= bulk::RATE_MAX) {
-        let detail = format!("rate is above 0 and at most {}", bulk::RATE_MAX);
+    if !is_rate(rate) {
+        let detail = format!("rate is {} to {}", bulk::RATE_MIN, bulk::RATE_MAX);
         return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
     }
     noted(&admin, &who, "mute.end", &mute.to_string(), json!({ "then": then })).await?;
     let cause = Some(mute.cause());
-    let changed = controls::unset(&admin, &Order::Mute(mute)).await?;
+    let changed = controls::unset(&admin, &Order::Mute(mute), &who).await?;
     let deed = match then {
         Then::Answer => Some(Deed::Replay),
         Then::HandOver => Some(Deed::HandOver),
@@ -230,7 +264,10 @@ pub async fn unmute(
         Then::Keep => None,
     };
     let which = Which { standing: Some(Standing::Parked), cause, ..Which::default() };
-    let plan = |deed| Plan { deed, which, rate, canary: 0, undo: Duration::ZERO, by: who.name };
+    // Other nodes keep what comes until they have heard of it.
+    let (undo, reaches) = (HEARD_WITHIN, HEARD_WITHIN * 2);
+    let plan = |deed| Plan { deed, which, rate, canary: 0, undo, reaches, by: who.name };
     let job = deed.map(|deed| admin.parts.bulks.order(plan(deed), admin.parts.clock.now()));
+    let job = job.map(|job| job.ok_or_else(too_many_jobs)).transpose()?;
     Ok(Json(Unmuted { changed, job }))
 }

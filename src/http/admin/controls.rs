@@ -3,8 +3,9 @@
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::{Admin, Problem, Who, not_done, noted, read};
+use super::{Admin, Problem, Who, came_of, not_done, noted, read};
 use crate::{
     actors::settings::{self, Mute, Order, OtherLimits, Pool},
     guard::{Service, breaker::Mode},
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// `PUT /admin/breakers/{service}`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BreakerOrder {
     mode: Mode,
@@ -31,26 +32,47 @@ struct LimitsOrder {
     limits: serde_json::Map<String, Value>,
 }
 
+/// What is written to set other limits.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only describes the body")]
+struct LimitsBody {
+    #[schema(inline)]
+    #[schema(value_type = bool)]
+    keep: Option<bool>,
+    #[schema(minimum = 0)]
+    burst: Option<u32>,
+    #[schema(minimum = 0)]
+    per_minute: Option<u64>,
+    #[schema(minimum = 0)]
+    per_hour: Option<u64>,
+    #[schema(minimum = 0)]
+    tokens_per_minute: Option<u64>,
+    #[schema(minimum = 1)]
+    concurrency: Option<usize>,
+}
+
 /// `POST /admin/mutes`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct MuteOrder {
     mute: Mute,
 }
 
 /// What has been set.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Done {
     /// Whether anything has changed.
     changed: bool,
 }
 
 /// `GET /admin/settings`: what operators have set, by name.
+#[utoipa::path(get, path = "/admin/settings", tag = "controls", responses((status = 200, body = Vec<Setting>)))]
 pub async fn list(State(admin): State<Admin>) -> Json<Vec<Setting>> {
     Json(admin.parts.settings.all())
 }
 
 /// `PUT /admin/breakers/{service}`
+#[utoipa::path(put, path = "/admin/breakers/{service}", tag = "controls", params(("service" = String, Path)), request_body = BreakerOrder, responses((status = 200, body = Done)))]
 pub async fn breaker(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -66,10 +88,11 @@ pub async fn breaker(
     };
     noted(&admin, &who, action, &name, json!({ "keep": keep })).await?;
     let order = Order::Breaker(name, mode);
-    if mode == Mode::Auto { unset(&admin, &order).await.map(done) } else { set(&admin, &order, &who, keep).await }
+    if mode == Mode::Auto { unset(&admin, &order, &who).await.map(done) } else { set(&admin, &order, &who, keep).await }
 }
 
 /// `PUT /admin/limiters/{service}`
+#[utoipa::path(put, path = "/admin/limiters/{service}", tag = "controls", params(("service" = String, Path)), request_body = LimitsBody, responses((status = 200, body = Done)))]
 pub async fn limits(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -89,6 +112,9 @@ pub async fn limits(
     if limits.concurrency == Some(0) {
         return refuse("concurrency is at least 1; to stop calling a service, hold its breaker open");
     }
+    if limits.forgets(service.permits.configured()) {
+        return refuse("0 would forget what was used so far; set a number, if need be a high one");
+    }
     // What is not limited is not counted over the nodes, and cannot be from one moment to the next.
     let is_new_kind = !service.permits.configured().limits_anything() && limits.limits_requests();
     if is_new_kind && admin.parts.nodes.is_fleet() {
@@ -99,6 +125,7 @@ pub async fn limits(
 }
 
 /// `DELETE /admin/limiters/{service}`: those that are configured hold again.
+#[utoipa::path(delete, path = "/admin/limiters/{service}", tag = "controls", params(("service" = String, Path)), responses((status = 200, body = Done)))]
 pub async fn configured_limits(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -106,10 +133,11 @@ pub async fn configured_limits(
 ) -> Result<Json<Done>, Problem> {
     service(&admin, &name)?;
     noted(&admin, &who, "limits.reset", &name, Value::Null).await?;
-    unset(&admin, &Order::Limits(name, OtherLimits::default())).await.map(done)
+    unset(&admin, &Order::Limits(name, OtherLimits::default()), &who).await.map(done)
 }
 
 /// `POST /admin/pools/{pool}/pause` and `/resume`: on all nodes, until it is resumed.
+#[utoipa::path(post, path = "/admin/pools/{pool}/{action}", tag = "controls", params(("pool" = String, Path), ("action" = String, Path)), responses((status = 200, body = Done)))]
 pub async fn pool(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -124,6 +152,7 @@ pub async fn pool(
 }
 
 /// `POST /admin/nodes/{id}/drain` and `/resume`: the node takes nothing more from the queue, until it is resumed or ends.
+#[utoipa::path(post, path = "/admin/nodes/{id}/{action}", tag = "controls", params(("id" = String, Path), ("action" = String, Path)), responses((status = 200, body = Done)))]
 pub async fn node(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -138,6 +167,7 @@ pub async fn node(
 }
 
 /// `POST /admin/mutes`
+#[utoipa::path(post, path = "/admin/mutes", tag = "controls", request_body = MuteOrder, responses((status = 200, body = Done)))]
 pub async fn mute(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
@@ -172,7 +202,7 @@ impl Toggle {
     }
 
     async fn order(self, admin: &Admin, order: &Order, who: &Who) -> Result<Json<Done>, Problem> {
-        if self == Self::Do { set(admin, order, who, true).await } else { unset(admin, order).await.map(done) }
+        if self == Self::Do { set(admin, order, who, true).await } else { unset(admin, order, who).await.map(done) }
     }
 }
 
@@ -181,13 +211,15 @@ fn done(changed: bool) -> Json<Done> {
 }
 
 async fn set(admin: &Admin, order: &Order, who: &Who, keep: bool) -> Result<Json<Done>, Problem> {
-    settings::set(&admin.parts, order, &who.name, keep).await.map_err(not_done)?;
+    let set = settings::set(&admin.parts, order, &who.name, keep).await.map_err(not_done);
+    came_of(admin, who, ("setting", &order.name()), set).await?;
     Ok(done(true))
 }
 
 /// Takes something back; whether that changed anything.
-pub(super) async fn unset(admin: &Admin, order: &Order) -> Result<bool, Problem> {
-    settings::unset(&admin.parts, order).await.map_err(not_done)
+pub(super) async fn unset(admin: &Admin, order: &Order, who: &Who) -> Result<bool, Problem> {
+    let unset = settings::unset(&admin.parts, order).await.map_err(not_done);
+    came_of(admin, who, ("setting", &order.name()), unset).await
 }
 
 fn service<'a>(admin: &'a Admin, name: &str) -> Result<&'a Service, Problem> {

@@ -2,16 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Extension, Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{AGAIN, Admin, Problem, Who, noted};
+use super::{AGAIN, Admin, Problem, Who, came_of, not_known, noted};
 use crate::{
     actors::letters::{self, LetterError},
     broker::{
@@ -35,8 +31,8 @@ const PAGE_MAX: usize = 1_000;
 const EXAMPLES: usize = 3;
 
 /// Which letters are asked for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) standing: Option<Kind>,
@@ -47,25 +43,30 @@ pub struct Filter {
     #[serde(skip_serializing_if = "Option::is_none")]
     lane: Option<Lane>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     conversation: Option<ConversationId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
 }
 
 /// Which part of them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Asked {
+    #[param(inline)]
     standing: Option<Kind>,
     cause: Option<String>,
     fingerprint: Option<String>,
+    #[param(inline)]
     lane: Option<Lane>,
+    #[param(value_type = Option<String>)]
     conversation: Option<ConversationId>,
     after: Option<String>,
     limit: Option<usize>,
 }
 
 /// Dead or parked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Failed, and not judged yet.
@@ -75,6 +76,12 @@ pub enum Kind {
 }
 
 impl Filter {
+    /// Whether it means all parked letters.
+    pub(super) fn is_empty(&self) -> bool {
+        let texts = [&self.cause, &self.fingerprint, &self.id];
+        texts.into_iter().all(Option::is_none) && self.lane.is_none() && self.conversation.is_none()
+    }
+
     pub(super) fn which(&self) -> Which {
         let standing = self.standing.map(|kind| match kind {
             Kind::Dead => Standing::Dead,
@@ -93,17 +100,18 @@ impl Filter {
 }
 
 /// `GET /admin/dead-letters`: without what customers wrote.
-pub async fn list(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
+#[utoipa::path(get, path = "/admin/dead-letters", tag = "letters", params(Asked), responses((status = 200, body = LetterPage)))]
+pub async fn list(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Result<Json<LetterPage>, Problem> {
     let Asked { standing, cause, fingerprint, lane, conversation, after, limit } = asked;
     let filter = Filter { standing, cause, fingerprint, lane, conversation, id: None };
     let page = Page { after, limit: limit.unwrap_or(PAGE).min(PAGE_MAX) };
     let listing = admin.parts.letters.list(&filter.which(), &page).await.map_err(|error| refused(error.into()))?;
-    let shown: Vec<Value> = listing.letters.iter().map(summary).collect();
-    Ok(Json(json!({ "letters": shown, "next": listing.next, "beyond": listing.beyond })))
+    let letters = listing.letters.iter().map(summary).collect();
+    Ok(Json(LetterPage { letters, next: listing.next, beyond: listing.beyond }))
 }
 
 /// Letters that failed for the same reason.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Group {
     /// What their reasons have in common; the filter that finds them.
     fingerprint: String,
@@ -119,7 +127,7 @@ pub struct Group {
 }
 
 /// All groups.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Groups {
     /// The largest first.
     groups: Vec<Group>,
@@ -128,6 +136,7 @@ pub struct Groups {
 }
 
 /// `GET /admin/dead-letters/groups`: the letters by what their causes have in common.
+#[utoipa::path(get, path = "/admin/dead-letters/groups", tag = "letters", responses((status = 200, body = Groups)))]
 pub async fn groups(State(admin): State<Admin>) -> Result<Json<Groups>, Problem> {
     let mut groups: BTreeMap<(String, &'static str, &'static str), Group> = BTreeMap::new();
     let mut page = Page { after: None, limit: usize::MAX };
@@ -164,75 +173,147 @@ impl Group {
 }
 
 /// Whether the customer's words are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Shown {
     #[serde(default)]
     text: bool,
 }
 
 /// `GET /admin/dead-letters/{id}`: with `text=true` also what the customer wrote; that is written down.
+#[utoipa::path(get, path = "/admin/dead-letters/{id}", tag = "letters", params(("id" = String, Path), Shown), responses((status = 200, body = LetterView)))]
 pub async fn show(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
     Query(shown): Query<Shown>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<LetterView>, Problem> {
     let letter = admin.parts.letters.letter(&id).await.map_err(|error| refused(error.into()))?;
     let letter = letter.ok_or_else(|| refused(LetterError::Unknown))?;
     let mut told = summary(&letter);
+    let story = admin.inspector.message(&letter.id).await.map_err(not_known)?;
+    told.history = story.map(|story| json!(story)["timeline"].take());
     if !shown.text {
         return Ok(Json(told));
     }
     noted(&admin, &who, "letter.read", &letter.id, Value::Null).await?;
     match &letter.content {
-        Content::Message(job) => told["message"] = json!(job.kind),
+        Content::Message(job) => told.message = Some(json!(job.kind)),
         Content::Foreign(bytes) => {
             let some = &bytes[..bytes.len().min(FOREIGN_BYTES_MAX)];
-            told["foreign"] = json!({ "bytes": bytes.len(), "text": String::from_utf8_lossy(some) });
+            told.foreign = Some(Foreign { bytes: bytes.len(), text: String::from_utf8_lossy(some).into_owned() });
         }
     }
     Ok(Json(told))
 }
 
 /// `POST /admin/dead-letters/{id}/replay`
+#[utoipa::path(post, path = "/admin/dead-letters/{id}/replay", tag = "letters", params(("id" = String, Path)), responses((status = 202, body = Replayed)))]
 pub async fn replay(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
+) -> Result<(StatusCode, Json<Replayed>), Problem> {
     noted(&admin, &who, "letter.replay", &id, Value::Null).await?;
-    let replay = letters::replay(&admin.parts, &id).await.map_err(refused)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "replay": replay }))).into_response())
+    let done = letters::replay(&admin.parts, &id).await.map_err(refused);
+    let replay = came_of(&admin, &who, ("letter.replay", &id), done).await?;
+    Ok((StatusCode::ACCEPTED, Json(Replayed { id, replay })))
 }
 
 /// `DELETE /admin/dead-letters/{id}`: at once, for good.
+#[utoipa::path(delete, path = "/admin/dead-letters/{id}", tag = "letters", params(("id" = String, Path)), responses((status = 204)))]
 pub async fn discard(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     noted(&admin, &who, "letter.discard", &id, Value::Null).await?;
-    letters::discard(&admin.parts, &id).await.map_err(refused)?;
+    let done = letters::discard(&admin.parts, &id).await.map_err(refused);
+    came_of(&admin, &who, ("letter.discard", &id), done).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) fn summary(letter: &Letter) -> Value {
+/// A letter as operators see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LetterView {
+    /// The event.
+    id: String,
+    message_id: Option<String>,
+    conversation_id: Option<String>,
+    lane: Option<Lane>,
+    standing: Standing,
+    /// Why it failed last, as a label.
+    cause: &'static str,
+    /// The same in words.
+    reason: Option<String>,
+    /// What reasons of that kind have in common.
+    fingerprint: String,
+    /// Tries spent in this life.
+    tries: u32,
+    /// Which life it lives.
+    replay: u32,
+    accepted_at: Option<String>,
+    parked_at: Option<String>,
+    can_be_replayed: bool,
+    /// What has befallen it, when one letter is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    history: Option<Value>,
+    /// What the customer wrote, when that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    message: Option<Value>,
+    /// What lies there that is no message of Tidegate's, when that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foreign: Option<Foreign>,
+}
+
+/// Bytes that are no message of Tidegate's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Foreign {
+    bytes: usize,
+    /// The first of them, as far as they are text.
+    text: String,
+}
+
+/// Part of the letters.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LetterPage {
+    letters: Vec<LetterView>,
+    /// The `after` of the next page, if there is one.
+    next: Option<String>,
+    /// More lie there than one look reaches.
+    beyond: bool,
+}
+
+/// A letter with a new life.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Replayed {
+    id: String,
+    /// Which life.
+    replay: u32,
+}
+
+pub(super) fn summary(letter: &Letter) -> LetterView {
     let job = letter.job();
-    json!({
-        "id": letter.id,
-        "message_id": job.map(|job| &job.message),
-        "conversation_id": job.map(|job| &job.conversation),
-        "lane": letter.lane,
-        "standing": letter.standing,
-        "cause": letter.cause(),
-        "reason": letter.reason,
-        "fingerprint": reason::fingerprint(letter.reason()),
-        "tries": letter.tries,
-        "replay": letter.replay,
-        "accepted_at": job.map(|job| job.first_seen.to_rfc3339()),
-        "parked_at": letter.parked_at.map(|at| at.to_rfc3339()),
-        "can_be_replayed": letter.can_be_replayed(),
-    })
+    LetterView {
+        id: letter.id.clone(),
+        message_id: job.map(|job| job.message.to_string()),
+        conversation_id: job.map(|job| job.conversation.to_string()),
+        lane: letter.lane,
+        standing: letter.standing,
+        cause: letter.cause(),
+        reason: letter.reason.clone(),
+        fingerprint: reason::fingerprint(letter.reason()),
+        tries: letter.tries,
+        replay: letter.replay,
+        accepted_at: job.map(|job| job.first_seen.to_rfc3339()),
+        parked_at: letter.parked_at.map(|at| at.to_rfc3339()),
+        can_be_replayed: letter.can_be_replayed(),
+        history: None,
+        message: None,
+        foreign: None,
+    }
 }
 
 pub(super) fn refused(error: LetterError) -> Problem {

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Admin, Problem, not_known};
 use crate::{
@@ -15,23 +16,25 @@ const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
 /// Which conversations are listed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Asked {
     q: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
     /// `waiting`: those whose customers have been waiting longest, in that order.
+    #[param(inline)]
     sort: Option<Sort>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Sort {
     Waiting,
 }
 
 /// Part of the conversations that are alive on this node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Alive {
     conversations: Vec<AliveView>,
     /// How many match.
@@ -41,6 +44,7 @@ pub struct Alive {
 }
 
 /// `GET /admin/messages/{id}`
+#[utoipa::path(get, path = "/admin/messages/{id}", tag = "messages", params(("id" = String, Path)), responses((status = 200, body = Object)))]
 pub async fn message(State(admin): State<Admin>, Path(id): Path<String>) -> Result<Json<MessageView>, Problem> {
     let found = admin.inspector.message(&id).await.map_err(not_known)?;
     found
@@ -49,6 +53,7 @@ pub async fn message(State(admin): State<Admin>, Path(id): Path<String>) -> Resu
 }
 
 /// `GET /admin/conversations`: those that are alive on this node.
+#[utoipa::path(get, path = "/admin/conversations", tag = "messages", params(Asked), responses((status = 200, body = Alive)))]
 pub async fn conversations(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Json<Alive> {
     let limit = asked.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     if let Some(Sort::Waiting) = asked.sort {
@@ -61,6 +66,7 @@ pub async fn conversations(State(admin): State<Admin>, Query(asked): Query<Asked
 }
 
 /// `GET /admin/conversations/{id}`
+#[utoipa::path(get, path = "/admin/conversations/{id}", tag = "messages", params(("id" = String, Path)), responses((status = 200, body = ConversationView)))]
 pub async fn conversation(
     State(admin): State<Admin>,
     Path(id): Path<String>,

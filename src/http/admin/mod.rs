@@ -16,6 +16,7 @@ pub mod actors;
 pub mod audit;
 pub mod bulk;
 pub mod controls;
+pub mod erase;
 pub mod letters;
 pub mod messages;
 pub mod overview;
@@ -36,6 +37,20 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Writes down what is about to be done; what cannot be written down is not done.
 async fn noted(admin: &Admin, who: &Who, action: &str, subject: &str, detail: Value) -> Result<(), Problem> {
     deeds::note(&admin.parts, &who.name, action, subject, detail).await.map_err(not_done)
+}
+
+/// Writes down that what was ordered has failed; an answer goes as it comes.
+async fn came_of<T>(
+    admin: &Admin,
+    who: &Who,
+    (action, subject): (&str, &str),
+    done: Result<T, Problem>,
+) -> Result<T, Problem> {
+    if done.is_err() {
+        // The order is there; without this it reads as done.
+        noted(admin, who, &format!("{action}.failed"), subject, Value::Null).await?;
+    }
+    done
 }
 
 /// The state could not be told.

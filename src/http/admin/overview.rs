@@ -11,9 +11,12 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{Admin, views};
+use super::{
+    Admin,
+    views::{self, BreakerView, LaneView, LimiterView, Named},
+};
 use crate::{
     actors::{
         AliveView, explain,
@@ -36,7 +39,7 @@ const WAITING: usize = 5;
 const LONG_WAIT_MS: u64 = 30_000;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// All is well.
@@ -48,7 +51,7 @@ pub enum Level {
 }
 
 /// How things stand.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Overview {
     /// How bad it is.
     level: Level,
@@ -70,11 +73,14 @@ pub struct Overview {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     history: Vec<Beat>,
     /// Queues by lane.
-    queues: Value,
+    #[schema(value_type = BTreeMap<String, LaneView>)]
+    queues: Named<LaneView>,
     /// Breakers by service.
-    breakers: Value,
+    #[schema(value_type = BTreeMap<String, BreakerView>)]
+    breakers: Named<BreakerView>,
     /// Limiters by service.
-    limiters: Value,
+    #[schema(value_type = BTreeMap<String, LimiterView>)]
+    limiters: Named<LimiterView>,
     /// What operators have set.
     settings: Vec<Setting>,
     /// Dependencies.
@@ -86,6 +92,7 @@ pub struct Overview {
 pub struct Watched(Mutex<Option<(Duration, Arc<str>)>>);
 
 /// `GET /admin/overview`
+#[utoipa::path(get, path = "/admin/overview", tag = "overview", responses((status = 200, body = Overview)))]
 pub async fn once(State(admin): State<Admin>) -> Json<Overview> {
     let mut overview = look(&admin).await;
     overview.history = admin.parts.pulse.beats();
@@ -93,6 +100,7 @@ pub async fn once(State(admin): State<Admin>) -> Json<Overview> {
 }
 
 /// `GET /admin/events`: the same every second, as server-sent events named `overview`.
+#[utoipa::path(get, path = "/admin/events", tag = "overview", responses((status = 200, content_type = "text/event-stream", body = String)))]
 pub async fn watch(State(admin): State<Admin>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,55 +1,108 @@
 //! How things stand, noun by noun.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{Admin, Who};
 use crate::{
-    broker::Standing, domain::time::Timestamp, guard::breaker, http::AdminRole, state::nodes::Node, telemetry::Clock,
+    broker::Standing,
+    domain::time::{Timestamp, millis},
+    guard::{Permits, breaker, bulkhead::Usage, limiter::WindowUse},
+    http::AdminRole,
+    state::nodes::Node,
+    telemetry::Clock,
 };
 
 /// `GET /admin/queues`
-pub async fn queues(State(admin): State<Admin>) -> Json<Value> {
+#[utoipa::path(get, path = "/admin/queues", tag = "views", responses((status = 200, body = BTreeMap<String, LaneView>)))]
+pub async fn queues(State(admin): State<Admin>) -> Json<Named<LaneView>> {
     Json(of_queues(&admin))
 }
 
 /// `GET /admin/breakers`
-pub async fn breakers(State(admin): State<Admin>) -> Json<Value> {
+#[utoipa::path(get, path = "/admin/breakers", tag = "views", responses((status = 200, body = BTreeMap<String, BreakerView>)))]
+pub async fn breakers(State(admin): State<Admin>) -> Json<Named<BreakerView>> {
     Json(of_breakers(&admin))
 }
 
 /// `GET /admin/limiters`
-pub async fn limiters(State(admin): State<Admin>) -> Json<Value> {
+#[utoipa::path(get, path = "/admin/limiters", tag = "views", responses((status = 200, body = BTreeMap<String, LimiterView>)))]
+pub async fn limiters(State(admin): State<Admin>) -> Json<Named<LimiterView>> {
     Json(of_limiters(&admin))
 }
 
-/// What is in the spool counts as ready, too; a queue that needs none says `null`.
-pub(super) fn of_queues(admin: &Admin) -> Value {
-    let now = admin.parts.clock.now();
-    let mut lanes = serde_json::Map::new();
-    for count in admin.parts.broker.counts() {
-        let lane = lanes.entry(count.lane.as_str()).or_insert_with(|| json!({}));
-        lane[count.standing.as_str()] = json!(count.messages);
-        if count.standing == Standing::Ready {
-            lane["spool"] = json!(admin.parts.upkeep.spooled_of(count.lane));
-            lane["oldest_age_ms"] = json!(count.oldest.map_or(0, |oldest| now.since(oldest).as_millis() as u64));
-        }
-    }
-    Value::Object(lanes)
+/// What is told by name.
+pub type Named<T> = BTreeMap<String, T>;
+
+/// The messages of a lane.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct LaneView {
+    ready: u64,
+    in_hand: u64,
+    delayed: u64,
+    dead: u64,
+    parked: u64,
+    /// What is in the spool counts as ready, too; a queue that needs none says `null`.
+    spool: Option<u64>,
+    /// For how long the oldest ready message has been waiting, in milliseconds.
+    oldest_age_ms: u64,
 }
 
-pub(super) fn of_breakers(admin: &Admin) -> Value {
-    let services = admin.parts.stack.services().iter();
-    let shown =
-        services.map(|service| (service.name.to_owned(), breaker(&service.gate.snapshot(), &admin.parts.clock)));
-    shown.collect::<serde_json::Map<_, _>>().into()
+pub(super) fn of_queues(admin: &Admin) -> Named<LaneView> {
+    let now = admin.parts.clock.now();
+    let mut lanes: Named<LaneView> = BTreeMap::new();
+    for count in admin.parts.broker.counts() {
+        let lane = lanes.entry(count.lane.as_str().to_owned()).or_default();
+        match count.standing {
+            Standing::Ready => {
+                lane.ready = count.messages;
+                lane.spool = admin.parts.upkeep.spooled_of(count.lane);
+                lane.oldest_age_ms = count.oldest.map_or(0, |oldest| millis(now.since(oldest)));
+            }
+            Standing::InHand => lane.in_hand = count.messages,
+            Standing::Delayed => lane.delayed = count.messages,
+            Standing::Dead => lane.dead = count.messages,
+            Standing::Parked => lane.parked = count.messages,
+        }
+    }
+    lanes
 }
 
 /// A breaker with its times as the wall clock shows them.
-fn breaker(snapshot: &breaker::Snapshot, clock: &Clock) -> Value {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BreakerView {
+    state: breaker::State,
+    /// Who decides.
+    mode: breaker::Mode,
+    /// The number of the last change.
+    generation: u64,
+    /// Failures since the last success.
+    consecutive_failures: u32,
+    /// Distinct conversations behind the evidence, counted up to the failure threshold.
+    conversations: usize,
+    /// Open, but a conversation outside of the evidence may probe at once.
+    open_to_others: bool,
+    /// Openings since the breaker was last closed.
+    trips: u32,
+    opened_at: Option<String>,
+    /// When it half-opens, while it is open by itself.
+    until: Option<String>,
+    probes_in_flight: usize,
+    /// The last minute.
+    window: breaker::Counts,
+    /// Whose state it is.
+    scope: breaker::Scope,
+}
+
+pub(super) fn of_breakers(admin: &Admin) -> Named<BreakerView> {
+    let services = admin.parts.stack.services().iter();
+    services.map(|of| (of.name.to_owned(), breaker(of.gate.snapshot(), &admin.parts.clock))).collect()
+}
+
+fn breaker(of: breaker::Snapshot, clock: &Clock) -> BreakerView {
     let (now, monotonic) = (clock.now(), clock.monotonic());
     let dated = |at_ms: Option<u64>| {
         let at = Duration::from_millis(at_ms?);
@@ -57,18 +110,48 @@ fn breaker(snapshot: &breaker::Snapshot, clock: &Clock) -> Value {
         let ago = i64::try_from(monotonic.saturating_sub(at).as_millis()).unwrap_or(i64::MAX);
         Some(Timestamp(now.after(ahead).0.saturating_sub(ago)).to_rfc3339())
     };
-    let mut shown = json!(snapshot);
-    for (by_origin, name, at_ms) in
-        [("opened_at_ms", "opened_at", snapshot.opened_at_ms), ("until_ms", "until", snapshot.until_ms)]
-    {
-        shown.as_object_mut().map(|fields| fields.remove(by_origin));
-        shown[name] = json!(dated(at_ms));
+    BreakerView {
+        state: of.state,
+        mode: of.mode,
+        generation: of.generation,
+        consecutive_failures: of.consecutive_failures,
+        conversations: of.conversations,
+        open_to_others: of.open_to_others,
+        trips: of.trips,
+        opened_at: dated(of.opened_at_ms),
+        until: dated(of.until_ms),
+        probes_in_flight: of.probes_in_flight,
+        window: of.window,
+        scope: of.scope,
     }
-    shown
+}
+
+/// A limiter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LimiterView {
+    /// How full each window is.
+    used: Vec<WindowUse>,
+    /// How many wait for a permit.
+    waiting: usize,
+    /// Of a service: its slots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<Usage>,
+}
+
+/// Of the services, of the posts, and of the API keys that are limited.
+pub(super) fn of_limiters(admin: &Admin) -> Named<LimiterView> {
+    let view = |permits: &Permits, slots| LimiterView { used: permits.used(), waiting: permits.waiting(), slots };
+    let services = admin.parts.stack.services().iter();
+    let mut all: Named<LimiterView> =
+        services.map(|of| (of.name.to_owned(), view(&of.permits, Some(of.bulkhead.usage())))).collect();
+    all.insert("zendesk".into(), view(&admin.parts.posts, None));
+    let keys = admin.parts.key_limits.iter();
+    all.extend(keys.map(|(key, permits)| (format!("key:{key}"), view(permits, None))));
+    all
 }
 
 /// A message that was in hand when the process died.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Suspect {
     message_id: String,
     /// How often.
@@ -77,18 +160,20 @@ pub struct Suspect {
 
 /// `GET /admin/quarantine`: messages that were in hand when the process died; from two deaths on they run alone, at four
 /// they are parked.
+#[utoipa::path(get, path = "/admin/quarantine", tag = "views", responses((status = 200, body = Vec<Suspect>)))]
 pub async fn quarantine(State(admin): State<Admin>) -> Json<Vec<Suspect>> {
     let suspects = admin.parts.in_hand.suspects().into_iter();
     Json(suspects.map(|(message_id, crashes)| Suspect { message_id, crashes }).collect())
 }
 
 /// `GET /admin/config`: the configuration in force, secrets as `***`.
+#[utoipa::path(get, path = "/admin/config", tag = "views", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn config(State(admin): State<Admin>) -> String {
     admin.effective.to_string()
 }
 
 /// Who asks, and what he may do.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Asker {
     name: String,
     role: AdminRole,
@@ -97,11 +182,13 @@ pub struct Asker {
 }
 
 /// `GET /admin/whoami`
+#[utoipa::path(get, path = "/admin/whoami", tag = "views", responses((status = 200, body = Asker)))]
 pub async fn whoami(State(admin): State<Admin>, Extension(who): Extension<Who>) -> Json<Asker> {
     Json(Asker { name: who.name, role: who.role, fault_injection: admin.config.fault_injection })
 }
 
 /// `GET /admin/nodes`: those who live, as far as this one knows.
+#[utoipa::path(get, path = "/admin/nodes", tag = "views", responses((status = 200, body = Vec<Node>)))]
 pub async fn nodes(State(admin): State<Admin>) -> Json<Vec<Node>> {
     let mut nodes = admin.parts.nodes.all();
     let own = nodes.iter_mut().find(|node| node.id == admin.parts.nodes.id());
@@ -109,21 +196,4 @@ pub async fn nodes(State(admin): State<Admin>) -> Json<Vec<Node>> {
         own.in_hand = admin.parts.directory.all().iter().filter(|cell| cell.lock().hand.is_some()).count();
     }
     Json(nodes)
-}
-
-/// Of the services, of the posts, and of the API keys that are limited.
-pub(super) fn of_limiters(admin: &Admin) -> Value {
-    let services = admin.parts.stack.services().iter();
-    let limiter = |permits: &crate::guard::Permits| json!({ "used": permits.used(), "waiting": permits.waiting() });
-    let mut all: serde_json::Map<String, Value> = services
-        .map(|service| {
-            let mut shown = limiter(&service.permits);
-            shown["slots"] = json!(service.bulkhead.usage());
-            (service.name.to_owned(), shown)
-        })
-        .collect();
-    all.insert("zendesk".into(), limiter(&admin.parts.posts));
-    let keys = admin.parts.key_limits.iter();
-    all.extend(keys.map(|(key, permits)| (format!("key:{key}"), limiter(permits))));
-    all.into()
 }

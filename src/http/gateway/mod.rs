@@ -10,7 +10,7 @@ mod asking;
 mod deadline;
 pub mod keys;
 mod metrics;
-mod models;
+pub(super) mod models;
 mod quota;
 mod refusal;
 mod retries;
@@ -114,11 +114,13 @@ impl Gateway {
 }
 
 /// `POST /v1/chat/completions`
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "public", request_body(content = Object), responses((status = 200, body = Object)))]
 pub async fn chat(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
     answer(&public.gateway, Kind::Chat, &headers, body).await
 }
 
 /// `POST /v1/embeddings`
+#[utoipa::path(post, path = "/v1/embeddings", tag = "public", request_body(content = Object), responses((status = 200, body = Object)))]
 pub async fn embeddings(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
     answer(&public.gateway, Kind::Embeddings, &headers, body).await
 }

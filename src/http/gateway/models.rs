@@ -62,6 +62,7 @@ fn may_use(key: &ApiKey, model: &str) -> bool {
 }
 
 /// `GET /v1/models`
+#[utoipa::path(get, path = "/v1/models", tag = "public", responses((status = 200, body = Object)))]
 pub async fn models(State(public): State<Arc<Public>>, headers: HeaderMap) -> Response {
     match listed(&public.gateway, &headers) {
         Ok(models) => Json(json!({ "object": "list", "data": models })).into_response(),
@@ -70,6 +71,7 @@ pub async fn models(State(public): State<Arc<Public>>, headers: HeaderMap) -> Re
 }
 
 /// `GET /v1/models/{id}`
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "public", params(("id" = String, Path)), responses((status = 200, body = Object)))]
 pub async fn model(State(public): State<Arc<Public>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let found = listed(&public.gateway, &headers)
         .and_then(|models| models.into_iter().find(|model| model["id"] == *id).ok_or_else(Refusal::unknown_model));

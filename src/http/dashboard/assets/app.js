@@ -22,10 +22,18 @@ const EVERY = 2000;
 
 // What pages share: who looks, the last overview, the beats so far.
 const shared = { who: null, overview: null, beats: [], mayAct: () => shared.who?.role === "operator", refresh: () => show() };
-let shown = { key: "", serial: 0 };
+let shown = { key: "", serial: 0, busy: false };
+
+function plain(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
 
 function route() {
-  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const parts = location.hash.replace(/^#\/?/, "").split("/").map(plain);
   const name = parts[0] || "now";
   const detail = parts.length > 1 && DETAILS[name];
   const page = PAGES.find(([known]) => known === name);
@@ -51,6 +59,7 @@ async function show() {
     const title = PAGES.find(([page]) => page === (BELONGS[name] ?? name))?.[1] ?? "Now";
     document.title = `${title} · Tidegate`;
   }
+  shown.busy = true;
   try {
     const content = await view(shared, ...args);
     if (serial !== shown.serial) return;
@@ -60,6 +69,8 @@ async function show() {
     if (serial !== shown.serial) return;
     if (await refused(error)) return;
     if (isNew) main.replaceChildren(h("h1", null, "Not to be seen"), h("p", null, error.message));
+  } finally {
+    if (serial === shown.serial) shown.busy = false;
   }
   if (isNew && main.contains(document.activeElement) === false && shown.serial > 1) main.focus({ preventScroll: true });
 }
@@ -67,6 +78,9 @@ async function show() {
 // `true` when a token is asked for.
 async function refused(error) {
   if (!(error instanceof Refusal) || error.status !== 401) return false;
+  // Not brought again and again: whoever brings wrong tokens is not listened to for a while.
+  const wasWrong = Boolean(token());
+  setToken("");
   const dialog = document.getElementById("dialog");
   if (dialog.open) return true;
   const input = h("input", { type: "password", name: "token", autocomplete: "off", required: true });
@@ -77,7 +91,7 @@ async function refused(error) {
     begin();
   } },
     h("h2", { id: "dialog-title" }, "Sign in"),
-    h("p", null, token() ? "This token is not known to the node." : "This node asks for a token (admin.tokens). It is kept in this tab only."),
+    h("p", null, wasWrong ? "This token is not known to the node." : "This node asks for a token (admin.tokens). It is kept in this tab only."),
     h("label", { class: "above" }, "Token", input),
     h("p", null, h("button", { class: "main", type: "submit" }, "Sign in")));
   dialog.replaceChildren(form);
@@ -132,7 +146,8 @@ if (theme) document.documentElement.dataset.theme = theme;
 addEventListener("hashchange", show);
 setInterval(() => {
   const isIdle = document.visibilityState === "visible" && route().name !== "now" && !document.getElementById("dialog").open;
-  if (isIdle) show();
+  // What takes longer than the time between two looks is waited for.
+  if (isIdle && !shown.busy) show();
 }, EVERY);
 await begin();
 watch(stands, lost);

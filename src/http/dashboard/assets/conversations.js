@@ -113,10 +113,12 @@ export async function message(shared, id) {
         ["Tries", it.tries], ["Failed for", it.reason ?? it.cause]]),
       isLetter && h("p", null, link(["letters", it.id], "Its dead letter"))),
     h("section", { class: "card" }, h("h2", null, "Its story"),
-      h("ol", { class: "timeline" }, it.timeline.map((entry) => {
-        const [kind, text] = stage(entry);
-        return h("li", { class: kind }, clock(entry.at), text);
-      }))));
+      timeline(it.timeline)));
 }
+
+export const timeline = (entries) => h("ol", { class: "timeline" }, entries.map((entry) => {
+  const [kind, text] = stage(entry);
+  return h("li", { class: kind }, clock(entry.at), text);
+}));
 
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + ".";

@@ -2,6 +2,7 @@
 
 import { get, part, post, remove } from "./api.js";
 import { act, confirm, facts, h, link, number, table, tag, time } from "./ui.js";
+import { timeline } from "./conversations.js";
 import { jobTable } from "./queues.js";
 
 let chosen = null;
@@ -34,7 +35,7 @@ export async function letters(shared) {
 }
 
 function many(shared) {
-  const body = (form, more) => ({ filter: chosen ? { fingerprint: chosen } : {}, rate: Number(form.get("rate")), canary: Number(form.get("canary")), ...more });
+  const body = (form, more) => ({ filter: chosen ? { fingerprint: chosen } : {}, all: !chosen, rate: Number(form.get("rate")), canary: Number(form.get("canary")), ...more });
   const form = () => new FormData(document.getElementById("many"));
   const dry = async () => {
     told = await post("/admin/dead-letters/replay", { ...body(form()), dry_run: true });
@@ -84,6 +85,7 @@ export async function letter(shared, id) {
       h("p", { class: "row" }, h("button", { class: "main", disabled: off || !it.can_be_replayed, onclick: replay }, "Replay…"),
         h("button", { class: "danger", disabled: off, onclick: discard }, "Discard…"),
         !it.can_be_replayed && h("span", { class: "soft" }, "It could not be understood; a new life would not change that."))),
+    it.history && h("section", { class: "card" }, h("h2", null, "Its history"), timeline(it.history)),
     h("section", { class: "card stack" }, h("h2", null, "What it says"),
       text === undefined
         ? h("p", null, h("button", { onclick: reveal }, "Show what the customer wrote"), h("span", { class: "soft" }, " Asking is written into the audit log."))

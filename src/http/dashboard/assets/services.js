@@ -54,7 +54,7 @@ function change(shared, name) {
     act(() => put(`/admin/limiters/${part(name)}`, body), `Other limits hold for ${name}`, shared.refresh);
   };
   return h("form", { class: "stack", onsubmit: submit },
-    h("p", { class: "soft" }, "What is left empty stays as configured; 0 means no such limit."),
+    h("p", { class: "soft" }, "What is left empty stays as configured."),
     h("div", { class: "row" }, LIMITS.map(([field, title]) => h("label", { class: "above" }, title, h("input", { class: "short", name: field, type: "number", min: "0" })))),
     keeping(), h("p", null, h("button", { type: "submit", class: "main", disabled: !shared.mayAct() }, "Change")));
 }

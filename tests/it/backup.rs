@@ -1,0 +1,76 @@
+//! `tidegate backup` under load and `tidegate restore`: nothing is lost, nothing is answered twice.
+
+use std::{path::Path, process::Command};
+
+use tidegate::simulate::ai;
+
+use crate::support::{SOON, Scene, eventually};
+
+async fn tidegate(action: &str, folder: &Path, scene: &Scene) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let config = scene.daemon.data().with_file_name("config.toml");
+    command.arg(action).arg(folder).arg("--config").arg(config).env_clear();
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let said = [ended.stdout, ended.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    (ended.status.code().unwrap(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_restored_from_a_copy_loses_and_doubles_nothing() {
+    let mut scene = Scene::with("").await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 300, ..ai::Behaviour::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    for n in 0..60 {
+        scene.say(&format!("c{}", n % 20), "hello").await;
+    }
+    // Each conversation is known: of one that begins after the copy was taken nobody would know.
+    eventually("each was answered once", SOON, async || scene.zendesk.stats().judged.answered >= 20).await;
+    let (code, said) = tidegate("backup", &copy, &scene).await;
+    assert_eq!(code, 0, "{said}");
+    let answered = scene.zendesk.stats().judged.answered;
+    assert!(answered < 60, "taken while messages were under way");
+    let (again, said) = tidegate("backup", &copy, &scene).await;
+    assert_eq!(again, 1, "nothing is written over: {said}");
+    // Answered after the copy was taken: it knows nothing of that.
+    scene.settles().await;
+    for n in 0..10 {
+        scene.say(&format!("c{n}"), "after the copy").await;
+    }
+    scene.settles().await;
+    // Accepted after the copy was taken, and not answered when the disk is lost.
+    scene.ai.behave(ai::Behaviour { down: true, ..ai::Behaviour::default() });
+    for n in 0..5 {
+        scene.say(&format!("c{n}"), "before the loss").await;
+    }
+    eventually("all are stored", SOON, async || scene.zendesk.stats().judged.accepted == 75).await;
+    scene.daemon.kill();
+    let (refused, said) = tidegate("restore", &copy, &scene).await;
+    assert!(refused == 1 && said.contains("move it away"), "{refused} {said}");
+    let data = scene.daemon.data();
+    std::fs::rename(&data, data.with_file_name("lost")).unwrap();
+    let (code, said) = tidegate("restore", &copy, &scene).await;
+    assert!(code == 0 && said.contains("restored"), "{code} {said}");
+    scene.ai.behave(ai::Behaviour::default());
+    scene.daemon.spawn_again();
+    scene.daemon.serves().await;
+    scene.settles().await;
+    eventually("the absence is made up for", SOON, async || {
+        scene.daemon.log().contains("the absence has been made up for")
+    })
+    .await;
+    scene.settles().await;
+    scene.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_copy_is_refused() {
+    let mut scene = Scene::with("").await;
+    scene.daemon.kill();
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = tidegate("restore", folder.path(), &scene).await;
+    assert!(code == 1 && said.contains("is no backup"), "{code} {said}");
+    scene.daemon.change("[broker]\nkind = 'rabbitmq'\n");
+    let (code, said) = tidegate("backup", folder.path(), &scene).await;
+    assert!(code == 1 && said.contains("RabbitMQ's to back up"), "{code} {said}");
+}
