@@ -59,7 +59,7 @@ const UNDER_WAY_MAX: usize = 16;
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Who is further behind than this does not make up for it.
-const BEHIND_MAX: Duration = Duration::from_secs(1);
+const BEHIND_MAX: Duration = Duration::from_secs(2);
 
 /// How long the canaries may take to come to an end.
 const CANARIES_WITHIN: Duration = Duration::from_secs(600);
@@ -372,7 +372,7 @@ async fn work(parts: &Arc<Parts>, job: &Bulk) -> Stage {
 struct Walk<'a> {
     parts: &'a Arc<Parts>,
     job: &'a Bulk,
-    /// Those that were done, or did not work: none is taken twice.
+    /// Those with which it did not work, or that are in hand: none is taken twice.
     seen: HashSet<String>,
     /// When the next one is due.
     due: Instant,
@@ -430,10 +430,7 @@ impl Walk<'_> {
             ended = loop {
                 tokio::select! {
                     biased;
-                    Some(life) = under_way.next(), if !under_way.is_empty() => {
-                        let life: Option<Life> = life;
-                        life.into_iter().for_each(&mut *replayed);
-                    }
+                    Some(done) = under_way.next(), if !under_way.is_empty() => note(done, &mut self.seen, replayed),
                     ended = &mut due, if under_way.len() < at_once => break ended,
                 }
             };
@@ -446,15 +443,27 @@ impl Walk<'_> {
             taken += 1;
             under_way.push(done(self.parts, self.job, one));
         }
-        while let Some(life) = under_way.next().await {
-            life.into_iter().for_each(&mut *replayed);
+        while let Some(done) = under_way.next().await {
+            note(done, &mut self.seen, replayed);
         }
         (taken, ended)
     }
 }
 
-/// Does it with one letter; of one that was replayed its new life.
-async fn done(parts: &Arc<Parts>, job: &Bulk, held: Held) -> Option<Life> {
+/// A letter that was worked on: its id, whether it is gone, and its new life if it has one.
+type Done = (String, bool, Option<Life>);
+
+/// What is gone need not be remembered.
+fn note((id, is_gone, life): Done, seen: &mut HashSet<String>, replayed: &mut (dyn FnMut(Life) + Send)) {
+    if is_gone {
+        seen.remove(&id);
+    }
+    life.into_iter().for_each(replayed);
+}
+
+/// Does it with one letter.
+async fn done(parts: &Arc<Parts>, job: &Bulk, held: Held) -> Done {
+    let id = held.letter.id.clone();
     let message = held.letter.job().map(|job| job.message.clone());
     let outcome = match job.plan.deed {
         Deed::Replay => letters::replay_held(parts, held).await.map(Some),
@@ -464,11 +473,11 @@ async fn done(parts: &Arc<Parts>, job: &Bulk, held: Held) -> Option<Life> {
     match outcome {
         Ok(replay) => {
             job.progress.lock().done += 1;
-            message.zip(replay)
+            (id, true, message.zip(replay))
         }
         Err(error) => {
             job.failed(&error);
-            None
+            (id, false, None)
         }
     }
 }

@@ -41,6 +41,8 @@ enum Action {
     Explain(operate::explain::Options),
     /// Shows the live tree of actors.
     Actors(operate::actors::Options),
+    /// Shows how things stand, live on a full screen.
+    Top(operate::top::Options),
     /// Starts an actor again.
     Restart(operate::actors::RestartOptions),
     /// Shows what lies in the queues.
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
         Action::Simulate(options) => simulate::simulate(&options),
         Action::Explain(options) => operate::explain::explain(&options),
         Action::Actors(options) => operate::actors::actors(&options),
+        Action::Top(options) => operate::top::top(&options),
         Action::Restart(options) => operate::actors::restart(&options),
         Action::Queues(options) => operate::queues::queues(&options),
         Action::Dead(options) => operate::dead::dead(&options),

@@ -112,6 +112,7 @@ async fn what_cannot_be_done_is_said_with_a_hint() {
         ("explain nothing", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "neither a message, an event nor a conversation"),
         ("actors node/nobody", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "no actor at `node/nobody`"),
         ("dead discard", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "name a letter, a filter, or --all"),
+        ("top", &[("TIDEGATE_ADMIN_TOKEN", "looks")], "top needs a terminal"),
         ("queues --admin 127.0.0.1:1", &[], "is it running?"),
     ];
     for (line, variables, hint) in table {

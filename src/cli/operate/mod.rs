@@ -12,6 +12,7 @@ pub(super) mod nodes;
 pub(super) mod pools;
 pub(super) mod queues;
 mod table;
+pub(super) mod top;
 
 use std::process::ExitCode;
 
