@@ -46,6 +46,12 @@ async fn a_paused_pool_takes_nothing_keeps_everything_and_goes_on_where_it_stopp
     let second = scene.say("d", "second").await;
     done(&scene.daemon, Method::POST, "/admin/pools/chat/pause", Value::Null).await;
     eventually("what was in hand is finished", SOON, async || scene.replies("d").len() == 1).await;
+    eventually("the second waits for the pool", SOON, async || {
+        let told = scene.daemon.admin(&format!("/admin/messages/{second}")).await;
+        told["explanation"].as_str().is_some_and(|said| said.starts_with("it waits: ") && said.contains("paused"))
+    })
+    .await;
+    assert_eq!(scene.ai.stats().calls, 2, "nobody is asked meanwhile");
     done(&scene.daemon, Method::POST, "/admin/pools/chat/resume", Value::Null).await;
     let ended = scene.daemon.settled(&second).await;
     assert_eq!(ended["outcome"], "replied", "{ended}");

@@ -1,6 +1,6 @@
 //! `tidegate dead`: dead letters, one by one or many at once.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -62,6 +62,16 @@ enum Action {
     HandOver {
         #[command(flatten)]
         many: Many,
+    },
+    /// Prints letters as JSON lines, with what customers wrote; that is written into the audit log.
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Parks the letters of an export.
+    Import {
+        /// The file.
+        file: PathBuf,
     },
     /// Lists the jobs on many letters that the node works off.
     Jobs,
@@ -153,6 +163,21 @@ pub(in crate::cli) fn dead(options: &Options) -> ExitCode {
         Action::HandOver { many } => {
             let body = many.body(json!({}))?;
             ordered(node, &node.order(Method::POST, "/admin/dead-letters/hand-over", body).await?);
+            Ok(())
+        }
+        Action::Export { filter } => {
+            let fields: Vec<String> = filter.fields().map(|(name, value)| format!("{name}={}", part(value))).collect();
+            print!("{}", node.text(&format!("/admin/dead-letters/export?{}", fields.join("&"))).await?);
+            Ok(())
+        }
+        Action::Import { file } => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Error::Refused(format!("{} cannot be read: {error}", file.display())))?;
+            let told = node.send("/admin/dead-letters/import", text).await?;
+            if !node.printed(&told) {
+                let (duplicate, left_out) = (&told["duplicate"], &told["left_out"]);
+                println!("{} letters are parked; {duplicate} were known, {left_out} are no messages", told["imported"]);
+            }
             Ok(())
         }
         Action::Jobs => jobs(node).await,

@@ -98,27 +98,43 @@ impl Node {
         self.ask(Method::GET, path, None).await
     }
 
+    /// Asks for a text.
+    pub async fn text(&self, path: &str) -> Result<String, Error> {
+        self.told(Method::GET, path, None).await
+    }
+
+    /// Orders, with a text.
+    pub async fn send(&self, path: &str, text: String) -> Result<Value, Error> {
+        let told = self.told(Method::POST, path, Some(text)).await?;
+        serde_json::from_str(&told).map_err(|_| Error::Strange(self.url.clone()))
+    }
+
     /// Orders.
     pub async fn order(&self, method: Method, path: &str, body: Value) -> Result<Value, Error> {
         self.ask(method, path, Some(body)).await
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
+        let text = self.told(method, path, body.map(|body| body.to_string())).await?;
+        let is_empty = text.is_empty();
+        Ok(serde_json::from_str(&text).unwrap_or(if is_empty { Value::Null } else { Value::String(text) }))
+    }
+
+    async fn told(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Error> {
         let mut request = self.client.request(method, format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
+            request = request.header("content-type", "application/json").body(body);
         }
         let answer = request.send().await.map_err(|_| Error::Away(self.url.clone()))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|_| Error::Away(self.url.clone()))?;
-        let told =
-            serde_json::from_str(&text).unwrap_or(if text.is_empty() { Value::Null } else { Value::String(text) });
         if status.is_success() {
-            return Ok(told);
+            return Ok(text);
         }
+        let told: Value = serde_json::from_str(&text).unwrap_or_default();
         let detail = told["detail"].as_str().ok_or_else(|| Error::Strange(self.url.clone()))?;
         Err(match status {
             StatusCode::UNAUTHORIZED => Error::Refused(format!("{detail}; give it by --token or TIDEGATE_ADMIN_TOKEN")),

@@ -31,19 +31,23 @@ const PAGE_MAX: usize = 1_000;
 const EXAMPLES: usize = 3;
 
 /// Which letters are asked for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub(super) standing: Option<Kind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     lane: Option<Lane>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
+    #[param(value_type = Option<String>)]
     conversation: Option<ConversationId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,

@@ -6,7 +6,7 @@
 //! | `messages` | timelines of messages and conversations |
 //! | `views` | queues, breakers, limiters, nodes, what is set |
 //! | `overview` | how things stand, in words; once, or as a stream |
-//! | `letters`, `bulk` | dead letters, one by one or many at once |
+//! | `letters`, `bulk`, `transfer` | dead letters, one by one or many at once, taken out and put back |
 //! | `controls` | pauses, drains, breakers held by hand, other limits, mutes |
 //! | `audit` | what was done |
 //!
@@ -20,6 +20,7 @@ pub mod erase;
 pub mod letters;
 pub mod messages;
 pub mod overview;
+pub mod transfer;
 pub mod views;
 
 use std::time::Duration;
