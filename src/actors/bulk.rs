@@ -4,47 +4,29 @@
 //! Each letter is taken in hand and ends as if it had been asked for alone (`letters.rs`). So a process that dies in the
 //! middle loses and doubles nothing: what is left lies where it lay, and can be asked for again. Supervised by the node.
 
+mod walk;
+
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{
-    Parts,
-    letters::{self, LetterError},
-    roster::Card,
-};
+pub use walk::count;
+
+use super::{Parts, letters::LetterError, roster::Card};
 use crate::{
-    broker::letters::{Handful, Held, Page, Which},
-    domain::{
-        ids::MessageId,
-        time::{Timestamp, rfc3339},
-        timeline::Outcome,
-    },
+    broker::letters::Which,
+    domain::time::{Timestamp, rfc3339},
     guard::bell::Bell,
 };
-
-/// Letters worked on at once; a pace of hundreds a second waits for no single one.
-const AT_ONCE: usize = 16;
-
-/// Letters in hand at the most; whoever looks at the letters of RabbitMQ meanwhile waits for these.
-const SLICE_MAX: usize = 500;
-
-/// So many seconds' worth is taken in hand.
-const SLICE_SECONDS: f64 = 2.0;
 
 /// The slowest pace, in letters a second.
 pub const RATE_MIN: f64 = 0.01;
@@ -54,18 +36,6 @@ pub const RATE_MAX: f64 = 1_000.0;
 
 /// Jobs that have not ended.
 const UNDER_WAY_MAX: usize = 16;
-
-/// When the letters or the state cannot be reached, it is tried again after so long.
-const AGAIN: Duration = Duration::from_secs(2);
-
-/// Who is further behind than this does not make up for it.
-const BEHIND_MAX: Duration = Duration::from_secs(2);
-
-/// How long the canaries may take to come to an end.
-const CANARIES_WITHIN: Duration = Duration::from_secs(600);
-
-/// How often they are looked at.
-const CANARY_POLL: Duration = Duration::from_millis(250);
 
 /// Jobs remembered that have ended.
 const ENDED_MAX: usize = 100;
@@ -318,236 +288,9 @@ impl BulkActor {
             if state.begun.insert(id) {
                 self.card.handled(1);
                 let parts = self.parts.clone();
-                state.running.spawn(async move { run(&parts, &job).await });
+                state.running.spawn(async move { walk::run(&parts, &job).await });
             }
         }
         Ok(())
-    }
-}
-
-async fn run(parts: &Arc<Parts>, job: &Bulk) {
-    let _fate = Fate(job);
-    let stage = work(parts, job).await;
-    job.enter(stage);
-    let progress = job.progress.lock().clone();
-    let (done, failed) = (progress.done, progress.failed);
-    tracing::info!(job = progress.id, deed = ?progress.deed, ?stage, done, failed, "a job on the letters has ended");
-}
-
-/// A job that panics has failed.
-struct Fate<'a>(&'a Bulk);
-
-impl Drop for Fate<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.enter(Stage::Failed);
-        }
-    }
-}
-
-async fn work(parts: &Arc<Parts>, job: &Bulk) -> Stage {
-    if let Some(ended) = rest(parts, job, Instant::now() + job.plan.undo).await {
-        return ended;
-    }
-    job.enter(Stage::Running);
-    let total = count(parts, &job.plan.which).await;
-    job.progress.lock().total = total;
-    let mut walk = Walk { parts, job, seen: HashSet::new(), due: Instant::now() };
-    let canary = if job.plan.deed == Deed::Replay { job.plan.canary } else { 0 };
-    if canary > 0 {
-        let mut canaries = Vec::new();
-        if let Some(ended) = walk.go(canary, &mut |life| canaries.push(life)).await {
-            return ended;
-        }
-        job.enter(Stage::Canary);
-        if let Some(ended) = end_well(parts, job, canaries).await {
-            return ended;
-        }
-        job.enter(Stage::Running);
-    }
-    walk.go(usize::MAX, &mut |_| ()).await.unwrap_or(Stage::Done)
-}
-
-/// One who goes through the letters.
-struct Walk<'a> {
-    parts: &'a Arc<Parts>,
-    job: &'a Bulk,
-    /// Those with which it did not work, or that are in hand: none is taken twice.
-    seen: HashSet<String>,
-    /// When the next one is due.
-    due: Instant,
-}
-
-/// A message, and the life that it was given.
-type Life = (MessageId, u32);
-
-impl Walk<'_> {
-    /// Takes at most `most` letters; `None` when that many or all are done.
-    async fn go(&mut self, most: usize, replayed: &mut (dyn FnMut(Life) + Send)) -> Option<Stage> {
-        let mut left = most;
-        while left > 0 {
-            // Waited for with nothing in hand.
-            if let Some(ended) = rest(self.parts, self.job, self.due).await {
-                return Some(ended);
-            }
-            let slice = ((self.job.plan.rate * SLICE_SECONDS) as usize).clamp(1, SLICE_MAX).min(left);
-            let handful = self.parts.letters.hold_some(&self.job.plan.which, &self.seen, slice).await;
-            let (held, trouble) = match handful {
-                Ok(handful) if !handful.held.is_empty() => (handful.held, None),
-                Ok(Handful { elsewhere: true, .. }) => {
-                    (Vec::new(), Some("somebody else has letters in hand".to_owned()))
-                }
-                Ok(Handful { beyond, .. }) => {
-                    let note = "letters behind those that one look reaches were not looked at";
-                    self.job.progress.lock().last_error = beyond.then(|| note.to_owned());
-                    return None;
-                }
-                Err(error) => (Vec::new(), Some(error.to_string())),
-            };
-            if trouble.is_some() {
-                self.job.progress.lock().last_error = trouble;
-                self.due = Instant::now() + AGAIN;
-                continue;
-            }
-            let (taken, ended) = self.each(held, replayed).await;
-            left -= taken;
-            if ended.is_some() {
-                return ended;
-            }
-        }
-        None
-    }
-
-    /// Does it with each, at the pace, and tells with how many. When the job rests or ends, what has been begun is
-    /// finished, and the others are let go of.
-    async fn each(&mut self, held: Vec<Held>, replayed: &mut (dyn FnMut(Life) + Send)) -> (usize, Option<Stage>) {
-        // Letters of one conversation lie side by side, and it is handed over once.
-        let at_once = if self.job.plan.deed == Deed::HandOver { 1 } else { AT_ONCE };
-        let mut under_way = FuturesUnordered::new();
-        let (mut taken, mut ended) = (0, None);
-        for one in held {
-            let mut due = std::pin::pin!(until_due(self.parts, self.job, self.due));
-            ended = loop {
-                tokio::select! {
-                    biased;
-                    Some(done) = under_way.next(), if !under_way.is_empty() => note(done, &mut self.seen, replayed),
-                    ended = &mut due, if under_way.len() < at_once => break ended,
-                }
-            };
-            if ended.is_some() || *self.job.paused.borrow() {
-                break;
-            }
-            let earliest = Instant::now().checked_sub(BEHIND_MAX).unwrap_or_else(Instant::now);
-            self.due = self.due.max(earliest) + Duration::from_secs_f64(1.0 / self.job.plan.rate);
-            self.seen.insert(one.letter.id.clone());
-            taken += 1;
-            under_way.push(done(self.parts, self.job, one));
-        }
-        while let Some(done) = under_way.next().await {
-            note(done, &mut self.seen, replayed);
-        }
-        (taken, ended)
-    }
-}
-
-/// A letter that was worked on: its id, whether it is gone, and its new life if it has one.
-type Done = (String, bool, Option<Life>);
-
-/// What is gone need not be remembered.
-fn note((id, is_gone, life): Done, seen: &mut HashSet<String>, replayed: &mut (dyn FnMut(Life) + Send)) {
-    if is_gone {
-        seen.remove(&id);
-    }
-    life.into_iter().for_each(replayed);
-}
-
-/// Does it with one letter.
-async fn done(parts: &Arc<Parts>, job: &Bulk, held: Held) -> Done {
-    let id = held.letter.id.clone();
-    let message = held.letter.job().map(|job| job.message.clone());
-    let outcome = match job.plan.deed {
-        Deed::Replay => letters::replay_held(parts, held).await.map(Some),
-        Deed::Discard => letters::discard_held(parts, held).await.map(|()| None),
-        Deed::HandOver => letters::hand_over_held(parts, held).await.map(|()| None),
-    };
-    match outcome {
-        Ok(replay) => {
-            job.progress.lock().done += 1;
-            (id, true, message.zip(replay))
-        }
-        Err(error) => {
-            job.failed(&error);
-            (id, false, None)
-        }
-    }
-}
-
-/// Waits until a moment, and as long as the job rests; `Some` if it is not to go on.
-async fn rest(parts: &Parts, job: &Bulk, until: Instant) -> Option<Stage> {
-    let mut paused = job.paused.subscribe();
-    let resting = async {
-        sleep_until(until).await;
-        // Whoever waits has the sender.
-        let _ = paused.wait_for(|paused| !paused).await;
-    };
-    unless_stopped(parts, job, resting).await
-}
-
-/// Waits until a moment, or until the job is to rest; `Some` if it is not to go on.
-async fn until_due(parts: &Parts, job: &Bulk, until: Instant) -> Option<Stage> {
-    let mut paused = job.paused.subscribe();
-    let waiting = async {
-        tokio::select! {
-            () = sleep_until(until) => {}
-            _ = paused.wait_for(|paused| *paused) => {}
-        }
-    };
-    unless_stopped(parts, job, waiting).await
-}
-
-async fn unless_stopped(parts: &Parts, job: &Bulk, waiting: impl Future<Output = ()>) -> Option<Stage> {
-    tokio::select! {
-        biased;
-        () = job.stop.cancelled() => Some(Stage::Cancelled),
-        () = parts.draining.cancelled() => Some(Stage::Interrupted),
-        () = waiting => None,
-    }
-}
-
-/// Waits until messages have ended in the lives they were given; `Some` if one did not end well.
-async fn end_well(parts: &Parts, job: &Bulk, mut lives: Vec<Life>) -> Option<Stage> {
-    let until = Instant::now() + CANARIES_WITHIN;
-    while let Some((message, replay)) = lives.last() {
-        let record = parts.state.record(message.as_str()).await.ok().flatten();
-        let outcome = record.filter(|record| record.replay >= *replay).map(|record| record.outcome);
-        let trouble = match outcome {
-            Some(Outcome::Parked) => Some(format!("the canary {message} was given up again")),
-            None if Instant::now() > until => Some(format!("the canary {message} has not come to an end")),
-            _ => None,
-        };
-        if trouble.is_some() {
-            job.progress.lock().last_error = trouble;
-            return Some(Stage::Failed);
-        }
-        if outcome.is_some() {
-            lives.pop();
-        } else if let Some(ended) = rest(parts, job, Instant::now() + CANARY_POLL).await {
-            return Some(ended);
-        }
-    }
-    None
-}
-
-/// How many letters are meant, as far as they can be counted.
-pub async fn count(parts: &Parts, which: &Which) -> Option<u64> {
-    let mut page = Page { after: None, limit: usize::MAX };
-    let mut total = 0;
-    loop {
-        let listing = parts.letters.list(which, &page).await.ok()?;
-        total += listing.letters.len() as u64;
-        page.after = listing.next;
-        if page.after.is_none() {
-            return (!listing.beyond).then_some(total);
-        }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Written down first, done then (G1): whenever the process dies, the letter is still there and can be asked for again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{Parts, farewell, holder::holder, removal, turn};
 use crate::{
@@ -19,6 +21,9 @@ const DISCARDED: &str = "an operator discarded it";
 
 /// Why one was handed over.
 const HANDED_OVER: &str = "an operator handed it to a human";
+
+/// An operator waits for Zendesk's answer to a hand-over so long.
+const PASSES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why nothing was done with a letter.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +85,12 @@ pub(super) async fn hand_over_held(parts: &Arc<Parts>, held: Held) -> Result<(),
     let holder = holder(parts, job.app.as_deref(), target).await;
     let is_with_human = holder.is_ok_and(|holder| !holder.lets_us_answer());
     if !is_with_human {
-        match farewell::pass_control(parts, &job, alias, HANDED_OVER).await {
-            farewell::Passed::Over => {}
-            farewell::Passed::Refused(why) => return Err(LetterError::Refused(why)),
-            farewell::Passed::Draining => return Err(LetterError::Refused("the node ends".into())),
+        let passing = farewell::pass_control(parts, &job, alias, HANDED_OVER);
+        match timeout(PASSES_WITHIN, passing).await {
+            Ok(farewell::Passed::Over) => {}
+            Ok(farewell::Passed::Refused(why)) => return Err(LetterError::Refused(why)),
+            Ok(farewell::Passed::Draining) => return Err(LetterError::Refused("the node ends".into())),
+            Err(_) => return Err(LetterError::Refused("Zendesk does not answer".into())),
         }
     }
     end_held(parts, held, Outcome::HandedOver, HANDED_OVER).await

@@ -204,8 +204,9 @@ async fn publish_missing(
 ) -> Result<usize, Failed> {
     // Deliveries in hand at the end may have been answered 200 a little after the last sign of life.
     let from = Timestamp(last.0 - PATIENCE.as_millis() as i64);
-    // What a human or we have replied to since is not asked again.
-    let replied = messages.iter().filter(|message| !message.from_customer).filter_map(|message| message.received).max();
+    // What a human has replied to since is not asked again. What we have answered the ledger knows, or our marks tell.
+    let of_humans = messages.iter().filter(|message| !message.from_customer && message.mark.is_none());
+    let replied = of_humans.filter_map(|message| message.received).max();
     let missing = messages.into_iter().filter(|message| {
         message.from_customer
             && message.received.is_some_and(|at| at >= from && replied.is_none_or(|replied| at > replied))
@@ -233,6 +234,7 @@ struct Around<'a> {
 impl Around<'_> {
     fn job(&self, message: Message) -> Option<Job> {
         let text = message.text.filter(|text| !text.trim().is_empty())?;
+        let received = message.received?;
         let user = message.user.and_then(|user| UserId::new(&user).ok());
         Some(Job {
             v: Job::VERSION,
@@ -242,9 +244,10 @@ impl Around<'_> {
             app: Some(self.app.to_owned()),
             brand: self.brand.clone(),
             kind: Kind::Message { text, user, image: message.image },
-            received: message.received?,
+            received,
             position: 0,
-            first_seen: self.now,
+            // It may have been seen, before the state was lost or brought back: absence proves nothing of it.
+            first_seen: received.min(self.now),
             replayed: None,
         })
     }

@@ -223,6 +223,13 @@ pub trait Letters: Send + Sync {
     /// Takes one letter in hand. [`Error::Lost`]: somebody else has it.
     async fn hold(&self, id: &str) -> Result<Option<Held>, Error>;
 
-    /// Takes the first letters in hand that are meant and whose id is not among `except`, at most `most`.
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error>;
+    /// Takes the first letters in hand that are meant and whose id is not among `except`, at most `most`. About `lying` of
+    /// those are thought to lie there still: who can look at so many only looks that much further.
+    async fn hold_some(
+        &self,
+        which: &Which,
+        except: &HashSet<String>,
+        lying: usize,
+        most: usize,
+    ) -> Result<Handful, Error>;
 }

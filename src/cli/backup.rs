@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Source, failed};
@@ -20,7 +20,7 @@ use crate::{
     broker,
     config::Config,
     domain::time::{Timestamp, rfc3339},
-    state::Local,
+    state::{self, Local},
     store::{FolderLock, backup},
     telemetry::Clock,
 };
@@ -73,14 +73,30 @@ pub(super) fn restore(options: &Options) -> ExitCode {
             .with_context(|| format!("{} is no backup: it has no {MANIFEST}", folder.display()))?;
         let manifest: Manifest = serde_json::from_slice(&manifest).context(MANIFEST)?;
         let _lock = FolderLock::take(data)?;
-        if let Some(there) = FILES.iter().find(|file| data.join(file).exists()) {
+        // A log without its database would be taken for the log of the restored one.
+        if let Some(there) = FILES.iter().flat_map(|file| with_logs(file)).find(|file| data.join(file).exists()) {
             bail!("{} is there; move it away, nothing is written over", data.join(there).display());
         }
+        // Nothing lies where the node looks for it before it is whole, and marked as restored.
+        let beside = data.join("restoring");
+        if beside.exists() {
+            fs::remove_dir_all(&beside).with_context(|| format!("cannot remove {}", beside.display()))?;
+        }
+        fs::create_dir(&beside).with_context(|| format!("cannot create {}", beside.display()))?;
         for file in FILES {
-            fs::copy(folder.join(file), data.join(file)).with_context(|| format!("cannot copy {file}"))?;
+            fs::copy(folder.join(file), beside.join(file)).with_context(|| format!("cannot copy {file}"))?;
+            fs::File::open(beside.join(file))?.sync_all()?;
         }
         let now = Clock::system().now();
-        Local::open(data, config.retention.clone(), now)?.restored(now, manifest.taken_at.before(LONG_AWAY))?;
+        Local::open(&beside, config.retention.clone(), now)?.restored(now, manifest.taken_at.before(LONG_AWAY))?;
+        // Without the state the queue is read by a node that was born after all that lies in it, which looks it up.
+        for file in FILES.iter().flat_map(|file| with_logs(file).into_iter().rev()) {
+            if beside.join(&file).exists() {
+                fs::rename(beside.join(&file), data.join(&file)).with_context(|| format!("cannot move {file}"))?;
+            }
+        }
+        fs::remove_dir_all(&beside)?;
+        fs::File::open(data)?.sync_all()?;
         println!(
             "restored {} as it was at {}; at its start the node looks in Zendesk for what has happened since",
             data.display(),
@@ -90,14 +106,20 @@ pub(super) fn restore(options: &Options) -> ExitCode {
     })
 }
 
+/// A database, and the files that SQLite writes beside it.
+fn with_logs(file: &str) -> [String; 3] {
+    ["", "-wal", "-shm"].map(|ending| format!("{file}{ending}"))
+}
+
 fn run(options: &Options, work: impl FnOnce(&Config, &Path) -> anyhow::Result<()>) -> ExitCode {
     let loaded = match options.source.load(toml::Table::new()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let outcome = match loaded.config.broker.kind {
-        broker::Kind::Embedded => work(&loaded.config, &options.folder),
-        broker::Kind::Rabbitmq => Err(anyhow::anyhow!("broker.kind is rabbitmq: its queues are RabbitMQ's to back up")),
+    let outcome = match (loaded.config.broker.kind, loaded.config.state.kind) {
+        (broker::Kind::Embedded, state::Kind::Local) => work(&loaded.config, &options.folder),
+        (broker::Kind::Rabbitmq, _) => Err(anyhow!("broker.kind is rabbitmq: its queues are RabbitMQ's to back up")),
+        (_, state::Kind::Redis) => Err(anyhow!("state.kind is redis: the ledger is Redis's to back up")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

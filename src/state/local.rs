@@ -68,12 +68,13 @@ impl Local {
     /// It was brought back from a copy: it counts as born `now`, so that absence proves nothing of what is older, and as
     /// last alive `then`.
     pub fn restored(&self, now: Timestamp, then: Timestamp) -> Result<(), store::Error> {
-        let noted = self.database.note(move |connection| {
+        self.database.note(move |connection| {
             schema::set_meta(connection, "born", now)?;
             schema::set_meta(connection, "alive", then)
         });
         self.close();
-        if noted { Ok(()) } else { Err(store::Error::Closed) }
+        let born = self.database.read_now(|connection| schema::meta(connection, "born"))?;
+        if born == Some(now) { Ok(()) } else { Err(store::Error::Closed) }
     }
 
     /// The queue may bring a message twice and call both new: each is looked up.

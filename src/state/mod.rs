@@ -18,7 +18,7 @@ pub mod quota;
 pub mod redis;
 pub mod settings;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -97,6 +97,9 @@ pub enum Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fence(pub u64);
 
+/// For so long Zendesk brings a message again: 15 minutes, and what the last of them takes.
+const BROUGHT_AGAIN_WITHIN: Duration = Duration::from_secs(16 * 60);
+
 /// One life of a message, as the ledger is asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
@@ -113,7 +116,11 @@ pub struct Life {
 impl Life {
     /// The life that a delivery lives.
     pub fn of(job: &Job, replay: u32, redelivered: bool) -> Self {
-        Self { message: job.message.clone(), replay, first_seen: job.first_seen, redelivered }
+        // A state that was lost or brought back meanwhile does not know that it has seen it before. What is older comes
+        // for the first time, or its sender's clock is wrong.
+        let is_of_now = job.received < job.first_seen && job.first_seen.since(job.received) <= BROUGHT_AGAIN_WITHIN;
+        let first_seen = if is_of_now { job.received } else { job.first_seen };
+        Self { message: job.message.clone(), replay, first_seen, redelivered }
     }
 }
 
@@ -315,4 +322,36 @@ fn json<T: Serialize>(value: &T) -> String {
 /// What cannot be read any more counts as not known.
 fn parsed<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::job::Kind;
+
+    #[test]
+    fn a_message_that_zendesk_brings_again_is_as_old_as_it_was() {
+        let seen = |minutes: i64| {
+            let minute = 60_000;
+            let job = Job {
+                v: Job::VERSION,
+                id: EventId::new("e").unwrap(),
+                message: MessageId::new("m").unwrap(),
+                conversation: ConversationId::new("c").unwrap(),
+                app: None,
+                brand: None,
+                kind: Kind::Message { text: "hello".into(), user: None, image: None },
+                received: Timestamp(0),
+                position: 0,
+                first_seen: Timestamp(minutes * minute),
+                replayed: None,
+            };
+            Life::of(&job, 0, false).first_seen.0 / minute
+        };
+        assert_eq!(
+            [1, 16, 17, -1].map(seen),
+            [0, 0, 17, -1],
+            "an old message, or a clock that is wrong, proves nothing"
+        );
+    }
 }

@@ -18,7 +18,7 @@ async fn tidegate(action: &str, folder: &Path, scene: &Scene) -> (i32, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_restored_from_a_copy_loses_and_doubles_nothing() {
     let mut scene = Scene::with("").await;
-    scene.ai.behave(ai::Behaviour { latency_ms: 300, ..ai::Behaviour::default() });
+    scene.ai.behave(ai::Behaviour { latency_ms: 600, ..ai::Behaviour::default() });
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy");
     for n in 0..60 {
@@ -38,12 +38,17 @@ async fn a_node_that_is_restored_from_a_copy_loses_and_doubles_nothing() {
         scene.say(&format!("c{n}"), "after the copy").await;
     }
     scene.settles().await;
-    // Accepted after the copy was taken, and not answered when the disk is lost.
+    // Accepted after the copy was taken, and not answered when the disk is lost; one of them before our last reply.
+    let (calls, replies) = (scene.ai.stats().calls, scene.replies("c15").len());
+    scene.say("c15", "asked before the loss").await;
+    eventually("it is in the AI's hands", SOON, async || scene.ai.stats().calls == calls + 1).await;
     scene.ai.behave(ai::Behaviour { down: true, ..ai::Behaviour::default() });
+    scene.say("c15", "written meanwhile").await;
+    eventually("the one before is answered", SOON, async || scene.replies("c15").len() == replies + 1).await;
     for n in 0..5 {
         scene.say(&format!("c{n}"), "before the loss").await;
     }
-    eventually("all are stored", SOON, async || scene.zendesk.stats().judged.accepted == 75).await;
+    eventually("all are stored", SOON, async || scene.zendesk.stats().judged.accepted == 77).await;
     scene.daemon.kill();
     let (refused, said) = tidegate("restore", &copy, &scene).await;
     assert!(refused == 1 && said.contains("move it away"), "{refused} {said}");
@@ -70,6 +75,19 @@ async fn what_is_no_copy_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (code, said) = tidegate("restore", folder.path(), &scene).await;
     assert!(code == 1 && said.contains("is no backup"), "{code} {said}");
+    let loose = scene.daemon.data().join("queue.db-wal");
+    std::fs::create_dir_all(scene.daemon.data()).unwrap();
+    for file in ["queue.db", "state.db"] {
+        std::fs::remove_file(scene.daemon.data().join(file)).unwrap();
+    }
+    std::fs::write(&loose, "a log without its database").unwrap();
+    std::fs::write(folder.path().join("backup.json"), r#"{"taken_at":"2026-01-01T00:00:00Z","version":"0.1.0"}"#)
+        .unwrap();
+    let (code, said) = tidegate("restore", folder.path(), &scene).await;
+    assert!(code == 1 && said.contains("queue.db-wal is there"), "{code} {said}");
+    scene.daemon.change("[state]\nkind = 'redis'\n");
+    let (code, said) = tidegate("backup", folder.path(), &scene).await;
+    assert!(code == 1 && said.contains("Redis's to back up"), "{code} {said}");
     scene.daemon.change("[broker]\nkind = 'rabbitmq'\n");
     let (code, said) = tidegate("backup", folder.path(), &scene).await;
     assert!(code == 1 && said.contains("RabbitMQ's to back up"), "{code} {said}");

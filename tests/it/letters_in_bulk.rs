@@ -144,8 +144,8 @@ async fn a_pace_is_kept(config: &str) {
     let kept = async || scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64() == Some(count);
     eventually("all are kept", settle_within(), kept).await;
     scene.daemon.order(Method::POST, "/admin/mutes/end", json!({ "mute": "all", "then": "keep" })).await;
-    let job = order(&scene, "replay", json!({ "all": true, "rate": rate })).await;
     let began = tokio::time::Instant::now();
+    let job = order(&scene, "replay", json!({ "all": true, "rate": rate })).await;
     let done = format!("done {count}/0");
     let mut seen = Vec::new();
     eventually("the job ends", settle_within(), async || {

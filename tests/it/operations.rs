@@ -40,7 +40,7 @@ async fn a_paused_pool_takes_nothing_keeps_everything_and_goes_on_where_it_stopp
     scene.settles().await;
     scene.assert_sound();
     // One that was taken already waits in its conversation, and says for how long.
-    scene.ai.behave(ai::Behaviour { latency_ms: 300, ..ai::Behaviour::default() });
+    scene.ai.behave(ai::Behaviour { latency_ms: 1_500, ..ai::Behaviour::default() });
     scene.say("d", "first").await;
     eventually("the first is in the AI's hands", SOON, async || scene.ai.stats().calls == 2).await;
     let second = scene.say("d", "second").await;

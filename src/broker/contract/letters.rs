@@ -220,7 +220,7 @@ pub(in crate::broker) async fn many_letters_are_taken_in_hand_and_each_goes_its_
         park(&*broker, &n.to_string(), "c", if n == 2 { "panic: one" } else { "content refused" }).await;
     }
     let (all, none) = (Which { standing: Some(Standing::Parked), ..Which::default() }, HashSet::new());
-    let some = letters.hold_some(&all, &none, 3).await.unwrap();
+    let some = letters.hold_some(&all, &none, 0, 3).await.unwrap();
     assert_eq!((in_hand(&some), some.beyond), (vec!["0", "1", "2"], false));
     let mut held = some.held.into_iter();
     held.next().unwrap().replay().await.unwrap();
@@ -230,7 +230,7 @@ pub(in crate::broker) async fn many_letters_are_taken_in_hand_and_each_goes_its_
     let refused = Which { cause: Some("content_refused".into()), ..all.clone() };
     let except = HashSet::from(["e3".to_owned()]);
     let found = async |which: &Which, except: &HashSet<String>| loop {
-        let some = letters.hold_some(which, except, 100).await.unwrap();
+        let some = letters.hold_some(which, except, except.len(), 100).await.unwrap();
         // What was let go of comes back in its own time.
         if !some.elsewhere {
             break in_hand(&some).into_iter().map(str::to_owned).collect::<Vec<_>>();

@@ -87,7 +87,13 @@ impl Letters for Embedded {
         Ok(Some(Held::new(letter(row, place), Box::new(withheld))))
     }
 
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error> {
+    async fn hold_some(
+        &self,
+        which: &Which,
+        except: &HashSet<String>,
+        _: usize,
+        most: usize,
+    ) -> Result<Handful, Error> {
         let mut some = Handful::default();
         let mut page = Page { after: None, limit: READ_MAX };
         loop {

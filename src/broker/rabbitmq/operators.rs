@@ -80,11 +80,17 @@ impl Letters for Rabbitmq {
         Ok(Some(self.held(&Arc::new(Mutex::new(pass)), found)))
     }
 
-    async fn hold_some(&self, which: &Which, except: &HashSet<String>, most: usize) -> Result<Handful, Error> {
+    async fn hold_some(
+        &self,
+        which: &Which,
+        except: &HashSet<String>,
+        lying: usize,
+        most: usize,
+    ) -> Result<Handful, Error> {
         let mut pass = Pass::begin(&self.inner).await?;
         let (mut found, mut handful) = (Vec::new(), Handful::default());
         // Whoever means all need not be sent more than he takes.
-        let reach = if which.means_all() { most + except.len() } else { LOOKED_AT_MAX }.min(LOOKED_AT_MAX);
+        let reach = if which.means_all() { most + lying } else { LOOKED_AT_MAX }.min(LOOKED_AT_MAX);
         for (standing, queue) in KINDS.into_iter().filter(|(standing, _)| which.stands(*standing)) {
             let (mut messages, mut bytes) = (0, 0);
             let each = |message: Message| {

@@ -42,9 +42,10 @@ impl Tally {
     }
 
     async fn count(&self, inner: &Inner) -> Result<(), Error> {
-        // Nobody to ask, or a pass holds some of it: the numbers stay as they were.
+        // Nobody to ask: the numbers stay as they were.
         let Some(live) = inner.link.consume().live() else { return Ok(()) };
-        let Some(_turn) = inner.passes.turn_now() else { return Ok(()) };
+        // Keeps passes from beginning; one that is under way has letters in hand, and their numbers stay as they were.
+        let turn = inner.passes.turn_now();
         let mut current = self.channel.lock().await;
         let is_usable =
             |(generation, channel): &(u64, Channel)| *generation == live.generation && channel.status().connected();
@@ -54,7 +55,13 @@ impl Tally {
         };
         let mut sums = HashMap::new();
         for (lane, standing, queue) in queues(&inner.topology) {
-            *sums.entry((lane, standing)).or_default() += ready_in(&channel, &queue).await.map_err(unknown)?;
+            let of = (lane, standing);
+            if turn.is_none() && matches!(standing, Standing::Dead | Standing::Parked) {
+                let before = self.at_server.lock().get(&of).copied();
+                sums.extend(before.map(|before| (of, before)));
+                continue;
+            }
+            *sums.entry(of).or_default() += ready_in(&channel, &queue).await.map_err(unknown)?;
         }
         *self.at_server.lock() = sums;
         *current = Some((live.generation, channel));

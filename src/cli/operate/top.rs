@@ -84,13 +84,16 @@ fn is_asked_to_end() -> std::io::Result<bool> {
     Ok(interrupted || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))
 }
 
+/// Lines of the verdict.
+const SAID_MAX: usize = 5;
+
 /// Draws the screen. `trouble`: why what is shown is out of date.
 fn draw(frame: &mut Frame<'_>, overview: &Value, trouble: Option<&str>) {
-    let verdict = items(&overview["verdict"]);
+    let said = items(&overview["verdict"]).len().min(SAID_MAX) + usize::from(trouble.is_some());
     let services = overview["breakers"].as_object().map_or(0, serde_json::Map::len);
     let rows = |count: usize| Constraint::Length(u16::try_from(count).unwrap_or(u16::MAX).saturating_add(3));
     let areas = Layout::vertical([
-        Constraint::Length(u16::try_from(verdict.len().clamp(1, 5)).unwrap_or(5) + 2),
+        Constraint::Length(u16::try_from(said.clamp(1, SAID_MAX + 1)).unwrap_or(1) + 2),
         Constraint::Length(6),
         rows(services),
         rows(2),
@@ -119,7 +122,7 @@ fn color(level: &Value) -> Color {
 fn draw_verdict(frame: &mut Frame<'_>, area: Rect, overview: &Value, trouble: Option<&str>) {
     let style = Style::new().fg(color(&overview["level"]));
     let mut lines: Vec<Line<'_>> =
-        items(&overview["verdict"]).iter().take(5).map(|said| Line::styled(text(said), style)).collect();
+        items(&overview["verdict"]).iter().take(SAID_MAX).map(|said| Line::styled(text(said), style)).collect();
     if let Some(trouble) = trouble {
         lines.insert(0, Line::styled(format!("out of date: {trouble}"), Style::new().fg(Color::Red)));
     }

@@ -35,13 +35,17 @@ pub struct Ordered {
 
 /// `POST /admin/erase`: the customer's messages in queue, hand and dead letters, their stories and what was said. It
 /// travels the events lane, so that it is done also when a node dies meanwhile.
-#[utoipa::path(post, path = "/admin/erase", tag = "controls", request_body = Erase, responses((status = 202, body = Ordered)))]
+#[utoipa::path(post, path = "/admin/erase", tag = "controls", request_body = Erase, responses((status = 202, body = Ordered), (status = 400, description = "no app is known")))]
 pub async fn erase(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Ordered>), Problem> {
     let Erase { user, app } = read(&body, r#"{"user":"…"}, with "app":"…" if it is not zendesk.app_id"#)?;
+    let Some(app) = app.or_else(|| admin.app.as_deref().map(str::to_owned)) else {
+        let detail = "zendesk.app_id is not set; name the app the customer belongs to: {\"user\":\"…\",\"app\":\"…\"}";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "no-app", detail));
+    };
     let now = admin.parts.clock.now();
     let id = format!("erase:{:016x}", rand::random::<u64>());
     // The audit log names the event and not the customer, who is to be forgotten.
@@ -51,7 +55,7 @@ pub async fn erase(
         id: EventId::new(&id).expect("hexadecimal digits are an id"),
         message: MessageId::new(&id).expect("hexadecimal digits are an id"),
         conversation: ConversationId::new(&id).expect("hexadecimal digits are an id"),
-        app: app.or_else(|| admin.app.as_deref().map(str::to_owned)),
+        app: Some(app),
         brand: None,
         kind: Kind::UserRemoved { user },
         received: now,
