@@ -211,7 +211,13 @@ async fn publish_missing(
         message.from_customer
             && message.received.is_some_and(|at| at >= from && replied.is_none_or(|replied| at > replied))
     });
-    let publications: Vec<Publication> = missing.filter_map(|message| around.job(message)).map(publication).collect();
+    let mut publications = Vec::new();
+    for job in missing.filter_map(|message| around.job(message)) {
+        // What has ended would lie there a second time, as a duplicate or a second letter.
+        if parts.state.record(job.message.as_str()).await?.is_none() {
+            publications.push(publication(job));
+        }
+    }
     if publications.is_empty() {
         return Ok(0);
     }

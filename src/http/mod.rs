@@ -59,9 +59,6 @@ pub use metrics::Metrics;
 /// The largest body on the admin listener: orders are short.
 const ADMIN_BODY_MAX: usize = 64 << 10;
 
-/// The largest file of dead letters that is put back at once.
-const IMPORT_BODY_MAX: usize = 16 << 20;
-
 /// Time in which the admin listener answers.
 const ADMIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -217,13 +214,11 @@ fn controls() -> Router<Admin> {
 }
 
 fn letters() -> Router<Admin> {
-    use admin::{bulk, letters, transfer};
-    let import = post(transfer::import).layer(DefaultBodyLimit::max(IMPORT_BODY_MAX));
+    use admin::{bulk, export, letters};
     Router::new()
         .route("/admin/dead-letters", get(letters::list))
         .route("/admin/dead-letters/groups", get(letters::groups))
-        .route("/admin/dead-letters/export", get(transfer::export))
-        .route("/admin/dead-letters/import", import)
+        .route("/admin/dead-letters/export", get(export::export))
         .route("/admin/dead-letters/{id}", get(letters::show).delete(letters::discard).post(bulk::many))
         .route("/admin/dead-letters/{id}/replay", post(letters::replay))
         .route("/admin/jobs", get(bulk::jobs))

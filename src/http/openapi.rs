@@ -26,7 +26,7 @@ use super::{admin, gateway, health, metrics, tasks, webhook};
         admin::views::queues, admin::views::breakers, admin::views::limiters, admin::views::nodes,
         admin::views::quarantine, admin::views::config, admin::views::whoami,
         admin::letters::list, admin::letters::groups, admin::letters::show, admin::letters::replay, admin::letters::discard,
-        admin::transfer::export, admin::transfer::import,
+        admin::export::export,
         admin::bulk::many, admin::bulk::jobs, admin::bulk::job, admin::bulk::unmute,
         admin::controls::list, admin::controls::breaker, admin::controls::limits, admin::controls::configured_limits,
         admin::controls::pool, admin::controls::node, admin::controls::mute, admin::erase::erase, admin::audit::list,

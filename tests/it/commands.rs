@@ -67,6 +67,7 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
     prints(&scene, &format!("dead show {letter}"), &["can_be_replayed", "true"]).await;
     let shown = says(&scene, &format!("dead show {letter} --text")).await;
     assert!(shown.out.contains("secret words"), "asked for: {}", shown.out);
+    prints(&scene, "dead export --cause rejected", &["rejected: status 400", "\"job\":{"]).await;
     prints(&scene, "dead replay --all --dry-run", &["1 letters", "1 would be answered"]).await;
     prints(&scene, &format!("dead replay {letter}"), &["job 1 is ordered"]).await;
     eventually("it is answered", SOON, async || {

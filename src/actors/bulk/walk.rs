@@ -151,6 +151,7 @@ impl Walk<'_> {
         let at_once = if self.job.plan.deed == Deed::HandOver { 1 } else { AT_ONCE };
         let mut under_way = FuturesUnordered::new();
         let (mut taken, mut ended) = (0, None);
+        let failed = self.failed;
         for one in held {
             let mut due = std::pin::pin!(until_due(self.parts, self.job, self.due));
             ended = loop {
@@ -160,7 +161,9 @@ impl Walk<'_> {
                     ended = &mut due, if under_way.len() < at_once => break ended,
                 }
             };
-            if ended.is_some() || *self.job.paused.borrow() {
+            // One who waits for a Zendesk that is away keeps no other letters in hand meanwhile.
+            let is_in_vain = self.job.plan.deed == Deed::HandOver && self.failed > failed;
+            if ended.is_some() || is_in_vain || *self.job.paused.borrow() {
                 break;
             }
             let earliest = Instant::now().checked_sub(BEHIND_MAX).unwrap_or_else(Instant::now);

@@ -1,6 +1,6 @@
 //! `tidegate dead`: dead letters, one by one or many at once.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -67,11 +67,6 @@ enum Action {
     Export {
         #[command(flatten)]
         filter: Filter,
-    },
-    /// Parks the letters of an export.
-    Import {
-        /// The file.
-        file: PathBuf,
     },
     /// Lists the jobs on many letters that the node works off.
     Jobs,
@@ -167,18 +162,7 @@ pub(in crate::cli) fn dead(options: &Options) -> ExitCode {
         }
         Action::Export { filter } => {
             let fields: Vec<String> = filter.fields().map(|(name, value)| format!("{name}={}", part(value))).collect();
-            print!("{}", node.text(&format!("/admin/dead-letters/export?{}", fields.join("&"))).await?);
-            Ok(())
-        }
-        Action::Import { file } => {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Error::Refused(format!("{} cannot be read: {error}", file.display())))?;
-            let told = node.send("/admin/dead-letters/import", text).await?;
-            if !node.printed(&told) {
-                let (duplicate, left_out) = (&told["duplicate"], &told["left_out"]);
-                println!("{} letters are parked; {duplicate} were known, {left_out} are no messages", told["imported"]);
-            }
-            Ok(())
+            node.copy(&format!("/admin/dead-letters/export?{}", fields.join("&")), &mut std::io::stdout()).await
         }
         Action::Jobs => jobs(node).await,
         Action::Cancel { job } => {

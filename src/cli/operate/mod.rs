@@ -14,9 +14,9 @@ pub(super) mod queues;
 mod table;
 pub(super) mod top;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::{failed, runtime};
@@ -26,6 +26,9 @@ const ADMIN: &str = "http://127.0.0.1:9090";
 
 /// How long a node may take to answer.
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long it may take to tell all of something long.
+const COPIES_WITHIN: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Which node is asked, and how its answer is printed.
 #[derive(Debug, Clone, clap::Args)]
@@ -98,15 +101,18 @@ impl Node {
         self.ask(Method::GET, path, None).await
     }
 
-    /// Asks for a text.
-    pub async fn text(&self, path: &str) -> Result<String, Error> {
-        self.told(Method::GET, path, None).await
-    }
-
-    /// Orders, with a text.
-    pub async fn send(&self, path: &str, text: String) -> Result<Value, Error> {
-        let told = self.told(Method::POST, path, Some(text)).await?;
-        serde_json::from_str(&told).map_err(|_| Error::Strange(self.url.clone()))
+    /// Asks for something long, and writes it as it comes.
+    pub async fn copy(&self, path: &str, to: &mut (dyn Write + Send)) -> Result<(), Error> {
+        let away = |_| Error::Away(self.url.clone());
+        let mut answer = self.request(Method::GET, path).timeout(COPIES_WITHIN).send().await.map_err(away)?;
+        if !answer.status().is_success() {
+            return Err(self.refused(answer.status(), &answer.text().await.map_err(away)?));
+        }
+        let broken = |why: String| Error::Refused(format!("it is not all: {why}"));
+        while let Some(part) = answer.chunk().await.map_err(|_| broken("the node broke it off".into()))? {
+            to.write_all(&part).map_err(|error| broken(error.to_string()))?;
+        }
+        to.flush().map_err(|error| broken(error.to_string()))
     }
 
     /// Orders.
@@ -114,33 +120,38 @@ impl Node {
         self.ask(method, path, Some(body)).await
     }
 
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
-        let text = self.told(method, path, body.map(|body| body.to_string())).await?;
+        let mut request = self.request(method, path);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let away = |_| Error::Away(self.url.clone());
+        let answer = request.send().await.map_err(away)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(away)?;
+        if !status.is_success() {
+            return Err(self.refused(status, &text));
+        }
         let is_empty = text.is_empty();
         Ok(serde_json::from_str(&text).unwrap_or(if is_empty { Value::Null } else { Value::String(text) }))
     }
 
-    async fn told(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Error> {
-        let mut request = self.client.request(method, format!("{}{path}", self.url));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
-        }
-        let answer = request.send().await.map_err(|_| Error::Away(self.url.clone()))?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(|_| Error::Away(self.url.clone()))?;
-        if status.is_success() {
-            return Ok(text);
-        }
-        let told: Value = serde_json::from_str(&text).unwrap_or_default();
-        let detail = told["detail"].as_str().ok_or_else(|| Error::Strange(self.url.clone()))?;
-        Err(match status {
+    fn refused(&self, status: StatusCode, text: &str) -> Error {
+        let told: Value = serde_json::from_str(text).unwrap_or_default();
+        let Some(detail) = told["detail"].as_str() else { return Error::Strange(self.url.clone()) };
+        match status {
             StatusCode::UNAUTHORIZED => Error::Refused(format!("{detail}; give it by --token or TIDEGATE_ADMIN_TOKEN")),
             StatusCode::NOT_FOUND => Error::Unknown(detail.to_owned()),
             _ => Error::Refused(detail.to_owned()),
-        })
+        }
     }
 
     /// Prints an answer as JSON, if that is wanted.

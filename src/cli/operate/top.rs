@@ -11,7 +11,7 @@ use ratatui::{
     widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, Wrap},
 };
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Error, Node, Reach, items, span, text};
 
@@ -20,6 +20,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// How long a key may go unheard.
 const LISTEN: Duration = Duration::from_millis(100);
+
+/// How long the node may take to tell how things stand.
+const LOOKS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What is drawn over the last minutes.
 const FLOWS: [(&str, &str); 4] =
@@ -58,7 +61,7 @@ async fn lines(node: &Node) -> Result<(), Error> {
 
 async fn watch(node: &Node, terminal: &mut ratatui::DefaultTerminal) -> Result<(), Error> {
     let broken = |error: std::io::Error| Error::Refused(format!("the terminal: {error}"));
-    let mut overview = node.get("/admin/overview").await?;
+    let mut overview = look(node).await?;
     let (mut asked, mut trouble) = (Instant::now(), None);
     loop {
         terminal.draw(|frame| draw(frame, &overview, trouble.as_deref())).map_err(broken)?;
@@ -67,12 +70,18 @@ async fn watch(node: &Node, terminal: &mut ratatui::DefaultTerminal) -> Result<(
         }
         if asked.elapsed() >= EVERY {
             asked = Instant::now();
-            match node.get("/admin/overview").await {
+            match look(node).await {
                 Ok(now) => (overview, trouble) = (now, None),
                 Err(error) => trouble = Some(error.to_string()),
             }
         }
     }
+}
+
+/// No key is listened to meanwhile, so this does not take long.
+async fn look(node: &Node) -> Result<Value, Error> {
+    let looked = timeout(LOOKS_WITHIN, node.get("/admin/overview")).await;
+    looked.unwrap_or_else(|_| Err(Error::Away(node.url.clone())))
 }
 
 fn is_asked_to_end() -> std::io::Result<bool> {

@@ -6,7 +6,7 @@
 //! | `messages` | timelines of messages and conversations |
 //! | `views` | queues, breakers, limiters, nodes, what is set |
 //! | `overview` | how things stand, in words; once, or as a stream |
-//! | `letters`, `bulk`, `transfer` | dead letters, one by one or many at once, taken out and put back |
+//! | `letters`, `bulk`, `export` | dead letters, one by one, many at once, or written down |
 //! | `controls` | pauses, drains, breakers held by hand, other limits, mutes |
 //! | `audit` | what was done |
 //!
@@ -17,10 +17,10 @@ pub mod audit;
 pub mod bulk;
 pub mod controls;
 pub mod erase;
+pub mod export;
 pub mod letters;
 pub mod messages;
 pub mod overview;
-pub mod transfer;
 pub mod views;
 
 use std::time::Duration;
