@@ -67,7 +67,9 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
     prints(&scene, &format!("dead show {letter}"), &["can_be_replayed", "true"]).await;
     let shown = says(&scene, &format!("dead show {letter} --text")).await;
     assert!(shown.out.contains("secret words"), "asked for: {}", shown.out);
-    prints(&scene, "dead export --cause rejected", &["rejected: status 400", "\"job\":{"]).await;
+    let written = says(&scene, "dead export --cause rejected").await;
+    assert!(written.code == 0 && written.out.lines().count() == 1, "{}{}", written.out, written.err);
+    assert!(written.out.contains("secret words") && written.out.contains("rejected: status 400"), "{}", written.out);
     prints(&scene, "dead replay --all --dry-run", &["1 letters", "1 would be answered"]).await;
     prints(&scene, &format!("dead replay {letter}"), &["job 1 is ordered"]).await;
     eventually("it is answered", SOON, async || {
