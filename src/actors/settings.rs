@@ -218,11 +218,11 @@ impl Known {
     }
 
     fn mode(&self, service: &str) -> Mode {
-        self.value(format!("breaker/{service}"))
+        self.value(Order::Breaker(service.to_owned(), Mode::Auto).name())
     }
 
     fn limits(&self, service: &str) -> OtherLimits {
-        self.value(format!("limits/{service}"))
+        self.value(Order::Limits(service.to_owned(), OtherLimits::default()).name())
     }
 }
 

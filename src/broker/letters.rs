@@ -7,6 +7,7 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
+use futures_util::{Stream, stream};
 
 use super::{Error, Lane, Standing};
 use crate::domain::{
@@ -232,4 +233,22 @@ pub trait Letters: Send + Sync {
         lying: usize,
         most: usize,
     ) -> Result<Handful, Error>;
+}
+
+/// Page after page of the letters that are meant, to the last, or to one that cannot be had. `beyond` of the last page
+/// tells of all.
+pub fn pages(
+    letters: Arc<dyn Letters>,
+    which: Which,
+    limit: usize,
+) -> impl Stream<Item = Result<Listing, Error>> + Send {
+    stream::try_unfold(Some(None), move |place: Option<Option<String>>| {
+        let (letters, which) = (letters.clone(), which.clone());
+        async move {
+            let Some(after) = place else { return Ok(None) };
+            let listing = letters.list(&which, &Page { after, limit }).await?;
+            let next = listing.next.clone().map(Some);
+            Ok(Some((listing, next)))
+        }
+    })
 }

@@ -1,8 +1,8 @@
 //! The walk of a job through the letters: slice by slice, at the pace, canaries first.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Bulk, Deed, Stage};
@@ -10,7 +10,7 @@ use crate::{
     actors::{Parts, letters},
     broker::{
         self,
-        letters::{Handful, Held, Page, Which},
+        letters::{Handful, Held, Which, pages},
     },
     domain::{ids::MessageId, timeline::Outcome},
 };
@@ -153,7 +153,7 @@ impl Walk<'_> {
         let (mut taken, mut ended) = (0, None);
         let failed = self.failed;
         for one in held {
-            let mut due = std::pin::pin!(until_due(self.parts, self.job, self.due));
+            let mut due = pin!(until_due(self.parts, self.job, self.due));
             ended = loop {
                 tokio::select! {
                     biased;
@@ -280,14 +280,11 @@ async fn end_well(parts: &Parts, job: &Bulk, mut lives: Vec<Life>) -> Option<Sta
 
 /// How many letters are meant, as far as they can be counted.
 pub async fn count(parts: &Parts, which: &Which) -> Option<u64> {
-    let mut page = Page { after: None, limit: usize::MAX };
-    let mut total = 0;
-    loop {
-        let listing = parts.letters.list(which, &page).await.ok()?;
+    let mut pages = pin!(pages(parts.letters.clone(), which.clone(), usize::MAX));
+    let (mut total, mut beyond) = (0, false);
+    while let Some(listing) = pages.try_next().await.ok()? {
         total += listing.letters.len() as u64;
-        page.after = listing.next;
-        if page.after.is_none() {
-            return (!listing.beyond).then_some(total);
-        }
+        beyond = listing.beyond;
     }
+    (!beyond).then_some(total)
 }

@@ -1,6 +1,6 @@
 //! What is done with many letters at once, at a pace: as jobs that are watched, paused and broken off.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -24,7 +25,7 @@ use crate::{
     },
     broker::{
         Letter, Standing,
-        letters::{Page, Which},
+        letters::{Which, pages},
     },
     domain::units,
     http::extract::{Body, Path},
@@ -85,7 +86,7 @@ pub async fn many(
     let many: Many = if body.is_empty() { read(b"{}", MANY)? } else { read(&body, MANY)? };
     let mut filter = many.filter;
     filter.standing = Some(Kind::Parked);
-    if filter.is_empty() && !many.all {
+    if filter.which().means_all() && !many.all {
         let detail = "name the letters with `filter`, or say \"all\": true";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
     }
@@ -146,9 +147,8 @@ struct DryRun {
 
 async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Problem> {
     let mut run = DryRun { letters: 0, beyond: false, would: BTreeMap::new(), sample: Vec::new() };
-    let mut page = Page { after: None, limit: usize::MAX };
-    loop {
-        let listing = admin.parts.letters.list(which, &page).await.map_err(|error| refused(error.into()))?;
+    let mut pages = pin!(pages(admin.parts.letters.clone(), which.clone(), usize::MAX));
+    while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {
             let would = would(admin, deed, letter).await;
             run.letters += 1;
@@ -158,11 +158,8 @@ async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Pro
             }
         }
         run.beyond |= listing.beyond;
-        page.after = listing.next;
-        if page.after.is_none() {
-            return Ok(run);
-        }
     }
+    Ok(run)
 }
 
 /// How a letter would end.

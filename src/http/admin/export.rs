@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     broker::{
         self, Lane, Letter, Standing,
-        letters::{Content, Listing, Page},
+        letters::{Content, Listing, pages},
     },
     domain::job::Job,
     http::extract::Query,
@@ -81,35 +81,25 @@ pub async fn export(
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     noted(&admin, &who, "letters.export", "letters", json!({ "filter": filter })).await?;
-    let which = filter.which();
-    let first = Page { after: None, limit: AT_ONCE };
-    let listing = admin.parts.letters.list(&which, &first).await.map_err(|error| refused(error.into()))?;
-    let pages = pages(listing, move |page| {
-        let (admin, which) = (admin.clone(), which.clone());
-        async move { admin.parts.letters.list(&which, &page).await }
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pages)).into_response())
+    let mut pages = Box::pin(pages(admin.parts.letters.clone(), filter.which(), AT_ONCE));
+    // What cannot begin is told so; later it can only be broken off.
+    let first = pages.try_next().await.map_err(|error| refused(error.into()))?;
+    let body = Body::from_stream(written(stream::iter(first.map(Ok)).chain(pages)));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// All pages from the first on. Where it cannot go on to the end it is broken off, so that nobody takes it for all.
-fn pages<F, L>(first: Listing, list: F) -> impl Stream<Item = io::Result<Bytes>>
-where
-    F: Fn(Page) -> L + Clone,
-    L: Future<Output = Result<Listing, broker::Error>>,
-{
-    stream::unfold(Some(Ok(first)), move |page: Option<io::Result<Listing>>| {
-        let list = list.clone();
-        async move {
-            let listing = match page? {
-                Ok(listing) => listing,
-                Err(broken) => return Some((Err(broken), None)),
-            };
-            let next = match listing.next {
-                Some(after) => Some(list(Page { after: Some(after), limit: AT_ONCE }).await.map_err(io::Error::other)),
-                None => listing.beyond.then(|| Err(io::Error::other("more lie there than one look reaches"))),
-            };
-            Some((Ok(lines(&listing.letters)), next))
-        }
+/// The lines of all pages. Where they do not reach to the end it is broken off, so that nobody takes it for all.
+fn written(pages: impl Stream<Item = Result<Listing, broker::Error>>) -> impl Stream<Item = io::Result<Bytes>> {
+    pages.flat_map(|page| {
+        let parts = match page {
+            Ok(listing) => {
+                let is_cut = listing.next.is_none() && listing.beyond;
+                let cut = is_cut.then(|| Err(io::Error::other("more lie there than one look reaches")));
+                [Some(Ok(lines(&listing.letters))), cut]
+            }
+            Err(error) => [Some(Err(io::Error::other(error))), None],
+        };
+        stream::iter(parts.into_iter().flatten())
     })
 }
 
@@ -124,21 +114,17 @@ fn lines(letters: &[Letter]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-
     use super::*;
 
     #[tokio::test]
     async fn an_export_that_is_not_all_is_broken_off() {
-        let whole = async |listing: Listing| {
-            let list = |page: Page| async move {
-                assert_eq!(page.after.as_deref(), Some("2"));
-                Ok(Listing { beyond: true, ..Listing::default() })
-            };
-            pages(listing, list).map(|page| page.is_ok()).collect::<Vec<_>>().await
+        let whole = async |pages: Vec<Listing>| {
+            let pages = stream::iter(pages.into_iter().map(Ok));
+            written(pages).map(|part| part.is_ok()).collect::<Vec<_>>().await
         };
-        assert_eq!(whole(Listing::default()).await, [true]);
+        assert_eq!(whole(vec![Listing::default()]).await, [true]);
         let next = Listing { next: Some("2".into()), beyond: true, ..Listing::default() };
-        assert_eq!(whole(next).await, [true, true, false], "there are more behind the last page");
+        let last = Listing { beyond: true, ..Listing::default() };
+        assert_eq!(whole(vec![next, last]).await, [true, true, false], "there are more behind the last page");
     }
 }

@@ -1,8 +1,9 @@
 //! Dead and parked letters: operators look at them, replay or discard one (many at once: `bulk.rs`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, pin::pin};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +13,7 @@ use crate::{
     actors::letters::{self, LetterError},
     broker::{
         Error, Lane, Letter, Standing,
-        letters::{Content, Page, Which},
+        letters::{Content, Page, Which, pages},
     },
     domain::{ids::ConversationId, reason},
     http::extract::{Path, Query},
@@ -80,12 +81,6 @@ pub enum Kind {
 }
 
 impl Filter {
-    /// Whether it means all parked letters.
-    pub(super) fn is_empty(&self) -> bool {
-        let texts = [&self.cause, &self.fingerprint, &self.id];
-        texts.into_iter().all(Option::is_none) && self.lane.is_none() && self.conversation.is_none()
-    }
-
     pub(super) fn which(&self) -> Which {
         let standing = self.standing.map(|kind| match kind {
             Kind::Dead => Standing::Dead,
@@ -143,10 +138,9 @@ pub struct Groups {
 #[utoipa::path(get, path = "/admin/dead-letters/groups", tag = "letters", responses((status = 200, body = Groups)))]
 pub async fn groups(State(admin): State<Admin>) -> Result<Json<Groups>, Problem> {
     let mut groups: BTreeMap<(String, &'static str, &'static str), Group> = BTreeMap::new();
-    let mut page = Page { after: None, limit: usize::MAX };
-    let beyond = loop {
-        let listing = admin.parts.letters.list(&Which::default(), &page).await;
-        let listing = listing.map_err(|error| refused(error.into()))?;
+    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX));
+    let mut beyond = false;
+    while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {
             let fingerprint = reason::fingerprint(letter.reason());
             let key = (fingerprint.clone(), letter.cause(), letter.standing.as_str());
@@ -154,11 +148,8 @@ pub async fn groups(State(admin): State<Admin>) -> Result<Json<Groups>, Problem>
             let empty = Group { fingerprint, cause, standing, letters: 0, first: None, last: None, examples };
             groups.entry(key).or_insert(empty).add(letter);
         }
-        page.after = listing.next;
-        if page.after.is_none() {
-            break listing.beyond;
-        }
-    };
+        beyond = listing.beyond;
+    }
     let mut groups: Vec<Group> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.letters));
     Ok(Json(Groups { groups, beyond }))
