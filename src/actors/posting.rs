@@ -273,12 +273,11 @@ impl Poster {
         }
     }
 
-    /// Right before the first post: does a human hold the conversation meanwhile, is it too late, and, as long as the
-    /// reply can be revoked, is the bot muted, or has an earlier message arrived?
-    async fn still_ours(&self, reply: &Reply, revocable: bool) -> Result<(), Error> {
+    /// Right before the first post, and before it is tried again: is the bot muted, does a human hold the conversation
+    /// meanwhile, is it too late, and, as long as none was tried, has an earlier message arrived?
+    async fn still_ours(&self, reply: &Reply, untried: bool) -> Result<(), Error> {
         let names = [&self.target, &reply.conversation];
-        let mute = self.parts.settings.mutes_in(&names, self.brand.as_deref()).filter(|_| revocable);
-        if let Some(mute) = mute {
+        if let Some(mute) = self.parts.settings.mutes_in(&names, self.brand.as_deref()) {
             return Err(Error::Muted(mute));
         }
         if reply.purpose != Purpose::Answer {
@@ -298,7 +297,7 @@ impl Poster {
         if head.is_some_and(|head| is_too_old(&self.parts, &head.delivery.job)) {
             return Err(Error::Expired);
         }
-        if revocable && inner.is_preceded() { Err(Error::Preceded) } else { Ok(()) }
+        if untried && inner.is_preceded() { Err(Error::Preceded) } else { Ok(()) }
     }
 
     /// Right before each post: the state must have said lately that the conversation is ours. A node that was stopped

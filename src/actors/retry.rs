@@ -193,7 +193,7 @@ async fn give_up(parts: &Arc<Parts>, letter: Delivery) {
     let mut item = Item::new(letter, parts.clock.now());
     story::recall(parts, &mut item).await;
     item.timeline.note(parts.clock.now(), Stage::Failed { cause: format!("{cause}; tried {tries} times") });
-    if let Err(error) = turn::park(parts, item, &cause).await {
+    if let Err(error) = turn::park(parts, vec![item], &cause, None).await {
         tracing::error!(%error, job.id = %job.id, "a message could not be parked; it comes back");
         tokio::time::sleep(STORE_PAUSE).await;
     }

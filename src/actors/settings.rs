@@ -7,178 +7,27 @@
 //! The state keeps it (`state/settings.rs`), so that it is seen on all nodes. What ends with a run of a process is taken
 //! back by whoever notices that it has ended.
 
-use std::sync::Arc;
+mod order;
+
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::{Mutex, watch};
-use utoipa::ToSchema;
 
+pub use self::order::{Mute, Order, OtherLimits, Pool};
 use super::Parts;
 use crate::{
     domain::{ids::ConversationId, job::Job},
-    guard::{Service, breaker::Mode, limiter::Limits},
+    guard::{Gate, Service, breaker::Mode},
     state::{
         self,
         settings::{All, Setting},
     },
 };
 
-/// Actors that can be paused together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pool {
-    /// Those who answer conversations.
-    Chat,
-    /// Those who work off the events lane.
-    Events,
-    /// Those who judge dead letters.
-    Retry,
-}
-
-impl Pool {
-    /// All pools.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Events, Self::Retry];
-
-    /// The pool in a word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Events => "events",
-            Self::Retry => "retry",
-        }
-    }
-
-    fn setting(self) -> String {
-        format!("pause/{}", self.as_str())
-    }
-}
-
-/// Where the bot says nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Mute {
-    /// Nowhere at all.
-    All,
-    /// In the conversations of a brand.
-    Brand(String),
-    /// In one conversation.
-    #[schema(value_type = String)]
-    Conversation(ConversationId),
-}
-
-impl Mute {
-    fn setting(&self) -> String {
-        format!("mute/{}", self.to_string().replacen(' ', "/", 1))
-    }
-
-    /// Why a message is parked that came meanwhile.
-    pub fn cause(&self) -> String {
-        format!("muted: {self}")
-    }
-}
-
-impl std::fmt::Display for Mute {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::Brand(brand) => write!(f, "brand {brand}"),
-            Self::Conversation(id) => write!(f, "conversation {id}"),
-        }
-    }
-}
-
-/// Other limits of a service; what is left out stays as configured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct OtherLimits {
-    /// Requests that may come at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u32>,
-    /// Requests in any 60 seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_minute: Option<u64>,
-    /// Requests in any 3600 seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_hour: Option<u64>,
-    /// Tokens in any 60 seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_per_minute: Option<u64>,
-    /// Calls at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub concurrency: Option<usize>,
-}
-
-impl OtherLimits {
-    /// Whether it says anything of how often may be called, and not only how much at once.
-    pub fn limits_requests(&self) -> bool {
-        *self != Self { concurrency: self.concurrency, ..Self::default() }
-    }
-
-    /// Whether it takes away a limit that is configured: its window would be forgotten, and be empty when it comes back.
-    pub fn forgets(&self, configured: &Limits) -> bool {
-        let gone = |other: Option<u64>, configured: u64| other == Some(0) && configured > 0;
-        gone(self.per_minute, configured.per_minute)
-            || gone(self.per_hour, configured.per_hour)
-            || gone(self.tokens_per_minute, configured.tokens_per_minute)
-    }
-
-    fn over(&self, configured: &Limits) -> Limits {
-        Limits {
-            burst: self.burst.unwrap_or(configured.burst),
-            per_minute: self.per_minute.unwrap_or(configured.per_minute),
-            per_hour: self.per_hour.unwrap_or(configured.per_hour),
-            tokens_per_minute: self.tokens_per_minute.unwrap_or(configured.tokens_per_minute),
-            ..configured.clone()
-        }
-    }
-}
-
-/// One order of an operator's; taken back by what it is named after.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// The pool takes nothing more in hand.
-    Pause(Pool),
-    /// The node takes nothing more from the queue: by the name of the run of its process.
-    Drain(String),
-    /// The bot says nothing there; what comes is parked.
-    Mute(Mute),
-    /// The breaker of a service is held.
-    Breaker(String, Mode),
-    /// A service is used within other limits.
-    Limits(String, OtherLimits),
-}
-
-impl Order {
-    /// What it is set under.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Pause(pool) => pool.setting(),
-            Self::Drain(node) => format!("drain/{node}"),
-            Self::Mute(mute) => mute.setting(),
-            Self::Breaker(service, _) => format!("breaker/{service}"),
-            Self::Limits(service, _) => format!("limits/{service}"),
-        }
-    }
-
-    fn value(&self) -> Value {
-        match self {
-            Self::Pause(_) | Self::Drain(_) => Value::Bool(true),
-            Self::Mute(mute) => serde_json::json!(mute),
-            Self::Breaker(_, mode) => serde_json::json!(mode),
-            Self::Limits(_, limits) => serde_json::json!(limits),
-        }
-    }
-
-    /// Whether it ends with a run of a process although nobody says so.
-    fn ends_with(&self) -> Option<String> {
-        match self {
-            Self::Drain(node) => Some(node.clone()),
-            _ => None,
-        }
-    }
-}
+/// A breaker that is held otherwise than it is set for so many readings is told again. One reading proves nothing: what
+/// another node has just done is seen on the breaker before it is read here.
+const ASTRAY_MAX: u32 = 3;
 
 /// What is set, as far as this node knows.
 #[derive(Default)]
@@ -187,6 +36,7 @@ pub struct Settings {
     changes: watch::Sender<u64>,
     /// One who reads at a time.
     turn: Mutex<()>,
+    astray: parking_lot::Mutex<HashMap<&'static str, u32>>,
 }
 
 #[derive(Default)]
@@ -259,6 +109,17 @@ impl Settings {
         known.mutes.iter().find(concerns).cloned()
     }
 
+    /// Tells a breaker again that is held otherwise than it is set: who was to tell it may have died before.
+    fn lead_back(&self, service: &'static str, gate: &Gate, mode: Mode) {
+        let mut astray = self.astray.lock();
+        let readings = astray.entry(service).or_default();
+        *readings = if gate.snapshot().mode == mode { 0 } else { *readings + 1 };
+        if *readings >= ASTRAY_MAX {
+            *readings = 0;
+            gate.force(mode);
+        }
+    }
+
     /// Waits until a pool may take something in hand.
     pub(super) async fn free(&self, pool: Pool) {
         self.until(|| !self.holds(pool)).await;
@@ -296,7 +157,12 @@ async fn at_once(parts: &Parts) {
 pub async fn unset(parts: &Parts, order: &Order) -> Result<bool, state::Error> {
     let was_set = parts.state.unset(&order.name()).await?;
     at_once(parts).await;
-    Ok(was_set)
+    let Order::Breaker(name, _) = order else { return Ok(was_set) };
+    // Also one that is held although nothing is set: its node has died before it could let it go.
+    let held = parts.stack.services().iter().find(|service| service.name == name);
+    let held = held.filter(|service| service.gate.snapshot().mode != Mode::Auto);
+    held.inspect(|service| service.gate.force(Mode::Auto));
+    Ok(was_set || held.is_some())
 }
 
 /// Reads what is set and does what is new in it.
@@ -312,15 +178,22 @@ pub(super) async fn refresh(parts: &Parts) -> Result<(), state::Error> {
     }
     parts.upkeep.rest(settings.is_drained());
     let known = settings.known.load_full();
-    for ended in known.all.iter().filter(|setting| is_over(parts, setting)) {
-        tracing::warn!(setting = ended.name, by = ended.by, "what was set ends with the process it was set for");
-        parts.state.unset(&ended.name).await?;
+    parts
+        .stack
+        .services()
+        .iter()
+        .for_each(|service| settings.lead_back(service.name, &service.gate, known.mode(service.name)));
+    for setting in &known.all {
+        if let Some(run) = setting.ends_with.as_deref().filter(|run| parts.nodes.has_ended(run)) {
+            tracing::warn!(
+                setting = setting.name,
+                by = setting.by,
+                "what was set ends with the process it was set for"
+            );
+            parts.state.end(&setting.name, run).await?;
+        }
     }
     Ok(())
-}
-
-fn is_over(parts: &Parts, setting: &Setting) -> bool {
-    setting.ends_with.as_ref().is_some_and(|run| parts.nodes.has_ended(run))
 }
 
 fn apply(service: &Service, before: &Known, now: &Known) {
@@ -339,8 +212,10 @@ fn apply(service: &Service, before: &Known, now: &Known) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::domain::time::Timestamp;
+    use crate::{domain::time::Timestamp, guard::breaker, telemetry::Clock};
 
     fn setting(order: &Order) -> Setting {
         let (by, at) = ("ada".into(), Timestamp(0));
@@ -374,11 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_told_stays_as_configured() {
-        let configured = Limits::default();
-        let change = OtherLimits { per_minute: Some(7), burst: Some(0), ..OtherLimits::default() };
-        assert_eq!(change.over(&configured), Limits { per_minute: 7, burst: 0, ..configured.clone() });
-        assert_eq!(OtherLimits::default().over(&configured), configured);
-        assert!(serde_json::from_str::<OtherLimits>(r#"{"per_second":1}"#).is_err());
+    fn a_breaker_that_stays_held_although_nothing_is_set_is_let_go_and_one_just_held_is_not() {
+        let (settings, gate) =
+            (Settings::default(), Gate::new(breaker::Config::default(), Duration::from_secs(1), Clock::system()));
+        gate.force(Mode::Open);
+        let mode_after = |set| {
+            settings.lead_back("primary", &gate, set);
+            gate.snapshot().mode
+        };
+        assert_eq!((mode_after(Mode::Auto), mode_after(Mode::Auto)), (Mode::Open, Mode::Open));
+        // Now it is read that another has set it.
+        assert_eq!(mode_after(Mode::Open), Mode::Open);
+        assert_eq!([(); 3].map(|()| mode_after(Mode::Auto)), [Mode::Open, Mode::Open, Mode::Auto]);
     }
 }

@@ -160,6 +160,18 @@ impl Bridge {
     }
 }
 
+impl Bridge {
+    /// Tells Redis what the file knows to be set, which counts only if Redis knows of nothing that was ever set. Also
+    /// that nothing is set is told: else one who was away for long would set what it remembers.
+    async fn remind(&self) -> Result<Option<All>, Error> {
+        let copy = self.local.settings(None).await?.filter(|copy| copy.version > 0);
+        if let Some(copy) = &copy {
+            self.redis.restore_settings(&copy.settings).await?;
+        }
+        Ok(copy)
+    }
+}
+
 impl Drop for Bridge {
     fn drop(&mut self) {
         if let Some(forwarder) = self.forwarder.lock().take() {
@@ -356,25 +368,35 @@ impl Settings for Bridge {
             return self.local.settings(known).await;
         };
         let Some(all) = told? else { return Ok(None) };
-        if all.version == 0 {
-            let copy = self.local.settings(None).await?.unwrap_or_default();
-            // Also that nothing is set: else one who was away for long would set what it remembers.
-            if copy.version > 0 {
-                // Redis has lost them; what it knows then is copied by the next who asks.
-                self.redis.restore_settings(&copy.settings).await?;
-                return Ok(Some(copy).filter(|copy| known != Some(copy.version)));
-            }
+        if all.version == 0
+            && let Some(copy) = self.remind().await?
+        {
+            // What Redis knows now is copied by the next who asks.
+            return Ok(Some(copy).filter(|copy| known != Some(copy.version)));
         }
         self.local.copy_settings(&all).await?;
         Ok(Some(all))
     }
 
+    /// An order may come before anybody has seen that Redis has lost what was set: it would pass for all there is.
     async fn set(&self, setting: &Setting) -> Result<(), Error> {
-        self.only_redis(self.redis.set(setting)).await
+        let set = async {
+            self.remind().await?;
+            self.redis.set(setting).await
+        };
+        self.only_redis(set).await
     }
 
     async fn unset(&self, name: &str) -> Result<bool, Error> {
-        self.only_redis(self.redis.unset(name)).await
+        let unset = async {
+            self.remind().await?;
+            self.redis.unset(name).await
+        };
+        self.only_redis(unset).await
+    }
+
+    async fn end(&self, name: &str, ends_with: &str) -> Result<(), Error> {
+        self.only_redis(self.redis.end(name, ends_with)).await
     }
 }
 

@@ -24,6 +24,10 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// is most of the time in which a fleet recovers from a node's death.
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(6);
 
+/// A run of a process that was silent for so long has ended. What was set until then is not taken back sooner: a node may
+/// be out of reach of Redis for a while, and live.
+pub const ENDED_AFTER: Duration = Duration::from_secs(60);
+
 /// What a node tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
@@ -70,6 +74,8 @@ pub struct Called {
     pub nodes: Vec<Node>,
     /// Who has lately said goodbye or expired; one who is neither here nor there was lost with the roll.
     pub gone: Vec<String>,
+    /// Who has lately said goodbye.
+    pub left: Vec<String>,
     /// The time there.
     pub now: Timestamp,
 }
@@ -84,10 +90,19 @@ pub struct Nodes {
 }
 
 struct Seen {
-    nodes: Vec<Node>,
-    /// For how long each was not on the roll, as far as that could be read.
-    missed: HashMap<String, Duration>,
+    called: Called,
+    /// For how long the roll was looked at; while it could not be read, nobody was missed.
+    watched: Duration,
+    met: HashMap<String, Met>,
     at: Instant,
+}
+
+/// A node on the roll.
+struct Met {
+    /// When it was there, in the time in which the roll was looked at.
+    at: Duration,
+    /// The roll has said since that it is gone.
+    gone: bool,
 }
 
 impl Seen {
@@ -95,16 +110,29 @@ impl Seen {
     /// then each node finds itself alone on it at first.
     fn next(before: Option<Self>, called: Called) -> Self {
         let at = Instant::now();
-        let mut missed = HashMap::new();
-        if let Some(before) = before {
-            // While nothing could be read, nobody was missed.
-            let since = at.duration_since(before.at).min(BEAT_EVERY);
-            missed = before.missed;
-            missed.values_mut().for_each(|missed| *missed += since);
+        let (watched, mut met) = before.map_or_else(Default::default, |before| {
+            (before.watched + at.duration_since(before.at).min(BEAT_EVERY), before.met)
+        });
+        met.extend(called.nodes.iter().map(|node| (node.id.clone(), Met { at: watched, gone: false })));
+        for id in &called.gone {
+            met.entry(id.clone()).and_modify(|met: &mut Met| met.gone = true);
         }
-        missed.extend(called.nodes.iter().map(|node| (node.id.clone(), Duration::ZERO)));
-        missed.retain(|id, missed| *missed < EXPIRES_AFTER && !called.gone.contains(id));
-        Self { nodes: called.nodes, missed, at }
+        met.retain(|_, met| watched.saturating_sub(met.at) < ENDED_AFTER);
+        Self { called, watched, met, at }
+    }
+
+    fn missed(&self, id: &str) -> Duration {
+        // One who was never seen is missed since the first look.
+        self.watched.saturating_sub(self.met.get(id).map_or(Duration::ZERO, |met| met.at))
+    }
+
+    fn live(&self) -> usize {
+        self.met.iter().filter(|(id, met)| !met.gone && self.missed(id) < EXPIRES_AFTER).count()
+    }
+
+    fn has_ended(&self, id: &str) -> bool {
+        let left = self.called.left.iter().any(|left| left == id);
+        left || self.missed(id) >= ENDED_AFTER
     }
 }
 
@@ -164,7 +192,7 @@ impl Nodes {
 
     /// All who live, as far as the last beat told, this one among them.
     pub fn all(&self) -> Vec<Node> {
-        let seen = self.seen.lock().as_ref().map(|seen| seen.nodes.clone());
+        let seen = self.seen.lock().as_ref().map(|seen| seen.called.nodes.clone());
         let me = self.me.lock().clone();
         let mut nodes = seen.unwrap_or_default();
         if let Some(me) = me {
@@ -188,22 +216,85 @@ impl Nodes {
         self.me.lock().as_ref().map(|me| me.name.clone()).unwrap_or_default()
     }
 
-    /// Whether a run of a process is over for certain: the roll was seen, and knows nothing of it any more.
+    /// Whether a run of a process is over: the roll was read lately, and it has said goodbye there or was missed on it for
+    /// [`ENDED_AFTER`].
     pub fn has_ended(&self, id: &str) -> bool {
-        let is_missed = match (&self.roll, self.seen.lock().as_ref()) {
+        let has_ended = match (&self.roll, self.seen.lock().as_ref()) {
             (None, _) => true,
-            (Some(_), Some(seen)) => !seen.missed.contains_key(id) && seen.at.elapsed() < EXPIRES_AFTER,
+            (Some(_), Some(seen)) => seen.at.elapsed() < EXPIRES_AFTER && seen.has_ended(id),
             (Some(_), None) => false,
         };
-        id != self.id && is_missed
+        id != self.id && has_ended
     }
 
     /// How many live, as far as the last beats told, however long ago; 0: the roll was never seen.
     pub fn live(&self) -> usize {
         match (&self.roll, self.seen.lock().as_ref()) {
             (None, _) => 1,
-            (Some(_), Some(seen)) => seen.missed.len().max(1),
+            (Some(_), Some(seen)) => seen.live().max(1),
             (Some(_), None) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A roll with who is on it and who has left.
+    #[derive(Default)]
+    struct Paper(Mutex<(Vec<String>, Vec<String>)>);
+
+    #[async_trait]
+    impl Roll for Paper {
+        async fn enter(&self, me: &Node, _: Duration) -> Result<Called, Error> {
+            let (there, left) = self.0.lock().clone();
+            let nodes = there.into_iter().map(|id| Node { id, ..me.clone() }).chain([me.clone()]).collect();
+            Ok(Called { nodes, gone: left.clone(), left, now: Timestamp(0) })
+        }
+
+        async fn strike(&self, _: &str) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    async fn beats(nodes: &Nodes, seconds: u64) {
+        for _ in 0..seconds {
+            tokio::time::advance(BEAT_EVERY).await;
+            nodes.beat(0, true).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_has_ended_after_its_goodbye_or_a_minute_of_silence_that_was_watched() {
+        let paper = Arc::new(Paper::default());
+        let nodes = Nodes::new(1, Some(paper.clone()), Clock::system());
+        let at = Timestamp(0);
+        nodes.introduce(Node {
+            id: String::new(),
+            name: "ada".into(),
+            version: String::new(),
+            roles: Vec::new(),
+            started_at: at,
+            addresses: Vec::new(),
+            in_hand: 0,
+            consumes: true,
+            clock_skew_ms: None,
+        });
+        *paper.0.lock() = (vec!["bob".into(), "eve".into()], Vec::new());
+        beats(&nodes, 1).await;
+        assert_eq!(nodes.live(), 3);
+        // Both are silent from now on; one has said why.
+        *paper.0.lock() = (Vec::new(), vec!["eve".into()]);
+        beats(&nodes, 10).await;
+        assert_eq!((nodes.live(), nodes.has_ended("eve"), nodes.has_ended("bob")), (1, true, false));
+        // While nothing can be read, nothing is known.
+        tokio::time::advance(ENDED_AFTER).await;
+        assert!(!nodes.has_ended("bob") && !nodes.has_ended("eve"));
+        beats(&nodes, 48).await;
+        assert!(!nodes.has_ended("bob") && !nodes.has_ended("never seen"));
+        beats(&nodes, 2).await;
+        assert!(nodes.has_ended("bob") && nodes.has_ended("never seen"));
+        assert!(!nodes.has_ended(nodes.id()));
     }
 }

@@ -48,4 +48,7 @@ pub trait Settings {
 
     /// Takes something back; `false` if it was not set.
     async fn unset(&self, name: &str) -> Result<bool, Error>;
+
+    /// Takes back what was to end with this run of a process, unless it was set anew meanwhile.
+    async fn end(&self, name: &str, ends_with: &str) -> Result<(), Error>;
 }

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tidegate::simulate::ai;
+use tidegate::simulate::{ai, quota::Quota, zendesk};
 
 use crate::support::{Daemon, Fleet, SOON, Scene, eventually};
 
@@ -175,6 +175,30 @@ async fn a_muted_bot_says_nothing_and_what_came_meanwhile_is_answered_dropped_or
     for body in [json!({}), json!({ "mute": "some" }), json!({ "mute": { "conversation": "" } })] {
         assert_eq!(scene.daemon.order(Method::POST, "/admin/mutes", body.clone()).await.0, 400, "{body}");
     }
+    assert_eq!(scene.daemon.order(Method::POST, "/admin/jobs/999/cancel", Value::Null).await.0, 404);
+    assert_eq!(deeds(&scene.daemon).await[..2], ["job.cancel.failed 999", "job.cancel 999"]);
+}
+
+/// It was tried, and Zendesk had refused it: it can be taken back all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_zendesk_does_not_take_yet_is_not_posted_once_the_bot_is_muted() {
+    let scene = Scene::with("").await;
+    let none = Some(Quota { requests: 0, per_ms: 1_000 });
+    scene.zendesk.behave(zendesk::Behaviour { throttle: none, ..zendesk::Behaviour::default() });
+    let message = scene.say("c", "hello").await;
+    let told = async || scene.daemon.admin(&format!("/admin/messages/{message}")).await;
+    eventually("it is meant, and refused", SOON, async || {
+        let refused = scene.daemon.metric(r#"tidegate_posts_total{outcome="throttled"}"#).await;
+        refused > 0.0 && told().await.to_string().contains("intended")
+    })
+    .await;
+    done(&scene.daemon, Method::POST, "/admin/mutes", json!({ "mute": "all" })).await;
+    scene.zendesk.behave(zendesk::Behaviour::default());
+    eventually("it is kept", SOON, async || told().await["outcome"] == "parked").await;
+    assert_eq!(scene.replies("c"), Vec::<String>::new());
+    done(&scene.daemon, Method::POST, "/admin/mutes/end", json!({ "mute": "all", "then": "answer" })).await;
+    eventually("and answered later", SOON, async || told().await["outcome"] == "replied").await;
+    assert_eq!(scene.replies("c").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ use crate::{
         prompt::{History, Role},
         reason,
         reply::{PARTS_MAX, Purpose, Reply, split},
+        time::Timestamp,
         timeline::{Outcome, Stage, Wait},
     },
     state::{Away, Record},
@@ -159,13 +160,7 @@ async fn acknowledge(delivery: Delivery) -> Result<(), broker::Error> {
     }
 }
 
-fn record(
-    item: &Item,
-    outcome: Outcome,
-    now: crate::domain::time::Timestamp,
-    cause: Option<&str>,
-    reply: Option<&str>,
-) -> Record {
+fn record(item: &Item, outcome: Outcome, now: Timestamp, cause: Option<&str>, reply: Option<&str>) -> Record {
     let job = &item.delivery.job;
     let mut timeline = item.timeline.clone();
     timeline.note(now, Stage::Ended { outcome: outcome.as_str().into() });
@@ -276,14 +271,10 @@ pub(super) async fn muted(parts: &Parts, state: &State, mute: &Mute) -> Ended {
 /// Parks the whole burst: none of it will be answered.
 async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
     let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
-    for item in hand.items {
-        let job = item.delivery.job.clone();
-        if item.delivery.tries == 0 {
-            parts.metrics.buried(item.delivery.lane, cause);
-        }
-        park(parts, item, cause).await?;
-        settled(parts, &job, 1, Some(cause));
+    for item in hand.items.iter().filter(|item| item.delivery.tries == 0) {
+        parts.metrics.buried(item.delivery.lane, cause);
     }
+    park(parts, hand.items, cause, state.lease.take()).await?;
     Ok(Next::Done)
 }
 
@@ -325,28 +316,39 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
         return Ok(Next::HandBack);
     }
     let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
-    let job = item.delivery.job.clone();
-    let buried_before = item.delivery.tries > 0;
-    if !buried_before {
+    if item.delivery.tries == 0 {
         parts.metrics.buried(item.delivery.lane, cause);
     }
-    park(parts, item, cause).await?;
-    settled(parts, &job, 1, Some(cause));
+    park(parts, vec![item], cause, state.lease.take()).await?;
     Ok(Next::Done)
 }
 
-/// Records a message as parked and parks it. Whoever calls has counted it among the dead letters.
-pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) -> Result<(), ActorProcessingErr> {
-    let now = parts.clock.now();
-    let job = item.delivery.job.clone();
-    if parts.directory.is_removed(&job.conversation) {
-        // Parked it would lie there, words and all, although its customer is to be forgotten.
-        conclude(parts, vec![(item, Outcome::Discarded)], Some(removal::CAUSE), None, None, None).await?;
-        return Ok(parts.state.forget_conversation(&job.conversation).await?);
+/// Records messages of one conversation as parked and parks them. Whoever calls has counted them among the dead letters.
+pub(in crate::actors) async fn park(
+    parts: &Parts,
+    mut items: Vec<Item>,
+    cause: &str,
+    lease: Option<Held>,
+) -> Result<(), ActorProcessingErr> {
+    let Some(conversation) = items.first().map(|item| item.delivery.job.conversation.clone()) else { return Ok(()) };
+    if parts.directory.is_removed(&conversation) {
+        // Parked they would lie there, words and all, although their customer is to be forgotten.
+        let discarded = items.into_iter().map(|item| (item, Outcome::Discarded)).collect();
+        conclude(parts, discarded, Some(removal::CAUSE), None, None, lease).await?;
+        return Ok(parts.state.forget_conversation(&conversation).await?);
     }
-    item.timeline.note(now, Stage::Failed { cause: cause.to_owned() });
-    let record = record(&item, Outcome::Parked, now, Some(cause), None);
-    parts.state.conclude(vec![record], None, None).await?;
+    let now = parts.clock.now();
+    items.iter_mut().for_each(|item| item.timeline.note(now, Stage::Failed { cause: cause.to_owned() }));
+    let records = items.iter().map(|item| record(item, Outcome::Parked, now, Some(cause), None)).collect();
+    parts.state.conclude(records, None, lease.map(|held| held.fence)).await?;
+    for item in items {
+        park_recorded(parts, item, cause, now).await?;
+    }
+    Ok(())
+}
+
+async fn park_recorded(parts: &Parts, item: Item, cause: &str, now: Timestamp) -> Result<(), ActorProcessingErr> {
+    let job = item.delivery.job.clone();
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
     let was_away = item.delivery.tries > 0;
@@ -354,6 +356,7 @@ pub(in crate::actors) async fn park(parts: &Parts, mut item: Item, cause: &str) 
     if was_away {
         back(parts, &job.conversation).await;
     }
+    settled(parts, &job, 1, Some(cause));
     if reason::cause(cause) == reason::MUTED {
         tracing::info!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message is kept while the bot is muted");
     } else {

@@ -14,6 +14,8 @@ const TOKEN_ONLY_REQUESTS_MAX: u64 = 8192;
 const WINDOW_REQUESTS_MAX: u64 = 1 << 20;
 /// Makes 49 of 100 * 0.7 * 0.7, which is a little less in binary.
 const ROUNDING: f64 = 1e-6;
+/// Whatever is more in a minute or an hour is no limit; Redis's scripts write numbers of 10^14 and more inexactly.
+const SHARED_MAX: u64 = 1_000_000_000_000;
 /// Reservations that may lie ahead; more callers than this at once are refused, not queued.
 const AHEAD_MAX: u64 = 1024;
 
@@ -65,10 +67,10 @@ impl Limits {
     /// The same for a quota that the fleet shares.
     pub fn policy(&self, validity: Duration) -> Policy {
         Policy {
-            minute: self.per_minute,
-            hour: self.per_hour,
-            windows: self.windows.iter().map(|window| (window.requests, micros(window.per))).collect(),
-            tokens: self.tokens_per_minute,
+            minute: self.per_minute.min(SHARED_MAX),
+            hour: self.per_hour.min(SHARED_MAX),
+            windows: self.windows.iter().map(|window| (window.requests.min(SHARED_MAX), micros(window.per))).collect(),
+            tokens: self.tokens_per_minute.min(SHARED_MAX),
             burst: self.burst,
             pace_hour: self.pace_hour,
             validity: micros(validity),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 
-use super::{Admin, Problem, Who, noted, read};
+use super::{Admin, Problem, Who, came_of, noted, read};
 use crate::{
     actors::roster::{Fault, FaultMode, Snapshot},
     http::extract::{Body, Path, Query},
@@ -71,11 +71,9 @@ async fn restart(admin: &Admin, who: &Who, path: &str) -> Result<Response, Probl
         return Err(Problem::new(StatusCode::CONFLICT, "not-restartable", detail));
     }
     noted(admin, who, "actor.restart", path, json!(null)).await?;
-    if admin.inspector.restart(path, &who.name) {
-        Ok(StatusCode::ACCEPTED.into_response())
-    } else {
-        Err(no_actor(path))
-    }
+    let found = admin.inspector.restart(path, &who.name);
+    came_of(admin, who, ("actor.restart", path), found.then_some(()).ok_or_else(|| no_actor(path))).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 async fn crash(admin: &Admin, who: &Who, path: &str, body: &[u8]) -> Result<Response, Problem> {
@@ -92,7 +90,9 @@ async fn crash(admin: &Admin, who: &Who, path: &str, body: &[u8]) -> Result<Resp
         return Err(no_actor(path));
     }
     noted(admin, who, "actor.crash", path, json!({ "mode": fault.mode })).await?;
-    if admin.inspector.crash(path, fault) { Ok(StatusCode::ACCEPTED.into_response()) } else { Err(no_actor(path)) }
+    let found = admin.inspector.crash(path, fault);
+    came_of(admin, who, ("actor.crash", path), found.then_some(()).ok_or_else(|| no_actor(path))).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 fn no_actor(path: &str) -> Problem {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Admin, Problem, Who, controls,
+    Admin, Problem, Who, came_of, controls,
     letters::{Filter, Kind, LetterView, refused, summary},
     noted, read,
 };
@@ -100,20 +100,24 @@ pub async fn many(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
     }
     let detail = json!({ "filter": filter, "rate": rate, "canary": many.canary });
-    noted(&admin, &who, &format!("letters.{}", word(deed)), "parked", detail).await?;
-    let (which, undo) = (filter.which(), many.undo);
-    let plan = Plan { deed, which, rate, canary: many.canary, undo, reaches: Duration::ZERO, by: who.name };
-    let progress = admin.parts.bulks.order(plan, admin.parts.clock.now()).ok_or_else(too_many_jobs)?;
+    let action = format!("letters.{}", word(deed));
+    noted(&admin, &who, &action, "parked", detail).await?;
+    let (which, undo, by) = (filter.which(), many.undo, who.name.clone());
+    let plan = Plan { deed, which, rate, canary: many.canary, undo, reaches: Duration::ZERO, by };
+    let progress = came_of(&admin, &who, (&action, "parked"), order(&admin, plan)).await?;
     Ok((StatusCode::ACCEPTED, Json(progress)).into_response())
+}
+
+fn order(admin: &Admin, plan: Plan) -> Result<Progress, Problem> {
+    admin.parts.bulks.order(plan, admin.parts.clock.now()).ok_or_else(|| {
+        let detail =
+            "too many jobs are under way on this node; wait for one to end, or break one off (GET /admin/jobs)";
+        Problem::new(StatusCode::CONFLICT, "too-many-jobs", detail)
+    })
 }
 
 fn is_rate(rate: f64) -> bool {
     (bulk::RATE_MIN..=bulk::RATE_MAX).contains(&rate)
-}
-
-fn too_many_jobs() -> Problem {
-    let detail = "too many jobs are under way on this node; wait for one to end, or break one off (GET /admin/jobs)";
-    Problem::new(StatusCode::CONFLICT, "too-many-jobs", detail)
 }
 
 fn word(deed: Deed) -> &'static str {
@@ -199,16 +203,18 @@ pub async fn job(
         let detail = "the actions are /pause, /resume and /cancel";
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-action", detail));
     }
-    noted(&admin, &who, &format!("job.{action}"), &id, Value::Null).await?;
+    let noted_as = format!("job.{action}");
+    noted(&admin, &who, &noted_as, &id, Value::Null).await?;
     let bulks = &admin.parts.bulks;
     let progress = match action.as_str() {
         "cancel" => bulks.cancel(&id),
         action => bulks.pause(&id, action == "pause"),
     };
-    progress.map(Json).ok_or_else(|| {
+    let progress = progress.ok_or_else(|| {
         let detail = "no job of this id is known to this node; GET /admin/jobs lists them";
         Problem::new(StatusCode::NOT_FOUND, "no-such-job", detail)
-    })
+    });
+    came_of(&admin, &who, (&noted_as, &id), progress).await.map(Json)
 }
 
 /// What becomes of the messages that came while the bot was muted.
@@ -252,8 +258,7 @@ pub async fn unmute(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail));
     }
     noted(&admin, &who, "mute.end", &mute.to_string(), json!({ "then": then })).await?;
-    let cause = Some(mute.cause());
-    let changed = controls::unset(&admin, &Order::Mute(mute), &who).await?;
+    let (subject, cause) = (mute.to_string(), Some(mute.cause()));
     let deed = match then {
         Then::Answer => Some(Deed::Replay),
         Then::HandOver => Some(Deed::HandOver),
@@ -263,8 +268,13 @@ pub async fn unmute(
     let which = Which { standing: Some(Standing::Parked), cause, ..Which::default() };
     // Other nodes keep what comes until they have heard of it.
     let (undo, reaches) = (HEARD_WITHIN, HEARD_WITHIN * 2);
-    let plan = |deed| Plan { deed, which, rate, canary: 0, undo, reaches, by: who.name };
-    let job = deed.map(|deed| admin.parts.bulks.order(plan(deed), admin.parts.clock.now()));
-    let job = job.map(|job| job.ok_or_else(too_many_jobs)).transpose()?;
-    Ok(Json(Unmuted { changed, job }))
+    let plan = |deed| Plan { deed, which, rate, canary: 0, undo, reaches, by: who.name.clone() };
+    // The job first, which may be refused: what came meanwhile must not lie there and nobody knows.
+    let job = deed.map(|deed| order(&admin, plan(deed))).transpose();
+    let job = came_of(&admin, &who, ("mute.end", &subject), job).await?;
+    let changed = controls::unset(&admin, &Order::Mute(mute), &who).await;
+    if let (Err(_), Some(job)) = (&changed, &job) {
+        admin.parts.bulks.cancel(&job.id);
+    }
+    Ok(Json(Unmuted { changed: changed?, job }))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{AGAIN, Admin, Problem, Who, noted, read};
+use super::{AGAIN, Admin, Problem, Who, came_of, noted, read};
 use crate::{
     broker::{Lane, Publication},
     domain::{
@@ -64,10 +64,11 @@ pub async fn erase(
         replayed: None,
     };
     let order = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
-    admin.parts.broker.publish(vec![order]).await.map_err(|error| {
+    let stored = admin.parts.broker.publish(vec![order]).await.map_err(|error| {
         tracing::error!(%error, "the removal of a customer could not be stored");
         let detail = "the order could not be stored; try again";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-done", detail).retry_after(AGAIN)
-    })?;
+    });
+    came_of(&admin, &who, ("customer.erase", &id), stored).await?;
     Ok((StatusCode::ACCEPTED, Json(Ordered { id })))
 }

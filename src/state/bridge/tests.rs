@@ -124,3 +124,30 @@ async fn what_a_key_has_used_waits_for_redis_and_counts_once() {
     .await;
     assert_eq!(total.into_inner(), 12, "whatever Redis has kept");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_comes_first_after_redis_lost_all_does_not_stand_alone() {
+    let (server, folder) = (private::Redis::start(), tempfile::tempdir().unwrap());
+    let (bridge, _) = bridge(&server, folder.path(), 7);
+    let setting = |name: &str| Setting {
+        name: name.into(),
+        value: true.into(),
+        by: "ada".into(),
+        at: Timestamp(1),
+        ends_with: None,
+    };
+    let names = async || {
+        let all = bridge.settings(None).await.unwrap().unwrap();
+        all.settings.into_iter().map(|setting| setting.name).collect::<Vec<_>>()
+    };
+    for name in ["mute/all", "pause/chat"] {
+        bridge.set(&setting(name)).await.unwrap();
+    }
+    assert_eq!(names().await, ["mute/all", "pause/chat"]);
+    assert_eq!(server.command(&["FLUSHALL"]), "OK");
+    bridge.set(&setting("pause/retry")).await.unwrap();
+    assert_eq!(names().await, ["mute/all", "pause/chat", "pause/retry"]);
+    assert_eq!(server.command(&["FLUSHALL"]), "OK");
+    assert!(bridge.unset("pause/chat").await.unwrap(), "it was set");
+    assert_eq!(names().await, ["mute/all", "pause/retry"]);
+}

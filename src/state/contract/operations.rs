@@ -34,6 +34,16 @@ pub(in crate::state) async fn what_is_set_holds_until_it_is_taken_back(factory: 
     assert!(state.unset("pause/chat").await.unwrap());
     assert!(!versions.contains(&all(&state).await.0));
     assert_eq!(all(&state).await.1, both[..1]);
+    let timed = Setting { ends_with: Some("0007".into()), ..setting("drain", 1) };
+    state.set(&timed).await.unwrap();
+    let before = all(&state).await;
+    for (name, run) in [("drain", "0006"), ("drain", ""), ("a: {b} \"c\"\nd", "0007"), ("none", "0007")] {
+        state.end(name, run).await.unwrap();
+        assert_eq!(all(&state).await, before, "{name} does not end with {run}");
+    }
+    state.end("drain", "0007").await.unwrap();
+    let after = all(&state).await;
+    assert!(after.0 != before.0 && after.1 == both[..1], "{after:?}");
 }
 
 pub(in crate::state) async fn what_is_set_survives(factory: &dyn Factory) {

@@ -56,6 +56,17 @@ impl Settings for Local {
         };
         Ok(self.database.write(Durability::Synced, unset, |_| ()).await?)
     }
+
+    async fn end(&self, name: &str, ends_with: &str) -> Result<(), Error> {
+        let (name, ends_with) = (name.to_owned(), ends_with.to_owned());
+        self.change(move |connection| {
+            if connection.prepare_cached(sql::END)?.execute((&name, &ends_with))? > 0 {
+                changed(connection)?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 #[async_trait]

@@ -135,6 +135,9 @@ pub(super) const SET: &str = "INSERT OR REPLACE INTO setting (name, body) VALUES
 
 pub(super) const UNSET: &str = "DELETE FROM setting WHERE name = ?1";
 
+/// Takes back what ends with a run of a process. By name and that run's.
+pub(super) const END: &str = "DELETE FROM setting WHERE name = ?1 AND body ->> 'ends_with' = ?2";
+
 pub(super) const NOTE: &str = "INSERT OR REPLACE INTO audit (id, body) VALUES (?1, ?2)";
 
 pub(super) const AUDIT: &str = "SELECT body FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
@@ -184,6 +187,7 @@ const ALL: &[&str] = &[
     SETTINGS,
     SET,
     UNSET,
+    END,
     NOTE,
     AUDIT,
     TIDY_AUDIT,

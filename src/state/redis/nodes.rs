@@ -45,7 +45,7 @@ impl RedisNodes {
     }
 
     pub(super) async fn beat(&self, id: &str, told: &str, expires: Duration) -> Result<Vec<String>, Error> {
-        let keys = ["expiry", "told", "gone"].map(|name| self.link.key("nodes", name)).to_vec();
+        let keys = ["expiry", "told", "gone", "left"].map(|name| self.link.key("nodes", name)).to_vec();
         let args = vec![id.to_owned(), told.to_owned(), expires.as_millis().to_string()];
         self.link.run(&BEAT, keys, args).await
     }
@@ -58,12 +58,15 @@ impl Roll for RedisNodes {
         let mut reply = self.beat(&node.id, &told, expires).await?.into_iter();
         let now = reply.next().and_then(|now| now.parse().ok());
         let now = now.ok_or_else(|| Error::Failed("the roll of nodes tells no time".into()))?;
-        let count = reply.next().and_then(|count| count.parse().ok()).unwrap_or_default();
-        let gone = reply.by_ref().take(count).collect();
+        let mut counted = || {
+            let count = reply.next().and_then(|count| count.parse().ok()).unwrap_or_default();
+            reply.by_ref().take(count).collect()
+        };
+        let (gone, left) = (counted(), counted());
         // One that a newer version wrote and this one cannot read counts all the same.
         let unread = |told: String| Node { id: id_in(&told).unwrap_or(told), ..nobody() };
         let nodes = reply.map(|told| serde_json::from_str(&told).unwrap_or_else(|_| unread(told)));
-        Ok(Called { nodes: nodes.collect(), gone, now: Timestamp(now) })
+        Ok(Called { nodes: nodes.collect(), gone, left, now: Timestamp(now) })
     }
 
     async fn strike(&self, id: &str) -> Result<(), Error> {
@@ -140,5 +143,6 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(400)).await;
         ada.beat(0, true).await.unwrap();
         assert_eq!((ada.live(), server.command(&["HLEN", &link.key("nodes", "told")])), (1, "1".into()));
+        assert_eq!((ada.has_ended("eve"), ada.has_ended(eve.id())), (false, true), "only a goodbye is certain at once");
     }
 }

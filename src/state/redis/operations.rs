@@ -69,6 +69,10 @@ impl Settings for Redis {
         let told = self.on_settings(args!["unset", name]).await?;
         Ok(field(&told, 0) == "1")
     }
+
+    async fn end(&self, name: &str, ends_with: &str) -> Result<(), Error> {
+        self.on_settings(args!["finish", name, ends_with]).await.map(drop)
+    }
 }
 
 #[async_trait]

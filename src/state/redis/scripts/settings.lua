@@ -36,6 +36,16 @@ function steps.unset()
     return {tostring(removed)}
 end
 
+-- Name, the run of a process with which it ends.
+function steps.finish()
+    local told = redis.call('HGET', KEYS[2], ARGV[2])
+    if told and cjson.decode(told).ends_with == ARGV[3] then
+        redis.call('HDEL', KEYS[2], ARGV[2])
+        changed()
+    end
+    return {}
+end
+
 -- Names and settings in turn.
 function steps.restore()
     if redis.call('EXISTS', KEYS[1]) == 0 then
