@@ -188,14 +188,14 @@ impl Ingress {
             waiting.push((admission.answer, admission.messages.len(), admission.share));
             messages.extend(admission.messages);
         }
-        let unusable: Vec<Option<&str>> = messages.iter().map(|message| message.unusable).collect();
+        let parked: Vec<_> = messages.iter().map(|message| message.parked.clone()).collect();
         let stored = self.parts.broker.publish(messages).await;
         self.parts.faults.kill_point(KillPoint::AfterStore);
         self.desk.note(stored.is_ok());
         let is_stored = |published: &&Published| **published == Published::Stored;
         self.parts.pulse.accepted(stored.iter().flatten().filter(is_stored).count() as u64);
-        for (published, unusable) in stored.iter().flatten().zip(unusable) {
-            if let (Published::Stored, Some(reason)) = (published, unusable) {
+        for (published, parked) in stored.iter().flatten().zip(parked) {
+            if let (Published::Stored, Some(reason)) = (published, parked) {
                 // It lies among the parked letters already.
                 self.parts.metrics.buried(Lane::Events, &format!("unusable: {reason}"));
             }
@@ -227,7 +227,7 @@ mod tests {
         let mut share = budget.nothing();
         assert!(share.cover(10));
         let job = support::job(b"{}", None, "digest", Timestamp(1));
-        let publication = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
+        let publication = Publication { lane: Lane::Events, job: Arc::new(job), parked: None };
         let began = clock.monotonic();
         let refused = desk.admit(vec![publication], share, STORED_WITHIN).await.unwrap_err();
         assert_eq!(clock.monotonic() - began, STORED_WITHIN, "{refused}");

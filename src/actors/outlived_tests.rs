@@ -160,10 +160,11 @@ impl Scene {
             position: 0,
             first_seen: now,
             replayed: None,
+            imported: None,
         };
         let control = Control { holder: Holder::Us, at: now };
         parts.state.note_control(&job.conversation, control).await.unwrap();
-        let publication = Publication { lane: Lane::Chat, job: Arc::new(job), unusable: None };
+        let publication = Publication { lane: Lane::Chat, job: Arc::new(job), parked: None };
         parts.broker.publish(vec![publication]).await.unwrap();
         Self { parts, outside, message, _server: server, _folder: folder }
     }

@@ -226,7 +226,7 @@ async fn publish_missing(
 }
 
 fn publication(job: Job) -> Publication {
-    Publication { lane: Lane::Chat, job: Arc::new(job), unusable: None }
+    Publication { lane: Lane::Chat, job: Arc::new(job), parked: None }
 }
 
 /// What a message found at Zendesk does not say itself.
@@ -255,6 +255,7 @@ impl Around<'_> {
             // It may have been seen, before the state was lost or brought back: absence proves nothing of it.
             first_seen: received.min(self.now),
             replayed: None,
+            imported: None,
         })
     }
 }

@@ -73,6 +73,8 @@ pub struct Page {
     pub after: Option<String>,
     /// The most letters; never more than [`LISTED_MAX`].
     pub limit: usize,
+    /// With what customers wrote. Without it a broker may list letters that have no words.
+    pub whole: bool,
 }
 
 impl Page {
@@ -236,17 +238,18 @@ pub trait Letters: Send + Sync {
 }
 
 /// Page after page of the letters that are meant, to the last, or to one that cannot be had. `beyond` of the last page
-/// tells of all.
+/// tells of all. `whole`: with what customers wrote.
 pub fn pages(
     letters: Arc<dyn Letters>,
     which: Which,
     limit: usize,
+    whole: bool,
 ) -> impl Stream<Item = Result<Listing, Error>> + Send {
     stream::try_unfold(Some(None), move |place: Option<Option<String>>| {
         let (letters, which) = (letters.clone(), which.clone());
         async move {
             let Some(after) = place else { return Ok(None) };
-            let listing = letters.list(&which, &Page { after, limit }).await?;
+            let listing = letters.list(&which, &Page { after, limit, whole }).await?;
             let next = listing.next.clone().map(Some);
             Ok(Some((listing, next)))
         }

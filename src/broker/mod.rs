@@ -12,7 +12,7 @@ mod metrics;
 mod rabbitmq;
 mod upkeep;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -62,8 +62,9 @@ pub struct Publication {
     pub lane: Lane,
     /// The message.
     pub job: Arc<Job>,
-    /// Set for an event that cannot be understood: it goes straight to the parked letters, for this reason.
-    pub unusable: Option<&'static str>,
+    /// Set for what goes straight to the parked letters, for this reason: an event that cannot be understood, or a letter
+    /// that was taken over from elsewhere.
+    pub parked: Option<Cow<'static, str>>,
 }
 
 /// What became of a publication.

@@ -14,6 +14,7 @@ mod contract_tests;
 mod envelope;
 #[cfg(test)]
 mod faults_tests;
+mod index;
 mod keeping;
 mod lease;
 #[cfg(test)]
@@ -58,6 +59,7 @@ use tokio::sync::mpsc;
 pub use self::probe::{Fault, Greeting, Looked, Probe};
 use self::{
     envelope::Envelope,
+    index::Index,
     link::{Line, Link},
     pass::Passes,
     publisher::{Outgoing, Publisher},
@@ -98,6 +100,7 @@ struct Inner {
     dead: Arc<Source>,
     passes: Passes,
     tally: Tally,
+    index: Index,
     /// The server's time limit for an acknowledgement, as configured, or as it said itself when it was over.
     consumer_timeout: Mutex<Duration>,
     /// What the server gave back although its confirm said that all is well.
@@ -123,6 +126,7 @@ impl Rabbitmq {
             dead: Source::new(topology.name("dead"), None, PREFETCH_OTHERS, true),
             passes: Passes::default(),
             tally: Tally::default(),
+            index: Index::default(),
             topology,
             link,
             publisher,

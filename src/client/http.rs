@@ -56,8 +56,12 @@ pub(super) async fn body(response: reqwest::Response) -> Result<Bytes, Broken> {
 /// Reads a body of at most so many bytes to its end.
 pub(super) async fn body_up_to(mut response: reqwest::Response, bytes_max: usize) -> Result<Bytes, Broken> {
     let told = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    let mut whole = BytesMut::with_capacity(told.min(BODY_BYTES_MAX).min(bytes_max));
+    let mut whole = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(Broken::Network)? {
+        // Most come in one piece.
+        if chunk.len() == told && told <= bytes_max {
+            return Ok(chunk);
+        }
         if whole.len() + chunk.len() > bytes_max {
             return Err(Broken::TooLong);
         }

@@ -275,6 +275,7 @@ impl<'a> Event<'a> {
             position: around.position,
             first_seen: around.now,
             replayed: None,
+            imported: None,
         })
     }
 }

@@ -36,6 +36,10 @@ pub struct Job {
     /// When an operator gave it the life it lives now, if one did: its deadline counts from then (design rule 14).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed: Option<Timestamp>,
+    /// Which life it lived where it was exported, if it was taken over from elsewhere: its next one is counted from there,
+    /// and what became of it there is not in our ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<u32>,
 }
 
 /// What happened.
@@ -101,6 +105,18 @@ pub enum Kind {
         /// The raw event.
         raw: String,
     },
+}
+
+impl Kind {
+    /// The same without what a customer wrote.
+    pub fn without_words(self) -> Self {
+        match self {
+            Self::Message { user, .. } => Self::Message { text: String::new(), user, image: None },
+            Self::Postback { user, .. } => Self::Postback { text: String::new(), user },
+            Self::Unusable { .. } => Self::Unusable { raw: String::new() },
+            told => told,
+        }
+    }
 }
 
 impl Kind {

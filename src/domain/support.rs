@@ -34,6 +34,7 @@ pub fn job(body: &[u8], invocation: Option<&str>, digest: &str, now: Timestamp) 
         position: 0,
         first_seen: now,
         replayed: None,
+        imported: None,
     }
 }
 

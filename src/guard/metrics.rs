@@ -1,8 +1,11 @@
 //! What the guards show of themselves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    metrics::{counter::Counter, histogram::Histogram},
+    registry::Registry,
+};
 
 use super::cache::Source;
 use crate::{
@@ -21,6 +24,17 @@ pub struct Metrics {
     cache: Counters<2>,
     state: Gauges<2>,
     transitions: Counters<2>,
+    often: Arc<[Often]>,
+}
+
+/// What each call to a service is counted in; looked for once, for that takes longer than to count.
+struct Often {
+    service: &'static str,
+    answered: Counter,
+    duration: Histogram,
+    input: Counter,
+    output: Counter,
+    limiter_wait: Histogram,
 }
 
 impl Metrics {
@@ -35,6 +49,7 @@ impl Metrics {
             cache: Counters::default(),
             state: Gauges::default(),
             transitions: Counters::default(),
+            often: Arc::default(),
         };
         registry.register("ai_service_errors", "Failed calls by kind", metrics.errors.clone());
         registry.register("tidegate_ai_requests", "Calls to AI services", metrics.requests.clone());
@@ -57,7 +72,20 @@ impl Metrics {
         registry.register("tidegate_breaker_state", "1 for the breaker's present state", metrics.state.clone());
         registry.register("tidegate_breaker_transitions", "Transitions of the breaker", metrics.transitions.clone());
         metrics.begin(services);
-        metrics
+        let often = services.iter().map(|service| metrics.often(service)).collect();
+        Self { often, ..metrics }
+    }
+
+    fn often(&self, service: &'static str) -> Often {
+        let tokens = |kind| self.tokens.get_or_create(&[("service", service), ("type", kind)]).clone();
+        Often {
+            service,
+            answered: self.requests.get_or_create(&[("service", service), ("outcome", "ok")]).clone(),
+            duration: self.durations.get_or_create(&[("service", service)]).clone(),
+            input: tokens("input"),
+            output: tokens("output"),
+            limiter_wait: self.limiter_waits.get_or_create(&[("service", service)]).clone(),
+        }
     }
 
     fn begin(&self, services: &[&'static str]) {
@@ -85,18 +113,28 @@ impl Metrics {
     }
 
     pub(super) fn asked(&self, service: &'static str, took: Duration, outcome: Result<(), &Failure>, tokens: Tokens) {
-        let kind = outcome.map_or_else(Failure::kind, |()| "ok");
-        self.requests.get_or_create(&[("service", service), ("outcome", kind)]).inc();
-        self.durations.get_or_create(&[("service", service)]).observe(took.as_secs_f64());
-        self.tokens.get_or_create(&[("service", service), ("type", "input")]).inc_by(tokens.input);
-        self.tokens.get_or_create(&[("service", service), ("type", "output")]).inc_by(tokens.output);
-        if outcome.is_err() {
-            self.errors.get_or_create(&[("error_type", kind), ("service", service)]).inc();
+        let Some(often) = self.of(service) else { return };
+        often.duration.observe(took.as_secs_f64());
+        often.input.inc_by(tokens.input);
+        often.output.inc_by(tokens.output);
+        match outcome.map_err(Failure::kind) {
+            Ok(()) => drop(often.answered.inc()),
+            Err(kind) => {
+                self.requests.get_or_create(&[("service", service), ("outcome", kind)]).inc();
+                self.errors.get_or_create(&[("error_type", kind), ("service", service)]).inc();
+            }
         }
     }
 
     pub(super) fn limiter_waited(&self, service: &'static str, waited: Duration) {
-        self.limiter_waits.get_or_create(&[("service", service)]).observe(waited.as_secs_f64());
+        if let Some(often) = self.of(service) {
+            often.limiter_wait.observe(waited.as_secs_f64());
+        }
+    }
+
+    /// Every service is known from the start.
+    fn of(&self, service: &str) -> Option<&Often> {
+        self.often.iter().find(|often| often.service == service)
     }
 
     /// `fleet`: there is a tier that all nodes share.

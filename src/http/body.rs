@@ -45,6 +45,10 @@ pub async fn read(body: Body, limit: usize, announced: Announced, share: &mut Sh
         } else if refused.is_none() && !share.cover(whole.len() + chunk.len()) {
             refused = Some(Error::NoRoom);
         }
+        // Most come in one piece.
+        if refused.is_none() && length == Some(chunk.len()) {
+            return Ok(chunk);
+        }
         if refused.is_none() {
             whole.extend_from_slice(&chunk);
             continue;

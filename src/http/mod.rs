@@ -140,7 +140,7 @@ pub fn public(public: Public) -> Router {
     router
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(no_such_route)
-        .layer(middleware::from_fn_with_state(public.clone(), metrics::measure))
+        .layer(metrics::Measure(public.clone()))
         .with_state(public)
 }
 
@@ -214,11 +214,12 @@ fn controls() -> Router<Admin> {
 }
 
 fn letters() -> Router<Admin> {
-    use admin::{bulk, export, letters};
+    use admin::{bulk, export, import, letters};
     Router::new()
         .route("/admin/dead-letters", get(letters::list))
         .route("/admin/dead-letters/groups", get(letters::groups))
         .route("/admin/dead-letters/export", get(export::export))
+        .route("/admin/dead-letters/import", post(import::import).layer(DefaultBodyLimit::max(import::PART_BYTES_MAX)))
         .route("/admin/dead-letters/{id}", get(letters::show).delete(letters::discard).post(bulk::many))
         .route("/admin/dead-letters/{id}/replay", post(letters::replay))
         .route("/admin/jobs", get(bulk::jobs))

@@ -27,6 +27,7 @@ use super::{admin, gateway, health, metrics, tasks, webhook};
         admin::views::quarantine, admin::views::config, admin::views::whoami,
         admin::letters::list, admin::letters::groups, admin::letters::show, admin::letters::replay, admin::letters::discard,
         admin::export::export,
+        admin::import::import,
         admin::bulk::many, admin::bulk::jobs, admin::bulk::job, admin::bulk::unmute,
         admin::controls::list, admin::controls::breaker, admin::controls::limits, admin::controls::configured_limits,
         admin::controls::pool, admin::controls::node, admin::controls::mute, admin::erase::erase, admin::audit::list,

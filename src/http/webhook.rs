@@ -32,7 +32,6 @@ use crate::{
         hex::hex,
         ids::{ConversationId, EventId, MessageId},
         job::{Job, Kind},
-        reason::Reject,
         secret::Secret,
         support,
         time::Timestamp,
@@ -137,7 +136,7 @@ pub async fn support(State(public): State<Arc<Public>>, request: Request) -> Res
         return Err(unauthorized("the signature is wrong"));
     }
     let job = support::job(&body, header("x-zendesk-webhook-invocation-id"), &digest(&body), now);
-    let publication = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
+    let publication = Publication { lane: Lane::Events, job: Arc::new(job), parked: None };
     let mut counts = Counts::default();
     for published in deadline.admit(&public, vec![publication], share).await? {
         counts.add(Class::Control, published);
@@ -226,7 +225,7 @@ fn publication(
             (Lane::Events, unusable_job(raw, now), Class::Rejected, Some(reject))
         }
     };
-    Some((Publication { lane, job: Arc::new(job), unusable: unusable.map(Reject::as_str) }, class))
+    Some((Publication { lane, job: Arc::new(job), parked: unusable.map(|why| why.as_str().into()) }, class))
 }
 
 fn unusable_job(raw: &str, now: Timestamp) -> Job {
@@ -245,6 +244,7 @@ fn unusable_job(raw: &str, now: Timestamp) -> Job {
         position: 0,
         first_seen: now,
         replayed: None,
+        imported: None,
     }
 }
 

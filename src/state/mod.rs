@@ -119,7 +119,12 @@ impl Life {
         // A state that was lost or brought back meanwhile does not know that it has seen it before. What is older comes
         // for the first time, or its sender's clock is wrong.
         let is_of_now = job.received < job.first_seen && job.first_seen.since(job.received) <= BROUGHT_AGAIN_WITHIN;
-        let first_seen = if is_of_now { job.received } else { job.first_seen };
+        let first_seen = match job.imported {
+            // What happened elsewhere no ledger of ours knows, however old it is.
+            Some(_) => Timestamp(0),
+            None if is_of_now => job.received,
+            None => job.first_seen,
+        };
         Self { message: job.message.clone(), replay, first_seen, redelivered }
     }
 }
@@ -345,6 +350,7 @@ mod tests {
                 position: 0,
                 first_seen: Timestamp(minutes * minute),
                 replayed: None,
+                imported: None,
             };
             Life::of(&job, 0, false).first_seen.0 / minute
         };

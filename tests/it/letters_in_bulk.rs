@@ -181,7 +181,6 @@ async fn letters_in_rabbitmq_are_replayed_at_the_pace_that_is_ordered() {
     a_pace_is_kept(&broker).await;
 }
 
-/// Taken out here and put back elsewhere, a letter can be replayed there.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_written_down() {
     let here = Scene::with(QUICK).await;
@@ -196,4 +195,66 @@ async fn letters_are_written_down() {
     assert_eq!(written("panic").await, "", "none of these");
     let audit = here.daemon.admin("/admin/audit").await.to_string();
     assert!(audit.contains("letters.export") && !audit.contains("words"), "{audit}");
+}
+
+/// Taken out here and put back elsewhere, a letter can be replayed there, unless it was answered here meanwhile.
+async fn letters_are_taken_over(config: &str) {
+    let here = Scene::with(QUICK).await;
+    let there = Scene::with(&format!("{config}{QUICK}[zendesk]\napi_url = '{}'\n", here.zendesk.url())).await;
+    parked(&here, "c", 3).await;
+    let export = here.daemon.admin_url("/admin/dead-letters/export");
+    let lines = reqwest::get(export).await.expect("the node answers").text().await.expect("it is whole");
+    let client = reqwest::Client::new();
+    let import = async |lines: String| {
+        let request = client.post(there.daemon.admin_url("/admin/dead-letters/import")).body(lines);
+        let answer = request.send().await.expect("the node answers");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("it is JSON"))
+    };
+    let (status, torn) = import(format!("{lines}{{\"id\":7")).await;
+    assert!(status == 400 && torn["detail"].as_str().is_some_and(|it| it.contains("line 4")), "{status} {torn}");
+    let none = async || there.daemon.admin("/admin/dead-letters").await["letters"] == json!([]);
+    eventually("nothing of a torn file", SOON, none).await;
+    assert_eq!(import(lines.clone()).await, (200, json!({ "imported": 3, "known": 0, "left_out": 0 })));
+    assert_eq!(import(lines).await, (200, json!({ "imported": 0, "known": 3, "left_out": 0 })), "twice is once");
+    let told = async |scene: &Scene| {
+        let letters = scene.daemon.admin("/admin/dead-letters").await["letters"].clone();
+        let mut told: Vec<String> = letters
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|letter| {
+                ["id", "message_id", "conversation_id", "cause", "reason", "fingerprint", "replay"]
+                    .map(|it| letter[it].to_string())
+                    .join(" ")
+            })
+            .collect();
+        told.sort();
+        told
+    };
+    assert_eq!(told(&there).await, told(&here).await);
+    // One is answered where it came from.
+    let job = order(&here, "replay", json!({ "filter": { "conversation": "c0" } })).await;
+    eventually("one is replayed here", SOON, async || stage(&here, &job).await == "done 1/0").await;
+    eventually("and answered", SOON, async || answers(&here, "c0") == 1).await;
+    let job = order(&there, "replay", json!({ "all": true })).await;
+    eventually("all are replayed there", SOON, async || stage(&there, &job).await == "done 3/0").await;
+    eventually("and answered", SOON, async || (0..3).all(|n| answers(&here, &format!("c{n}")) == 1)).await;
+    there.settles().await;
+    assert_eq!((0..3).map(|n| answers(&here, &format!("c{n}"))).collect::<Vec<_>>(), [1, 1, 1], "none twice");
+    assert_eq!(there.ai.stats().calls, 2, "whose answer lies in Zendesk is not asked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_taken_over_by_another_embedded_queue() {
+    letters_are_taken_over("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_taken_over_by_rabbitmq() {
+    let (address, prefix) = rabbitmq::shared();
+    let broker = format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = 2\n"
+    );
+    letters_are_taken_over(&broker).await;
 }

@@ -280,7 +280,7 @@ async fn end_well(parts: &Parts, job: &Bulk, mut lives: Vec<Life>) -> Option<Sta
 
 /// How many letters are meant, as far as they can be counted.
 pub async fn count(parts: &Parts, which: &Which) -> Option<u64> {
-    let mut pages = pin!(pages(parts.letters.clone(), which.clone(), usize::MAX));
+    let mut pages = pin!(pages(parts.letters.clone(), which.clone(), usize::MAX, false));
     let (mut total, mut beyond) = (0, false);
     while let Some(listing) = pages.try_next().await.ok()? {
         total += listing.letters.len() as u64;

@@ -43,7 +43,7 @@ pub(in crate::broker) async fn the_counts_are_true_in_each_standing(factory: &dy
     let broker = factory.open(Setup::default()).await;
     assert_eq!(tally(&*broker), [0; 5]);
     publish(&*broker, (0..10).map(|n| (n, ["a", "b"][n % 2]))).await;
-    let events = vec![event("x"), event("y"), Publication { unusable: Some("bad"), ..event("z") }];
+    let events = vec![event("x"), event("y"), Publication { parked: Some("bad".into()), ..event("z") }];
     publish_all(&*broker, events).await;
     assert_eq!(tally(&*broker), [10, 0, 0, 0, 0]);
     let mut taken = take_many(&*broker, CHAT, 8).await.into_iter();
@@ -155,7 +155,7 @@ pub(in crate::broker) async fn a_queue_full_of_bytes_refuses_and_recovers(factor
     let large = |n: usize| {
         let mut job = job(n, "c");
         job.kind = crate::domain::job::Kind::Unusable { raw: "x".repeat(10_000) };
-        Publication { lane: Lane::Chat, job: std::sync::Arc::new(job), unusable: None }
+        Publication { lane: Lane::Chat, job: std::sync::Arc::new(job), parked: None }
     };
     let setup = Setup { max_bytes: 35_000, ..Setup::default() };
     let broker = factory.open(setup).await;

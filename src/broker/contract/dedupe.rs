@@ -90,7 +90,7 @@ fn publication(script: usize, (event, message, chat_lane): (u8, u8, bool)) -> Pu
     let mut job = job(event, "c");
     job.id = EventId::new(&format!("e{script}-{event}")).unwrap();
     job.message = MessageId::new(&format!("m{script}-{message}")).unwrap();
-    Publication { lane: if chat_lane { Lane::Chat } else { Lane::Events }, job: Arc::new(job), unusable: None }
+    Publication { lane: if chat_lane { Lane::Chat } else { Lane::Events }, job: Arc::new(job), parked: None }
 }
 
 async fn publish_against(model: &mut Model, broker: &dyn Broker, batch: Vec<Publication>) {

@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// All letters that are meant, page by page.
 async fn listed(letters: Arc<dyn Letters>, which: &Which, limit: usize) -> Vec<Letter> {
-    let (mut all, mut pages) = (Vec::new(), pin!(pages(letters, which.clone(), limit)));
+    let (mut all, mut pages) = (Vec::new(), pin!(pages(letters, which.clone(), limit, false)));
     while let Some(page) = pages.try_next().await.unwrap() {
         assert!(page.letters.len() <= limit && !page.beyond, "{}", page.letters.len());
         all.extend(page.letters);
@@ -75,7 +75,7 @@ pub(in crate::broker) async fn letters_are_listed_by_standing_cause_lane_and_con
         }
     }
     for nonsense in ["", "x", "parked", "9.1.1.1", "parked.x.y"] {
-        let page = Page { after: Some(nonsense.into()), limit: 1 };
+        let page = Page { after: Some(nonsense.into()), limit: 1, whole: false };
         assert!(matches!(letters.list(&any(), &page).await, Err(Error::NoSuchPlace)), "{nonsense:?}");
     }
 }
@@ -88,12 +88,12 @@ pub(in crate::broker) async fn a_list_goes_on_although_its_letters_go(factory: &
         // Parked at different times, as far as a clock tells.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let first = letters.list(&Which::default(), &Page { after: None, limit: 3 }).await.unwrap();
+    let first = letters.list(&Which::default(), &Page { after: None, limit: 3, whole: false }).await.unwrap();
     assert_eq!(named(&first.letters), ["0", "1", "2"]);
     for gone in ["e0", "e2"] {
         letters.hold(gone).await.unwrap().unwrap().discard().await.unwrap();
     }
-    let next = letters.list(&Which::default(), &Page { after: first.next, limit: 10 }).await.unwrap();
+    let next = letters.list(&Which::default(), &Page { after: first.next, limit: 10, whole: false }).await.unwrap();
     assert_eq!((named(&next.letters), next.next), (vec!["3", "4", "5"], None));
 }
 
@@ -198,7 +198,7 @@ pub(in crate::broker) async fn what_could_not_be_understood_is_not_replayed(fact
     let broker = factory.open(Setup::default()).await;
     let mut raw = job("raw", "c");
     raw.kind = Kind::Unusable { raw: "{}".into() };
-    publish_all(&*broker, vec![Publication { lane: Lane::Chat, job: Arc::new(raw), unusable: Some("malformed") }])
+    publish_all(&*broker, vec![Publication { lane: Lane::Chat, job: Arc::new(raw), parked: Some("malformed".into()) }])
         .await;
     let letters = factory.letters();
     let held = letters.hold("eraw").await.unwrap().unwrap();
@@ -299,7 +299,7 @@ pub(in crate::broker) async fn a_list_that_is_given_up_loses_nothing(factory: &d
         park(&*broker, &n.to_string(), "c", "why").await;
     }
     for polls in 0..30 {
-        let page = Page { after: None, limit: 100 };
+        let page = Page { after: None, limit: 100, whole: false };
         if let Some(all) = give_up_after(polls, letters.list(&Which::default(), &page)).await {
             assert_eq!(all.unwrap().letters.len(), MANY, "all are back before the next one looks");
         }

@@ -16,7 +16,7 @@ use crate::{
 fn echo(name: &str, of: &str) -> Publication {
     let mut again = job(name, "c");
     again.message = MessageId::new(&format!("m{of}")).unwrap();
-    Publication { lane: Lane::Chat, job: Arc::new(again), unusable: None }
+    Publication { lane: Lane::Chat, job: Arc::new(again), parked: None }
 }
 
 pub(in crate::broker) async fn publications_are_answered_in_order(factory: &dyn DiskFactory) {
@@ -32,7 +32,7 @@ pub(in crate::broker) async fn publications_are_answered_in_order(factory: &dyn 
 pub(in crate::broker) async fn a_duplicate_is_known_across_batches_lanes_and_restarts(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
     publish(&*broker, [("waits", "c"), ("done", "d")]).await;
-    publish_all(&*broker, vec![Publication { unusable: Some("bad"), ..event("bad") }]).await;
+    publish_all(&*broker, vec![Publication { parked: Some("bad".into()), ..event("bad") }]).await;
     let done = take_many(&*broker, CHAT, 2).await.pop().unwrap();
     assert_eq!(name(&done), "done");
     done.ack().await.unwrap();
@@ -53,7 +53,7 @@ pub(in crate::broker) async fn event_ids_and_message_ids_are_told_apart(factory:
     let mut second = job("2", "c");
     (first.id, first.message) = (EventId::new("x").unwrap(), MessageId::new("y").unwrap());
     (second.id, second.message) = (EventId::new("y").unwrap(), MessageId::new("x").unwrap());
-    let batch = [first, second].map(|job| Publication { lane: Lane::Chat, job: Arc::new(job), unusable: None });
+    let batch = [first, second].map(|job| Publication { lane: Lane::Chat, job: Arc::new(job), parked: None });
     assert_eq!(broker.publish(batch.to_vec()).await.unwrap(), [Published::Stored; 2]);
     assert_eq!(take_many(&*broker, CHAT, 2).await.len(), 2);
 }
@@ -79,8 +79,11 @@ pub(in crate::broker) async fn a_batch_is_stored_whole_although_its_publisher_gi
 
 pub(in crate::broker) async fn an_unusable_event_goes_straight_to_the_parked_letters(factory: &dyn Factory) {
     let broker = factory.open(Setup::default()).await;
-    publish_all(&*broker, vec![Publication { unusable: Some("malformed"), ..chat("bad", "c") }, chat("good", "c")])
-        .await;
+    publish_all(
+        &*broker,
+        vec![Publication { parked: Some("malformed".into()), ..chat("bad", "c") }, chat("good", "c")],
+    )
+    .await;
     assert_tally(&*broker, [1, 0, 0, 0, 1]).await;
     let good = take(&*broker, CHAT, 16).await;
     assert_eq!(names(&good), ["good"]);
@@ -89,7 +92,7 @@ pub(in crate::broker) async fn an_unusable_event_goes_straight_to_the_parked_let
 
 pub(in crate::broker) async fn an_unusable_event_is_found_with_its_reason(factory: &dyn DiskFactory) {
     let broker = factory.open(Setup::default()).await;
-    publish_all(&*broker, vec![Publication { unusable: Some("malformed"), ..chat("bad", "c") }]).await;
+    publish_all(&*broker, vec![Publication { parked: Some("malformed".into()), ..chat("bad", "c") }]).await;
     let found = broker.find("ebad").await.unwrap().expect("kept");
     assert_eq!((found.standing, found.reason.as_deref(), found.tries), (Standing::Parked, Some("malformed"), 0));
 }

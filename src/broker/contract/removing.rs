@@ -24,7 +24,7 @@ fn by(user: &str, name: &str, conversation: &str) -> Publication {
     let mut job = job(name, conversation);
     let user = Some(UserId::new(user).unwrap());
     job.kind = Kind::Message { text: format!("text of {name}"), user, image: None };
-    Publication { lane: Lane::Chat, job: Arc::new(job), unusable: None }
+    Publication { lane: Lane::Chat, job: Arc::new(job), parked: None }
 }
 
 fn sorted(deliveries: &[Delivery]) -> Vec<String> {
@@ -135,7 +135,7 @@ pub(in crate::broker) async fn what_a_customer_wrote_is_removed_from_conversatio
     let unusable = |name: &str, user: &str| {
         let mut job = job(name, &format!("unusable:{name}"));
         job.kind = Kind::Unusable { raw: raw(user) };
-        Publication { lane: Lane::Events, job: Arc::new(job), unusable: Some("malformed") }
+        Publication { lane: Lane::Events, job: Arc::new(job), parked: Some("malformed".into()) }
     };
     let batch = vec![
         by("gone", "1", "c"),

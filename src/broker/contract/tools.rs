@@ -32,11 +32,12 @@ pub(in crate::broker) fn job(name: impl std::fmt::Display, conversation: &str) -
         position: 0,
         first_seen: Timestamp(1_000),
         replayed: None,
+        imported: None,
     }
 }
 
 pub(in crate::broker) fn chat(name: impl std::fmt::Display, conversation: &str) -> Publication {
-    Publication { lane: Lane::Chat, job: Arc::new(job(name, conversation)), unusable: None }
+    Publication { lane: Lane::Chat, job: Arc::new(job(name, conversation)), parked: None }
 }
 
 pub(in crate::broker) fn event(name: impl std::fmt::Display) -> Publication {

@@ -161,13 +161,13 @@ impl Inner {
     }
 
     /// Takes new rows into memory; runs on the writer's thread, in the order of commits.
-    fn committed(&self, rows: &[Row], unusable: &[(Lane, u64)]) {
+    fn committed(&self, rows: &[Row], parked: &[(Lane, u64)]) {
         let mut state = self.state.lock();
         for row in rows {
             state.tally.added(row.lane, Standing::Ready, row.bytes);
             state.shelf(row.lane).published(row);
         }
-        for (lane, bytes) in unusable {
+        for (lane, bytes) in parked {
             state.tally.added(*lane, Standing::Parked, *bytes);
         }
         drop(state);
@@ -294,13 +294,14 @@ impl Inner {
 #[async_trait]
 impl Broker for Embedded {
     async fn publish(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error> {
+        let now = self.inner.clock.now();
         let inserts: Vec<Insert> = messages
             .iter()
             .map(|message| Insert {
                 lane: message.lane,
                 job: message.job.clone(),
                 body: serde_json::to_vec(&*message.job).expect("a job is plain data"),
-                unusable: message.unusable,
+                parked: message.parked.clone().map(|reason| (reason, now)),
             })
             .collect();
         let bytes = inserts.iter().map(|insert| insert.body.len() as u64).sum();
@@ -309,12 +310,12 @@ impl Broker for Embedded {
         let run = move |connection: &rusqlite::Connection| {
             let (turn, _) = schema::turn(connection)?;
             let mut published = Vec::with_capacity(inserts.len());
-            let (mut rows, mut unusable) = (Vec::new(), Vec::new());
+            let (mut rows, mut parked) = (Vec::new(), Vec::new());
             for insert in &inserts {
                 let (outcome, seq) = schema::insert(connection, turn, insert)?;
                 published.push(outcome);
                 let bytes = insert.body.len() as u64;
-                match (outcome, insert.unusable) {
+                match (outcome, &insert.parked) {
                     (Published::Stored, None) => rows.push(Row {
                         seq,
                         lane: insert.lane,
@@ -325,14 +326,14 @@ impl Broker for Embedded {
                         redelivered: false,
                         reason: None,
                     }),
-                    (Published::Stored, Some(_)) => unusable.push((insert.lane, bytes)),
+                    (Published::Stored, Some(_)) => parked.push((insert.lane, bytes)),
                     _ => {}
                 }
             }
-            Ok((published, rows, unusable))
+            Ok((published, rows, parked))
         };
         let after =
-            move |(_, rows, unusable): &(Vec<Published>, Vec<Row>, Vec<(Lane, u64)>)| inner.committed(rows, unusable);
+            move |(_, rows, parked): &(Vec<Published>, Vec<Row>, Vec<(Lane, u64)>)| inner.committed(rows, parked);
         let (published, ..) = self.inner.database.write(Durability::Synced, run, after).await?;
         Ok(published)
     }

@@ -95,7 +95,7 @@ impl Letters for Embedded {
         most: usize,
     ) -> Result<Handful, Error> {
         let mut some = Handful::default();
-        let mut page = Page { after: None, limit: READ_MAX };
+        let mut page = Page { after: None, limit: READ_MAX, whole: false };
         loop {
             let listing = self.list(which, &page).await?;
             for letter in listing.letters.iter().filter(|letter| !except.contains(&letter.id)) {

@@ -1,6 +1,7 @@
 //! The tables of the embedded queue, and what is asked of them.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     sync::Arc,
 };
@@ -84,7 +85,8 @@ pub(super) struct Insert {
     pub lane: Lane,
     pub job: Arc<Job>,
     pub body: Vec<u8>,
-    pub unusable: Option<&'static str>,
+    /// Why and when it was parked, if it goes straight there.
+    pub parked: Option<(Cow<'static, str>, Timestamp)>,
 }
 
 impl Insert {
@@ -115,17 +117,20 @@ pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result
     if seen(connection, &message)?.is_some() {
         return Ok((Published::DuplicateMessage, 0));
     }
-    let standing = standing_code(if new.unusable.is_some() { Standing::Parked } else { Standing::Ready });
-    let due = if new.unusable.is_some() { new.job.first_seen.0 } else { 0 };
+    let (standing, due, reason) = match &new.parked {
+        Some((reason, at)) => (Standing::Parked, at.0, Some(&**reason)),
+        None => (Standing::Ready, 0, None),
+    };
     let mut statement = connection.prepare_cached(sql::INSERT)?;
     let seq = statement.insert((
         lane_code(new.lane),
-        standing,
+        standing_code(standing),
         due,
         new.job.conversation.as_str(),
+        new.job.imported.unwrap_or_default(),
         new.job.first_seen.0,
         new.body.len() as i64,
-        new.unusable,
+        reason,
         &new.body,
     ))?;
     let mut statement = connection.prepare_cached(sql::REMEMBER[usize::from(turn != 0)])?;
@@ -171,6 +176,7 @@ fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
         position: 0,
         first_seen,
         replayed: None,
+        imported: None,
     }
 }
 

@@ -286,6 +286,7 @@ mod tests {
             position: 0,
             first_seen: Timestamp(seq),
             replayed: None,
+            imported: None,
         };
         Row { seq, lane: Lane::Chat, job: job.into(), tries: 0, replay: 0, bytes: 1, redelivered: false, reason: None }
     }

@@ -18,8 +18,9 @@ pub(super) const REMEMBER: [&str; 2] = [
     "INSERT OR IGNORE INTO seen_1 (id, seq) VALUES (?1, ?2)",
 ];
 
-pub(super) const INSERT: &str = "INSERT INTO job (lane, standing, due, conversation, first_seen, bytes, reason, body)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+pub(super) const INSERT: &str =
+    "INSERT INTO job (lane, standing, due, conversation, replay, first_seen, bytes, reason, body)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 /// The plus keeps the lane out of the choice of an index: by conversation the rows would have to be sorted, by number
 /// they come as they are wanted.

@@ -59,7 +59,8 @@ pub struct Envelope {
 impl Envelope {
     /// A new message.
     pub fn new(job: Arc<Job>, lane: Lane) -> Self {
-        Self { job, lane, tries: 0, replay: 0, rest: None, reason: None, parked_at: None }
+        let replay = job.imported.unwrap_or_default();
+        Self { job, lane, tries: 0, replay, rest: None, reason: None, parked_at: None }
     }
 
     /// One that comes again, and waits for the rest of its pause then; no try is counted.
@@ -81,6 +82,20 @@ impl Envelope {
     pub fn reborn(&self, now: Timestamp) -> Self {
         let job = Arc::new(self.job.replayed(now));
         Self { replay: self.replay + 1, ..Self::new(job, self.lane) }
+    }
+
+    /// The letter that it is to operators.
+    pub fn letter(self, standing: Standing) -> Letter {
+        Letter {
+            id: self.job.id.to_string(),
+            content: Content::Message(self.job),
+            lane: Some(self.lane),
+            standing,
+            tries: self.tries,
+            replay: self.replay,
+            reason: self.reason,
+            parked_at: self.parked_at.filter(|_| standing == Standing::Parked),
+        }
     }
 
     /// Its body.
@@ -175,16 +190,7 @@ pub fn letter(properties: &BasicProperties, body: &[u8], standing: Standing) -> 
             parked_at: header(PARKED_AT).and_then(number).map(Timestamp),
         };
     };
-    Letter {
-        id: envelope.job.id.to_string(),
-        content: Content::Message(envelope.job),
-        lane: Some(envelope.lane),
-        standing,
-        tries: envelope.tries,
-        replay: envelope.replay,
-        reason: envelope.reason,
-        parked_at: envelope.parked_at.filter(|_| standing == Standing::Parked),
-    }
+    envelope.letter(standing)
 }
 
 /// The same message as it lies there, to be published once more: how often the server has delivered it is counted anew.

@@ -13,7 +13,7 @@ use super::{
     source::Source,
     window::{Epoch, Held},
 };
-use crate::broker::{Delivery, Error, Settle, Settlement};
+use crate::broker::{Delivery, Error, Settle, Settlement, Standing};
 
 /// While nothing can be published a message that is to wait for longer waits here for so long, and then tries again.
 const WAITS_HERE: Duration = Duration::from_secs(5);
@@ -156,8 +156,11 @@ impl Settle for Lease {
                 self.move_to(outgoing).await
             }
             Settlement::Park(reason) => {
-                let outgoing = self.inner.to_letters("parked", &self.envelope().parked(reason, self.inner.clock.now()));
-                self.move_to(outgoing).await
+                let parked = self.envelope().parked(reason, self.inner.clock.now());
+                let (inner, outgoing) = (self.inner.clone(), self.inner.to_letters("parked", &parked));
+                self.move_to(outgoing).await?;
+                inner.index.add(|| parked.letter(Standing::Parked));
+                Ok(())
             }
         }
     }

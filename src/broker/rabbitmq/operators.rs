@@ -1,5 +1,5 @@
-//! The letters as operators see them. There is no index of them: a pass goes through `<p>.dead` and `<p>.parked`, or as
-//! far as it has to.
+//! The letters as operators see them. A pass goes through `<p>.dead` and `<p>.parked`, or as far as it has to; what lies
+//! in `<p>.parked` is remembered without its words (`index`).
 //!
 //! A letter is replayed by a copy with a new life, and acknowledged when the copy is confirmed. A crash between the two
 //! leaves both: the new life is worked off, and the letter still lies there. Replayed once more it makes a second copy of
@@ -41,28 +41,29 @@ const KINDS: [(Standing, &str); 2] = [(Standing::Dead, "dead"), (Standing::Parke
 impl Letters for Rabbitmq {
     async fn list(&self, which: &Which, page: &Page) -> Result<Listing, Error> {
         let after = page.after.as_deref().map(|after| Place::parse(after).ok_or(Error::NoSuchPlace)).transpose()?;
-        let (mut letters, mut worn, mut beyond) = (Vec::new(), Vec::new(), false);
-        let mut pass = Pass::begin(&self.inner).await?;
+        let (mut meant, mut beyond) = (Vec::new(), false);
         for (standing, queue) in KINDS {
             if !which.stands(standing) || after.as_ref().is_some_and(|after| after.is_behind(standing)) {
                 continue;
             }
-            let (mut messages, mut bytes) = (0, 0);
-            let each = |message: Message| {
-                (messages, bytes) = (messages + 1, bytes + message.data.len());
-                letters.push(envelope::letter(&message.properties, &message.data, standing));
-                if envelope::deliveries(&message.properties) > DELIVERIES_MAX {
-                    worn.push((queue, message));
-                }
-                beyond |= messages == LOOKED_AT_MAX || bytes > LOOKED_AT_BYTES_MAX;
-                if bytes > LOOKED_AT_BYTES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let mut select = |letters: &[Letter], is_cut: bool| {
+                let first = after.as_ref().map_or(0, |after| after.first_behind(standing, letters));
+                let behind = letters[first..].iter().filter(|letter| which.means(letter));
+                // One more than asked for tells that there is a next page.
+                meant.extend(behind.take(page.limit() + 1 - meant.len()).cloned());
+                beyond |= is_cut;
             };
-            pass.look(&self.inner.topology.name(queue), LOOKED_AT_MAX, each).await?;
+            if standing == Standing::Parked && !page.whole {
+                self.inner.index.look(&self.inner, &mut select).await?;
+            } else {
+                let reach = (LOOKED_AT_MAX, LOOKED_AT_BYTES_MAX);
+                let (letters, is_cut) = self.inner.lying(standing, queue, reach, |letter| letter).await?;
+                select(&letters, is_cut);
+            }
+            if meant.len() > page.limit() {
+                break;
+            }
         }
-        renew(&self.inner, &mut pass, worn).await?;
-        pass.end().await;
-        let first = after.map_or(0, |after| after.first_behind(&letters));
-        let mut meant: Vec<Letter> = letters.into_iter().skip(first).filter(|letter| which.means(letter)).collect();
         let is_full = meant.len() > page.limit();
         meant.truncate(page.limit());
         let next = meant.last().filter(|_| is_full).map(|last| Place::of(last).to_text());
@@ -123,16 +124,56 @@ impl Letters for Rabbitmq {
     }
 }
 
+impl Inner {
+    /// What lies in a queue of letters, each as `keep` leaves it, and whether more lie there than so many messages and
+    /// bytes.
+    async fn lying(
+        &self,
+        standing: Standing,
+        queue: &'static str,
+        (messages_max, bytes_max): (usize, usize),
+        keep: fn(Letter) -> Letter,
+    ) -> Result<(Vec<Letter>, bool), Error> {
+        let (mut letters, mut worn, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut pass = Pass::begin(self).await?;
+        let each = |message: Message| {
+            bytes += message.data.len();
+            let letter = keep(envelope::letter(&message.properties, &message.data, standing));
+            if envelope::deliveries(&message.properties) > DELIVERIES_MAX {
+                worn.push((letter, message));
+            } else {
+                letters.push(letter);
+            }
+            if bytes > bytes_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        pass.look(&self.topology.name(queue), messages_max, each).await?;
+        let is_cut = letters.len() + worn.len() == messages_max || bytes > bytes_max;
+        // They lie behind the others then.
+        let (behind, worn) = worn.into_iter().unzip();
+        renew(self, &mut pass, queue, worn).await?;
+        pass.end().await;
+        letters.extend::<Vec<Letter>>(behind);
+        Ok((letters, is_cut))
+    }
+
+    /// The parked letters, at most `most`.
+    pub(super) async fn parked(&self, most: usize, keep: fn(Letter) -> Letter) -> Result<Vec<Letter>, Error> {
+        let (letters, _) = self.lying(Standing::Parked, "parked", (most, usize::MAX), keep).await?;
+        Ok(letters)
+    }
+}
+
 impl Rabbitmq {
     fn held(&self, pass: &Arc<Mutex<Pass>>, found: Found) -> Held {
         let Found { letter, envelope, acker } = found;
-        Held::new(letter, Box::new(InHand { inner: self.inner.clone(), pass: pass.clone(), acker, envelope }))
+        let (inner, id) = (self.inner.clone(), letter.id.clone());
+        Held::new(letter, Box::new(InHand { inner, pass: pass.clone(), acker, id, envelope }))
     }
 }
 
 /// Begins anew with letters that were looked at so often that the server would soon throw them away.
-async fn renew(inner: &Inner, pass: &mut Pass, worn: Vec<(&'static str, Message)>) -> Result<(), Error> {
-    for (queue, message) in worn {
+async fn renew(inner: &Inner, pass: &mut Pass, queue: &str, worn: Vec<Message>) -> Result<(), Error> {
+    for message in worn {
         let properties = envelope::as_it_lies(&message.properties);
         let (exchange, key) = (inner.topology.name("dlx"), queue.to_owned());
         inner.publisher.publish(Outgoing { exchange, key, properties, body: message.data }).await?;
@@ -177,6 +218,7 @@ struct InHand {
     inner: Arc<Inner>,
     pass: Arc<Mutex<Pass>>,
     acker: Acker,
+    id: String,
     envelope: Option<Envelope>,
 }
 
@@ -189,8 +231,11 @@ impl Hold for InHand {
             let envelope = self.envelope.as_ref().ok_or(Error::Unreplayable)?;
             let reborn = envelope.reborn(self.inner.clock.now());
             self.inner.publisher.publish(self.inner.to_work(&reborn)).await?;
-            if self.pass.lock().await.acknowledge(&self.acker).await.is_err() {
-                tracing::warn!(job.id = %reborn.job.id, "a message is replayed, and its letter is still there");
+            match self.pass.lock().await.acknowledge(&self.acker).await {
+                Ok(()) => self.inner.index.remove(&self.id),
+                Err(_) => {
+                    tracing::warn!(job.id = %reborn.job.id, "a message is replayed, and its letter is still there");
+                }
             }
             end(self.pass).await;
             Ok(())
@@ -202,6 +247,7 @@ impl Hold for InHand {
         let inner = self.inner.clone();
         let discard = async move {
             self.pass.lock().await.acknowledge(&self.acker).await?;
+            self.inner.index.remove(&self.id);
             end(self.pass).await;
             Ok(())
         };
@@ -244,15 +290,14 @@ impl Place {
         self.standing == Standing::Parked && standing == Standing::Dead
     }
 
-    /// Which letter is the first behind it. If its own has gone, that is told by when they were parked, as each node's
-    /// clock had it.
-    fn first_behind(&self, letters: &[Letter]) -> usize {
-        let same_kind = |letter: &Letter| letter.standing == self.standing;
-        let own = letters.iter().position(|letter| same_kind(letter) && letter.id == self.id);
-        let is_later = |letter: &Letter| same_kind(letter) && letter.parked_at > Some(self.parked_at);
-        let is_of_later_kind = |letter: &Letter| !same_kind(letter) && letter.standing == Standing::Parked;
-        own.map(|own| own + 1)
-            .or_else(|| letters.iter().position(|letter| is_later(letter) || is_of_later_kind(letter)))
-            .unwrap_or(letters.len())
+    /// Which of the letters that stand so is the first behind it. If its own has gone, that is told by when they were
+    /// parked, as each node's clock had it.
+    fn first_behind(&self, standing: Standing, letters: &[Letter]) -> usize {
+        if standing != self.standing {
+            return 0;
+        }
+        let own = letters.iter().position(|letter| letter.id == self.id);
+        let later = || letters.iter().position(|letter| letter.parked_at > Some(self.parked_at));
+        own.map(|own| own + 1).or_else(later).unwrap_or(letters.len())
     }
 }

@@ -2,6 +2,7 @@
 //! forwarded whenever RabbitMQ takes messages.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -267,8 +268,8 @@ impl Inner {
             Lane::Chat => Place(self.topology.partition_of(&message.job.conversation).into()),
             Lane::Events => Place::EVENTS,
         };
-        let unusable = message.unusable.map(str::to_owned);
-        Item { place, lane: message.lane, job: message.job.clone(), unusable }
+        let parked = message.parked.clone().map(Cow::into_owned);
+        Item { place, lane: message.lane, job: message.job.clone(), parked }
     }
 
     fn outgoing_again(&self, spooled: &Spooled) -> Outgoing {
@@ -287,8 +288,8 @@ impl Inner {
 
     fn outgoing(&self, item: &Item) -> Outgoing {
         let envelope = Envelope::new(item.job.clone(), item.lane);
-        match &item.unusable {
-            Some(why) => self.to_letters("parked", &envelope.parked(format!("unusable: {why}"), self.clock.now())),
+        match &item.parked {
+            Some(why) => self.to_letters("parked", &envelope.parked(why.clone(), self.clock.now())),
             None => self.to_work(&envelope),
         }
     }

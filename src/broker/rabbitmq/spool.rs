@@ -73,7 +73,7 @@ pub struct Item {
     /// The message.
     pub job: Arc<Job>,
     /// Why it goes straight to the parked letters, if it does.
-    pub unusable: Option<String>,
+    pub parked: Option<String>,
 }
 
 /// A message that lies in the spool.
@@ -322,14 +322,14 @@ fn insert(connection: &Connection, (item, body): &(Item, Vec<u8>)) -> Result<i64
     let (event, message) = (item.job.id.as_str(), item.job.message.as_str());
     let bytes = portion(item, body).bytes as i64;
     let mut statement = connection.prepare_cached(INSERT)?;
-    Ok(statement.insert(params![item.place.0, code, event, message, item.unusable, bytes, body])?)
+    Ok(statement.insert(params![item.place.0, code, event, message, item.parked, bytes, body])?)
 }
 
 fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let body: Vec<u8> = row.get(4)?;
-    let (seq, place, unusable) = (row.get(0)?, Place(row.get(1)?), row.get(3)?);
+    let (seq, place, parked) = (row.get(0)?, Place(row.get(1)?), row.get(3)?);
     let item = match serde_json::from_slice(&body) {
-        Ok(job) => Ok(Item { place, lane: lane(row.get(2)?), job: Arc::new(job), unusable }),
+        Ok(job) => Ok(Item { place, lane: lane(row.get(2)?), job: Arc::new(job), parked }),
         Err(_) => Err(body),
     };
     Ok(Spooled { seq, item })

@@ -6,7 +6,7 @@ use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::{Inner, topology::Topology};
+use super::{Inner, link::Live, topology::Topology};
 use crate::broker::{Count, Error, Lane, Standing};
 
 /// How often the server is asked; it has about thirty queues to look at.
@@ -20,6 +20,15 @@ pub const WITHIN: Duration = Duration::from_secs(120);
 
 const STANDINGS: [Standing; 5] =
     [Standing::Ready, Standing::InHand, Standing::Delayed, Standing::Dead, Standing::Parked];
+
+/// What the server says of a queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lying {
+    /// Messages in nobody's hand.
+    pub ready: usize,
+    /// Who consumes from it.
+    pub consumers: u32,
+}
 
 /// What the server said last.
 #[derive(Default)]
@@ -35,10 +44,24 @@ impl Tally {
         for source in inner.sources() {
             source.attend(inner).await;
         }
+        inner.index.tidy();
         match timeout(TELLS_WITHIN, self.count(inner)).await {
             Ok(counted) => counted,
-            Err(_) => Err(Error::Store("RabbitMQ does not tell how much lies there".into())),
+            Err(_) => Err(silent()),
         }
+    }
+
+    /// What lies among the parked letters at this moment.
+    pub async fn parked(&self, inner: &Inner) -> Result<Lying, Error> {
+        let live = inner.link.consume().live().ok_or_else(|| Error::Store("RabbitMQ is away".into()))?;
+        let asked = async {
+            let mut current = self.channel.lock().await;
+            let channel = usable(&mut current, &live).await?;
+            let lying = lying_in(&channel, &inner.topology.name("parked")).await.map_err(unknown)?;
+            *current = Some((live.generation, channel));
+            Ok(lying)
+        };
+        timeout(TELLS_WITHIN, asked).await.unwrap_or_else(|_| Err(silent()))
     }
 
     async fn count(&self, inner: &Inner) -> Result<(), Error> {
@@ -47,12 +70,7 @@ impl Tally {
         // Keeps passes from beginning; one that is under way has letters in hand, and their numbers stay as they were.
         let turn = inner.passes.turn_now();
         let mut current = self.channel.lock().await;
-        let is_usable =
-            |(generation, channel): &(u64, Channel)| *generation == live.generation && channel.status().connected();
-        let channel = match current.take().filter(is_usable) {
-            Some((_, channel)) => channel,
-            None => live.connection.create_channel().await.map_err(unknown)?,
-        };
+        let channel = usable(&mut current, &live).await?;
         let mut sums = HashMap::new();
         for (lane, standing, queue) in queues(&inner.topology) {
             let of = (lane, standing);
@@ -61,7 +79,7 @@ impl Tally {
                 sums.extend(before.map(|before| (of, before)));
                 continue;
             }
-            *sums.entry(of).or_default() += ready_in(&channel, &queue).await.map_err(unknown)?;
+            *sums.entry(of).or_default() += lying_in(&channel, &queue).await.map_err(unknown)?.ready as u64;
         }
         *self.at_server.lock() = sums;
         *current = Some((live.generation, channel));
@@ -122,10 +140,25 @@ fn queues(topology: &Topology) -> Vec<(Lane, Standing, String)> {
     queues
 }
 
-async fn ready_in(channel: &Channel, queue: &str) -> lapin::Result<u64> {
+/// The channel that is there, or a new one.
+async fn usable(current: &mut Option<(u64, Channel)>, live: &Live) -> Result<Channel, Error> {
+    let is_usable =
+        |(generation, channel): &(u64, Channel)| *generation == live.generation && channel.status().connected();
+    match current.take().filter(is_usable) {
+        Some((_, channel)) => Ok(channel),
+        None => live.connection.create_channel().await.map_err(unknown),
+    }
+}
+
+async fn lying_in(channel: &Channel, queue: &str) -> lapin::Result<Lying> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
-    Ok(queue.message_count().into())
+    let ready = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
+    Ok(Lying { ready, consumers: queue.consumer_count() })
+}
+
+fn silent() -> Error {
+    Error::Store("RabbitMQ does not tell how much lies there".into())
 }
 
 fn unknown(error: lapin::Error) -> Error {

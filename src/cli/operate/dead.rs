@@ -1,11 +1,20 @@
 //! `tidegate dead`: dead letters, one by one or many at once.
 
-use std::process::ExitCode;
+use std::{
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use reqwest::Method;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::{Error, Node, Reach, items, part, table, text};
+
+/// Bytes of letters sent at once; the node takes some more.
+const PART_BYTES_MAX: usize = 1 << 20;
 
 /// Options of `tidegate dead`.
 #[derive(clap::Args)]
@@ -67,6 +76,11 @@ enum Action {
     Export {
         #[command(flatten)]
         filter: Filter,
+    },
+    /// Parks the letters of an export; those that lie there already are left alone.
+    Import {
+        /// What `tidegate dead export` has printed.
+        file: PathBuf,
     },
     /// Lists the jobs on many letters that the node works off.
     Jobs,
@@ -164,6 +178,7 @@ pub(in crate::cli) fn dead(options: &Options) -> ExitCode {
             let fields: Vec<String> = filter.fields().map(|(name, value)| format!("{name}={}", part(value))).collect();
             node.copy(&format!("/admin/dead-letters/export?{}", fields.join("&")), &mut std::io::stdout()).await
         }
+        Action::Import { file } => import(node, file).await,
         Action::Jobs => jobs(node).await,
         Action::Cancel { job } => {
             let told = node.order(Method::POST, &format!("/admin/jobs/{}/cancel", part(job)), Value::Null).await?;
@@ -173,6 +188,36 @@ pub(in crate::cli) fn dead(options: &Options) -> ExitCode {
             Ok(())
         }
     })
+}
+
+/// In parts of whole lines, so that no body is too large for the node.
+async fn import(node: &Node, file: &Path) -> Result<(), Error> {
+    let unreadable = |why: &dyn Display| Error::Refused(format!("{}: {why}; nothing was imported", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| unreadable(&error))?;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    // A file that was cut off is noticed before any of it is parked.
+    if let Some(torn) = lines.iter().position(|line| serde_json::from_str::<IgnoredAny>(line).is_err()) {
+        return Err(unreadable(&format!("letter {} is no JSON; is the file whole?", torn + 1)));
+    }
+    let (mut told, mut rest) = ([0; 3], &lines[..]);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|line| {
+            bytes += line.len() + 1;
+            bytes <= PART_BYTES_MAX
+        });
+        let (part, others) = rest.split_at(fits.count().max(1));
+        let answer = node.send(Method::POST, "/admin/dead-letters/import", part.join("\n")).await?;
+        for (sum, field) in told.iter_mut().zip(["imported", "known", "left_out"]) {
+            *sum += answer[field].as_u64().unwrap_or_default();
+        }
+        rest = others;
+    }
+    let [imported, known, left_out] = told;
+    if !node.printed(&json!({ "imported": imported, "known": known, "left_out": left_out })) {
+        println!("{imported} letters are parked; {known} were known already, {left_out} hold no message");
+    }
+    Ok(())
 }
 
 async fn groups(node: &Node) -> Result<(), Error> {

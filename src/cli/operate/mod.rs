@@ -120,6 +120,11 @@ impl Node {
         self.ask(method, path, Some(body)).await
     }
 
+    /// Orders, with a text.
+    pub async fn send(&self, method: Method, path: &str, text: String) -> Result<Value, Error> {
+        self.answer(self.request(method, path).body(text)).await
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.url));
         match &self.token {
@@ -133,6 +138,10 @@ impl Node {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Value, Error> {
         let away = |_| Error::Away(self.url.clone());
         let answer = request.send().await.map_err(away)?;
         let status = answer.status();

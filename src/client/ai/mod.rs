@@ -21,10 +21,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
-    Response,
+    Method, Response,
     header::{CONTENT_TYPE, HeaderMap},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::endpoint::Endpoint;
 pub use self::{
@@ -183,7 +183,7 @@ impl Ai {
 
     async fn open(&self, request: &Request, model: &str, now: Timestamp) -> Result<Stream, Refusal> {
         let body = self.endpoint.body(request, model)?;
-        let (response, advice) = self.send(request.kind, model, body, None, now).await?;
+        let (response, advice) = self.send(request.kind, model, body, now).await?;
         if !is_stream(response.headers()) {
             return Err(Refusal::of(Failure::UnusableAnswer));
         }
@@ -201,30 +201,30 @@ impl Ai {
         within: Duration,
         now: Timestamp,
     ) -> Result<(Bytes, Advice), Refusal> {
-        let (response, advice) = self.send(kind, model, body, Some(within), now).await?;
         let bytes_max = match kind {
             Kind::Chat => http::BODY_BYTES_MAX,
             Kind::Embeddings => EMBEDDINGS_BYTES_MAX,
         };
-        Ok((read(response, bytes_max).await.map_err(Refusal::of)?, advice))
+        let whole = async {
+            let (response, advice) = self.send(kind, model, body, now).await?;
+            Ok((read(response, bytes_max).await.map_err(Refusal::of)?, advice))
+        };
+        timeout(within, whole).await.unwrap_or_else(|_| Err(Refusal::of(Failure::Timeout)))
     }
 
-    /// Sends a request; anything but a success is read to its end and told apart. `within`: time for the call and its
-    /// whole answer, if it has such a limit.
+    /// Sends a request; anything but a success is read to its end and told apart.
     async fn send(
         &self,
         kind: Kind,
         model: &str,
         body: Vec<u8>,
-        within: Option<Duration>,
         now: Timestamp,
     ) -> Result<(Response, Advice), Refusal> {
         let Some(url) = self.endpoint.url(kind, model) else { return Err(Refusal::of(Failure::Unusable(0))) };
-        let mut call = self.client.post(url).headers(self.endpoint.headers.clone()).body(body);
-        if let Some(within) = within {
-            call = call.timeout(within);
-        }
-        let response = call.send().await.map_err(|error| Refusal::of(failure(&error)))?;
+        let mut call = reqwest::Request::new(Method::POST, url);
+        *call.headers_mut() = self.endpoint.headers.clone();
+        *call.body_mut() = Some(body.into());
+        let response = self.client.execute(call).await.map_err(|error| Refusal::of(failure(&error)))?;
         let status = response.status().as_u16();
         let advice = advice(response.headers(), now);
         let Some(failure) = Failure::of_status(status, advice.retry_after) else { return Ok((response, advice)) };

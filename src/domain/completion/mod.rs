@@ -105,10 +105,10 @@ impl Request {
         );
         body.push(b'{');
         for (name, value) in &self.fields {
-            let with_usage = self.stream && name == "stream_options";
-            if !with_usage {
-                let value = if name == "model" { quoted(model) } else { value.get().to_owned() };
-                write(&mut body, name, &value);
+            match name.as_str() {
+                "stream_options" if self.stream => {}
+                "model" => write(&mut body, name, &quoted(model)),
+                _ => write(&mut body, name, value.get()),
             }
         }
         if self.stream {
@@ -203,7 +203,7 @@ fn write(body: &mut Vec<u8>, name: &str, value: &str) {
     if body.len() > 1 {
         body.push(b',');
     }
-    body.extend_from_slice(quoted(name).as_bytes());
+    serde_json::to_writer(&mut *body, name).expect("a text is JSON, and a vector takes everything");
     body.push(b':');
     body.extend_from_slice(value.as_bytes());
 }

@@ -151,7 +151,7 @@ struct DryRun {
 
 async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Problem> {
     let mut run = DryRun { letters: 0, beyond: false, would: BTreeMap::new(), sample: Vec::new() };
-    let mut pages = pin!(pages(admin.parts.letters.clone(), which.clone(), usize::MAX));
+    let mut pages = pin!(pages(admin.parts.letters.clone(), which.clone(), usize::MAX, false));
     while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {
             let would = would(admin, deed, letter).await;

@@ -62,8 +62,9 @@ pub async fn erase(
         position: 0,
         first_seen: now,
         replayed: None,
+        imported: None,
     };
-    let order = Publication { lane: Lane::Events, job: Arc::new(job), unusable: None };
+    let order = Publication { lane: Lane::Events, job: Arc::new(job), parked: None };
     let stored = admin.parts.broker.publish(vec![order]).await.map_err(|error| {
         tracing::error!(%error, "the removal of a customer could not be stored");
         let detail = "the order could not be stored; try again";

@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
@@ -32,22 +32,22 @@ use crate::{
 const AT_ONCE: usize = 1_000;
 
 /// One line.
-#[derive(Debug, Serialize)]
-struct Line {
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Line {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    lane: Option<Lane>,
+    pub(super) lane: Option<Lane>,
     #[serde(skip_serializing_if = "Option::is_none")]
     standing: Option<Standing>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     tries: u32,
-    replay: u32,
+    pub(super) replay: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     parked_at: Option<String>,
     /// The message as it lies in the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<Job>,
+    pub(super) job: Option<Job>,
     /// Of what is no message of Tidegate's: as far as it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     foreign: Option<String>,
@@ -81,7 +81,7 @@ pub async fn export(
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     noted(&admin, &who, "letters.export", "letters", json!({ "filter": filter })).await?;
-    let mut pages = Box::pin(pages(admin.parts.letters.clone(), filter.which(), AT_ONCE));
+    let mut pages = Box::pin(pages(admin.parts.letters.clone(), filter.which(), AT_ONCE, true));
     // What cannot begin is told so; later it can only be broken off.
     let first = pages.try_next().await.map_err(|error| refused(error.into()))?;
     let body = Body::from_stream(written(stream::iter(first.map(Ok)).chain(pages)));

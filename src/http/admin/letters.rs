@@ -103,7 +103,7 @@ impl Filter {
 pub async fn list(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Result<Json<LetterPage>, Problem> {
     let Asked { standing, cause, fingerprint, lane, conversation, after, limit } = asked;
     let filter = Filter { standing, cause, fingerprint, lane, conversation, id: None };
-    let page = Page { after, limit: limit.unwrap_or(PAGE).min(PAGE_MAX) };
+    let page = Page { after, limit: limit.unwrap_or(PAGE).min(PAGE_MAX), whole: false };
     let listing = admin.parts.letters.list(&filter.which(), &page).await.map_err(|error| refused(error.into()))?;
     let letters = listing.letters.iter().map(summary).collect();
     Ok(Json(LetterPage { letters, next: listing.next, beyond: listing.beyond }))
@@ -138,7 +138,7 @@ pub struct Groups {
 #[utoipa::path(get, path = "/admin/dead-letters/groups", tag = "letters", responses((status = 200, body = Groups)))]
 pub async fn groups(State(admin): State<Admin>) -> Result<Json<Groups>, Problem> {
     let mut groups: BTreeMap<(String, &'static str, &'static str), Group> = BTreeMap::new();
-    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX));
+    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, false));
     let mut beyond = false;
     while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {

@@ -6,7 +6,7 @@
 //! | `messages` | timelines of messages and conversations |
 //! | `views` | queues, breakers, limiters, nodes, what is set |
 //! | `overview` | how things stand, in words; once, or as a stream |
-//! | `letters`, `bulk`, `export` | dead letters, one by one, many at once, or written down |
+//! | `letters`, `bulk`, `export`, `import` | dead letters, one by one, many at once, written down, taken over |
 //! | `controls` | pauses, drains, breakers held by hand, other limits, mutes |
 //! | `audit` | what was done |
 //!
@@ -18,6 +18,7 @@ pub mod bulk;
 pub mod controls;
 pub mod erase;
 pub mod export;
+pub mod import;
 pub mod letters;
 pub mod messages;
 pub mod overview;

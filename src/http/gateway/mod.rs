@@ -22,10 +22,11 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::State,
+    extract::{self, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+use futures_util::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
@@ -115,14 +116,14 @@ impl Gateway {
 
 /// `POST /v1/chat/completions`
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "public", request_body(content = Object), responses((status = 200, body = Object)))]
-pub async fn chat(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
-    answer(&public.gateway, Kind::Chat, &headers, body).await
+pub fn chat(State(public): State<Arc<Public>>, request: extract::Request) -> BoxFuture<'static, Response> {
+    answer(public.gateway.clone(), Kind::Chat, request)
 }
 
 /// `POST /v1/embeddings`
 #[utoipa::path(post, path = "/v1/embeddings", tag = "public", request_body(content = Object), responses((status = 200, body = Object)))]
-pub async fn embeddings(State(public): State<Arc<Public>>, headers: HeaderMap, body: Body) -> Response {
-    answer(&public.gateway, Kind::Embeddings, &headers, body).await
+pub fn embeddings(State(public): State<Arc<Public>>, request: extract::Request) -> BoxFuture<'static, Response> {
+    answer(public.gateway.clone(), Kind::Embeddings, request)
 }
 
 /// Whether it is a client of this API who asks for a path, so that errors have to have its shape.
@@ -135,14 +136,18 @@ pub fn unknown_url(status: StatusCode) -> Response {
     Refusal::unknown_url(status).into_response()
 }
 
-async fn answer(gateway: &Arc<Gateway>, kind: Kind, headers: &HeaderMap, body: Body) -> Response {
-    let key = match keys::find(&gateway.config.keys, headers) {
-        Some(key) => key,
-        None => return Refusal::unknown_key().into_response(),
-    };
-    let response = walk(gateway, key, kind, headers, body).await.unwrap_or_else(IntoResponse::into_response);
-    gateway.metrics.answered(gateway.purses[key].label, response.status());
-    response
+/// In a box of its own from the start: axum would move the whole walk, which is large, from hand to hand.
+fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFuture<'static, Response> {
+    Box::pin(async move {
+        let (head, body) = request.into_parts();
+        let Some(key) = keys::find(&gateway.config.keys, &head.headers) else {
+            return Refusal::unknown_key().into_response();
+        };
+        let walked = walk(&gateway, key, kind, &head.headers, body).await;
+        let response = walked.unwrap_or_else(IntoResponse::into_response);
+        gateway.metrics.answered(gateway.purses[key].label, response.status());
+        response
+    })
 }
 
 /// The walk of one request.

@@ -96,6 +96,7 @@ fn job(id: &str) -> Job {
         position: 0,
         first_seen: BEGIN,
         replayed: None,
+        imported: None,
     }
 }
 
