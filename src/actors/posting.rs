@@ -166,7 +166,7 @@ impl Poster {
     pub async fn find_marks(&self, message: &str, since: Timestamp) -> Result<Vec<Found>, Error> {
         let mut pause = PAUSE_FIRST;
         loop {
-            let since = Timestamp(since.0 - LOOK_BACK.as_millis() as i64);
+            let since = since.before(LOOK_BACK);
             self.show(Phase::Waiting(Wait::Zendesk, None));
             let marks = self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await;
             self.show(Phase::Post);

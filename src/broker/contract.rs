@@ -104,6 +104,7 @@ macro_rules! contract {
             what_could_not_be_understood_is_not_replayed
             a_replay_that_is_given_up_loses_nothing
             a_list_that_is_given_up_loses_nothing
+            an_imported_letter_lies_here_as_it_lay_elsewhere
             a_node_that_ends_during_replays_loses_nothing
             what_lies_here_of_a_customer_is_removed_and_stays_if_it_is_given_back
         );

@@ -73,8 +73,20 @@ pub struct Page {
     pub after: Option<String>,
     /// The most letters; never more than [`LISTED_MAX`].
     pub limit: usize,
-    /// With what customers wrote. Without it a broker may list letters that have no words.
-    pub whole: bool,
+    /// How closely it is looked.
+    pub look: Look,
+}
+
+/// How closely a broker looks that has to go through a queue for a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Look {
+    /// What is remembered will do, without what customers wrote.
+    #[default]
+    Remembered,
+    /// What lies there now, without what customers wrote; an error while somebody has some of it in hand.
+    Fresh,
+    /// With what customers wrote.
+    Whole,
 }
 
 impl Page {
@@ -238,18 +250,18 @@ pub trait Letters: Send + Sync {
 }
 
 /// Page after page of the letters that are meant, to the last, or to one that cannot be had. `beyond` of the last page
-/// tells of all. `whole`: with what customers wrote.
+/// tells of all.
 pub fn pages(
     letters: Arc<dyn Letters>,
     which: Which,
     limit: usize,
-    whole: bool,
+    look: Look,
 ) -> impl Stream<Item = Result<Listing, Error>> + Send {
     stream::try_unfold(Some(None), move |place: Option<Option<String>>| {
         let (letters, which) = (letters.clone(), which.clone());
         async move {
             let Some(after) = place else { return Ok(None) };
-            let listing = letters.list(&which, &Page { after, limit, whole }).await?;
+            let listing = letters.list(&which, &Page { after, limit, look }).await?;
             let next = listing.next.clone().map(Some);
             Ok(Some((listing, next)))
         }

@@ -122,7 +122,7 @@ pub struct Forgotten {
 #[async_trait]
 pub trait Broker: Send + Sync {
     /// Makes messages durable and answers for each, in order, once they are. A message whose event id or message id
-    /// was stored before is not stored again.
+    /// was stored before is not stored again, unless it was imported: it may have gone since, and be brought back.
     async fn publish(&self, messages: Vec<Publication>) -> Result<Vec<Published>, Error>;
 
     /// Waits for deliveries and takes at most `room` of them, in the order of publication; of one conversation at

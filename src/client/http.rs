@@ -59,7 +59,7 @@ pub(super) async fn body_up_to(mut response: reqwest::Response, bytes_max: usize
     let mut whole = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(Broken::Network)? {
         // Most come in one piece.
-        if chunk.len() == told && told <= bytes_max {
+        if whole.is_empty() && told > 0 && chunk.len() == told && told <= bytes_max {
             return Ok(chunk);
         }
         if whole.len() + chunk.len() > bytes_max {

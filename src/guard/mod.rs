@@ -126,11 +126,13 @@ impl Stack {
             Refused::Busy(_) => true,
             Refused::Failed(failed) => failed.failure == Failure::OutOfTime,
         };
-        let ask = || self.ask_anew(question, progress, &call);
-        let asked = self.cache.get_or(question.key, is_callers_own, ask).await?;
-        if question.key.is_some() {
-            self.metrics.cache(asked.1, self.cache.is_shared());
+        if question.key.is_none() {
+            return Ok((self.ask_anew(question, progress, &call).await?, Source::Asked));
         }
+        let ask = || self.ask_anew(question, progress, &call);
+        // Apart: to look into the cache takes much room, and many wait who do not.
+        let asked = Box::pin(self.cache.get_or(question.key, is_callers_own, ask)).await?;
+        self.metrics.cache(asked.1, self.cache.is_shared());
         Ok(asked)
     }
 

@@ -46,7 +46,7 @@ pub async fn read(body: Body, limit: usize, announced: Announced, share: &mut Sh
             refused = Some(Error::NoRoom);
         }
         // Most come in one piece.
-        if refused.is_none() && length == Some(chunk.len()) {
+        if refused.is_none() && whole.is_empty() && length == Some(chunk.len()) {
             return Ok(chunk);
         }
         if refused.is_none() {

@@ -8,6 +8,7 @@
 //! So nothing is asked of Redis that it has not been told.
 
 mod forward;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -30,9 +31,7 @@ use tokio::{
 
 use super::{
     Audit, Away, Budgets, Claim, Claimed, Error, Fence, Keeping, Ledger, Life, Local, Memory, Presence, Recall, Record,
-    Redis, Remembered, Settings, Turn,
-    audit::Entry,
-    settings::{All, Setting},
+    Redis, Remembered, Turn, audit::Entry,
 };
 use crate::domain::{
     control::Control,
@@ -157,18 +156,6 @@ impl Bridge {
     /// Only Redis knows; while it is away the question waits.
     async fn only_redis<T>(&self, asking: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.on_redis(asking).await.unwrap_or_else(|| Err(Error::Away("Redis is away".into())))
-    }
-}
-
-impl Bridge {
-    /// Tells Redis what the file knows to be set, which counts only if Redis knows of nothing that was ever set. Also
-    /// that nothing is set is told: else one who was away for long would set what it remembers.
-    async fn remind(&self) -> Result<Option<All>, Error> {
-        let copy = self.local.settings(None).await?.filter(|copy| copy.version > 0);
-        if let Some(copy) = &copy {
-            self.redis.restore_settings(&copy.settings).await?;
-        }
-        Ok(copy)
     }
 }
 
@@ -357,46 +344,6 @@ impl Budgets for Bridge {
     /// Whoever counts goes on by what it knows, and tells when Redis is back: the file would only know of this node.
     async fn spend(&self, key: &str, month: &str, tokens: u64) -> Result<u64, Error> {
         self.only_redis(self.redis.spend(key, month, tokens)).await
-    }
-}
-
-#[async_trait]
-impl Settings for Bridge {
-    /// The file keeps a copy: a node that starts while Redis is away does what was set before.
-    async fn settings(&self, known: Option<u64>) -> Result<Option<All>, Error> {
-        let Some(told) = self.on_redis(self.redis.settings(known)).await else {
-            return self.local.settings(known).await;
-        };
-        let Some(all) = told? else { return Ok(None) };
-        if all.version == 0
-            && let Some(copy) = self.remind().await?
-        {
-            // What Redis knows now is copied by the next who asks.
-            return Ok(Some(copy).filter(|copy| known != Some(copy.version)));
-        }
-        self.local.copy_settings(&all).await?;
-        Ok(Some(all))
-    }
-
-    /// An order may come before anybody has seen that Redis has lost what was set: it would pass for all there is.
-    async fn set(&self, setting: &Setting) -> Result<(), Error> {
-        let set = async {
-            self.remind().await?;
-            self.redis.set(setting).await
-        };
-        self.only_redis(set).await
-    }
-
-    async fn unset(&self, name: &str) -> Result<bool, Error> {
-        let unset = async {
-            self.remind().await?;
-            self.redis.unset(name).await
-        };
-        self.only_redis(unset).await
-    }
-
-    async fn end(&self, name: &str, ends_with: &str) -> Result<(), Error> {
-        self.only_redis(self.redis.end(name, ends_with)).await
     }
 }
 

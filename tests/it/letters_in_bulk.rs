@@ -10,6 +10,14 @@ use crate::support::{SOON, Scene, eventually, figure, rabbitmq, settle_within};
 
 const QUICK: &str = "[retry]\nmax_retries = 0\n";
 
+fn in_rabbitmq() -> String {
+    let (address, prefix) = rabbitmq::shared();
+    format!(
+        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
+         partitions = 2\n"
+    )
+}
+
 async fn order(scene: &Scene, deed: &str, body: Value) -> Value {
     let (status, told) = scene.daemon.order(Method::POST, &format!("/admin/dead-letters/{deed}"), body).await;
     assert!(status == 202 || status == 200, "{deed}: {status} {told}");
@@ -104,12 +112,7 @@ async fn many_letters_of_the_embedded_queue_are_worked_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_letters_in_rabbitmq_are_worked_off() {
-    let (address, prefix) = rabbitmq::shared();
-    let broker = format!(
-        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
-         partitions = 2\n"
-    );
-    many_letters_are_worked_off(&broker).await;
+    many_letters_are_worked_off(&in_rabbitmq()).await;
 }
 
 /// kill -9 in the middle: what is left lies where it lay, and what was done is not done twice.
@@ -173,12 +176,7 @@ async fn letters_of_the_embedded_queue_are_replayed_at_the_pace_that_is_ordered(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_rabbitmq_are_replayed_at_the_pace_that_is_ordered() {
-    let (address, prefix) = rabbitmq::shared();
-    let broker = format!(
-        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
-         partitions = 2\n"
-    );
-    a_pace_is_kept(&broker).await;
+    a_pace_is_kept(&in_rabbitmq()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,6 +195,53 @@ async fn letters_are_written_down() {
     assert!(audit.contains("letters.export") && !audit.contains("words"), "{audit}");
 }
 
+async fn import(scene: &Scene, lines: String) -> (u16, Value) {
+    let request = reqwest::Client::new().post(scene.daemon.admin_url("/admin/dead-letters/import")).body(lines);
+    let answer = request.send().await.expect("the node answers");
+    (answer.status().as_u16(), answer.json().await.expect("it is JSON"))
+}
+
+/// The trial has a hundred thousand (`scripts/trials/letters`).
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_letters_in_rabbitmq_are_filtered_from_memory() {
+    let count = figure("TIDEGATE_LETTERS_FILTERED", 3_000);
+    let scene = Scene::with(&in_rabbitmq()).await;
+    let line = |n: u64| {
+        let text = "why has my parcel not arrived? ".repeat(8);
+        let cause = if n.is_multiple_of(3) { "panic: it broke" } else { "content refused" };
+        json!({ "id": format!("e{n}"), "lane": "chat", "reason": cause, "tries": 4, "replay": 0, "job": {
+            "v": 1, "id": format!("e{n}"), "message": format!("m{n}"), "conversation": format!("c{}", n % 1_000),
+            "kind": { "kind": "message", "text": text }, "received": n, "position": 0, "first_seen": n } })
+        .to_string()
+    };
+    eventually("RabbitMQ is there", SOON, async || import(&scene, String::new()).await.0 == 200).await;
+    for first in (0..count).step_by(5_000) {
+        let lines: Vec<String> = (first..count.min(first + 5_000)).map(line).collect();
+        let (status, told) = import(&scene, lines.join("\n")).await;
+        assert_eq!((status, &told["imported"]), (200, &lines.len().into()), "{told}");
+    }
+    let filtered = async |filter: &str| {
+        let began = tokio::time::Instant::now();
+        let page = scene.daemon.admin(&format!("/admin/dead-letters?limit=1000&{filter}")).await;
+        (page["letters"].as_array().map_or(0, Vec::len) as u64, began.elapsed().as_secs_f64())
+    };
+    let (_, first) = filtered("cause=panic").await;
+    let mut spans = Vec::new();
+    for (filter, letters) in [
+        ("conversation=c3", count / 1_000),
+        ("cause=panic&conversation=c3", (0..count).filter(|n| n % 1_000 == 3 && n % 3 == 0).count() as u64),
+        ("cause=panic", count.div_ceil(3).min(1_000)),
+        ("id=m2999", 1),
+    ] {
+        let (found, took) = filtered(filter).await;
+        assert_eq!(found, letters, "{filter}");
+        spans.push(took);
+    }
+    let slowest = spans.iter().copied().fold(0.0, f64::max);
+    println!("{count} letters: the first list took {first:.2} s, the slowest filter after it {slowest:.3} s");
+    assert!(count <= 10_000 || slowest < 1.0, "{spans:?}");
+}
+
 /// Taken out here and put back elsewhere, a letter can be replayed there, unless it was answered here meanwhile.
 async fn letters_are_taken_over(config: &str) {
     let here = Scene::with(QUICK).await;
@@ -204,12 +249,7 @@ async fn letters_are_taken_over(config: &str) {
     parked(&here, "c", 3).await;
     let export = here.daemon.admin_url("/admin/dead-letters/export");
     let lines = reqwest::get(export).await.expect("the node answers").text().await.expect("it is whole");
-    let client = reqwest::Client::new();
-    let import = async |lines: String| {
-        let request = client.post(there.daemon.admin_url("/admin/dead-letters/import")).body(lines);
-        let answer = request.send().await.expect("the node answers");
-        (answer.status().as_u16(), answer.json::<Value>().await.expect("it is JSON"))
-    };
+    let import = async |lines: String| import(&there, lines).await;
     let (status, torn) = import(format!("{lines}{{\"id\":7")).await;
     assert!(status == 400 && torn["detail"].as_str().is_some_and(|it| it.contains("line 4")), "{status} {torn}");
     let none = async || there.daemon.admin("/admin/dead-letters").await["letters"] == json!([]);
@@ -251,10 +291,5 @@ async fn letters_are_taken_over_by_another_embedded_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_taken_over_by_rabbitmq() {
-    let (address, prefix) = rabbitmq::shared();
-    let broker = format!(
-        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
-         partitions = 2\n"
-    );
-    letters_are_taken_over(&broker).await;
+    letters_are_taken_over(&in_rabbitmq()).await;
 }

@@ -10,7 +10,7 @@ use crate::{
     actors::{Parts, letters},
     broker::{
         self,
-        letters::{Handful, Held, Which, pages},
+        letters::{Handful, Held, Look, Which, pages},
     },
     domain::{ids::MessageId, timeline::Outcome},
 };
@@ -280,7 +280,7 @@ async fn end_well(parts: &Parts, job: &Bulk, mut lives: Vec<Life>) -> Option<Sta
 
 /// How many letters are meant, as far as they can be counted.
 pub async fn count(parts: &Parts, which: &Which) -> Option<u64> {
-    let mut pages = pin!(pages(parts.letters.clone(), which.clone(), usize::MAX, false));
+    let mut pages = pin!(pages(parts.letters.clone(), which.clone(), usize::MAX, Look::Remembered));
     let (mut total, mut beyond) = (0, false);
     while let Some(listing) = pages.try_next().await.ok()? {
         total += listing.letters.len() as u64;

@@ -271,10 +271,16 @@ pub(super) async fn muted(parts: &Parts, state: &State, mute: &Mute) -> Ended {
 /// Parks the whole burst: none of it will be answered.
 async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
     let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
-    for item in hand.items.iter().filter(|item| item.delivery.tries == 0) {
-        parts.metrics.buried(item.delivery.lane, cause);
-    }
-    park(parts, hand.items, cause, state.lease.take()).await?;
+    park_here(parts, state, hand.items, cause).await
+}
+
+/// Parks what a turn has in hand. What was away before has been counted among the dead letters.
+async fn park_here(parts: &Parts, state: &State, items: Vec<Item>, cause: &str) -> Ended {
+    let jobs: Vec<_> = items.iter().map(|item| item.delivery.job.clone()).collect();
+    let new: Vec<_> = items.iter().filter(|item| item.delivery.tries == 0).map(|item| item.delivery.lane).collect();
+    park(parts, items, cause, state.lease.take()).await?;
+    new.into_iter().for_each(|lane| parts.metrics.buried(lane, cause));
+    jobs.iter().for_each(|job| settled(parts, job, 1, Some(cause)));
     Ok(Next::Done)
 }
 
@@ -316,11 +322,7 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
         return Ok(Next::HandBack);
     }
     let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
-    if item.delivery.tries == 0 {
-        parts.metrics.buried(item.delivery.lane, cause);
-    }
-    park(parts, vec![item], cause, state.lease.take()).await?;
-    Ok(Next::Done)
+    park_here(parts, state, vec![item], cause).await
 }
 
 /// Records messages of one conversation as parked and parks them. Whoever calls has counted them among the dead letters.
@@ -356,7 +358,6 @@ async fn park_recorded(parts: &Parts, item: Item, cause: &str, now: Timestamp) -
     if was_away {
         back(parts, &job.conversation).await;
     }
-    settled(parts, &job, 1, Some(cause));
     if reason::cause(cause) == reason::MUTED {
         tracing::info!(job.id = %job.id, conversation.id = %job.conversation, cause, "a message is kept while the bot is muted");
     } else {

@@ -8,7 +8,7 @@ use super::{Factory, Setup, tools::*};
 use crate::{
     broker::{
         Broker, Delivery, Error, Lane, Letter, Letters, Publication, Queue, Standing,
-        letters::{Handful, Page, Which, pages},
+        letters::{Handful, Look, Page, Which, pages},
     },
     domain::{ids::ConversationId, job::Kind, time::Timestamp},
 };
@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// All letters that are meant, page by page.
 async fn listed(letters: Arc<dyn Letters>, which: &Which, limit: usize) -> Vec<Letter> {
-    let (mut all, mut pages) = (Vec::new(), pin!(pages(letters, which.clone(), limit, false)));
+    let (mut all, mut pages) = (Vec::new(), pin!(pages(letters, which.clone(), limit, Look::Remembered)));
     while let Some(page) = pages.try_next().await.unwrap() {
         assert!(page.letters.len() <= limit && !page.beyond, "{}", page.letters.len());
         all.extend(page.letters);
@@ -75,7 +75,7 @@ pub(in crate::broker) async fn letters_are_listed_by_standing_cause_lane_and_con
         }
     }
     for nonsense in ["", "x", "parked", "9.1.1.1", "parked.x.y"] {
-        let page = Page { after: Some(nonsense.into()), limit: 1, whole: false };
+        let page = Page { after: Some(nonsense.into()), limit: 1, look: Look::Remembered };
         assert!(matches!(letters.list(&any(), &page).await, Err(Error::NoSuchPlace)), "{nonsense:?}");
     }
 }
@@ -88,12 +88,13 @@ pub(in crate::broker) async fn a_list_goes_on_although_its_letters_go(factory: &
         // Parked at different times, as far as a clock tells.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let first = letters.list(&Which::default(), &Page { after: None, limit: 3, whole: false }).await.unwrap();
+    let first = letters.list(&Which::default(), &Page { after: None, limit: 3, look: Look::Remembered }).await.unwrap();
     assert_eq!(named(&first.letters), ["0", "1", "2"]);
     for gone in ["e0", "e2"] {
         letters.hold(gone).await.unwrap().unwrap().discard().await.unwrap();
     }
-    let next = letters.list(&Which::default(), &Page { after: first.next, limit: 10, whole: false }).await.unwrap();
+    let next =
+        letters.list(&Which::default(), &Page { after: first.next, limit: 10, look: Look::Remembered }).await.unwrap();
     assert_eq!((named(&next.letters), next.next), (vec!["3", "4", "5"], None));
 }
 
@@ -299,7 +300,7 @@ pub(in crate::broker) async fn a_list_that_is_given_up_loses_nothing(factory: &d
         park(&*broker, &n.to_string(), "c", "why").await;
     }
     for polls in 0..30 {
-        let page = Page { after: None, limit: 100, whole: false };
+        let page = Page { after: None, limit: 100, look: Look::Remembered };
         if let Some(all) = give_up_after(polls, letters.list(&Which::default(), &page)).await {
             assert_eq!(all.unwrap().letters.len(), MANY, "all are back before the next one looks");
         }
@@ -335,4 +336,31 @@ async fn letters_end(factory: &dyn Factory, n: usize, yields: usize) {
     factory.open(Setup::default()).await;
     // Whatever it says, the letter is somewhere.
     let _ = replaying.await;
+}
+
+pub(in crate::broker) async fn an_imported_letter_lies_here_as_it_lay_elsewhere(factory: &dyn Factory) {
+    let broker = factory.open(Setup::default()).await;
+    let letters = factory.letters();
+    let import = || {
+        let parked = Some("panic: elsewhere".into());
+        let job = crate::domain::job::Job { imported: Some(3), ..job("far", "c") };
+        vec![Publication { lane: Lane::Chat, job: Arc::new(job), parked }]
+    };
+    publish(&*broker, [("far", "c")]).await;
+    take_one(&*broker, CHAT).await.ack().await.unwrap();
+    publish_all(&*broker, import()).await;
+    let far = letters.letter("efar").await.unwrap().expect("although it was here before");
+    assert_eq!(
+        (far.reason(), far.cause(), far.replay, far.standing),
+        ("panic: elsewhere", "panic", 3, Standing::Parked)
+    );
+    let age = crate::telemetry::Clock::system().now().since(far.parked_at.expect("it is told"));
+    assert!(age < HOUR, "parked here, not there: {age:?}");
+    letters.hold("efar").await.unwrap().unwrap().replay().await.unwrap();
+    let delivery = take_one(&*broker, CHAT).await;
+    assert_eq!(delivery.replay, 4, "its lives are counted on");
+    delivery.ack().await.unwrap();
+    // Once it has gone, it can be brought back again.
+    publish_all(&*broker, import()).await;
+    letters.hold("efar").await.unwrap().unwrap().discard().await.unwrap();
 }

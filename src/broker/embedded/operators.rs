@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::{
         Error, Letters, Standing,
-        letters::{Content, Handful, Held, Hold, Letter, Listing, Page, Which},
+        letters::{Content, Handful, Held, Hold, Letter, Listing, Look, Page, Which},
     },
     domain::time::Timestamp,
     store::Durability,
@@ -95,7 +95,7 @@ impl Letters for Embedded {
         most: usize,
     ) -> Result<Handful, Error> {
         let mut some = Handful::default();
-        let mut page = Page { after: None, limit: READ_MAX, whole: false };
+        let mut page = Page { after: None, limit: READ_MAX, look: Look::Remembered };
         loop {
             let listing = self.list(which, &page).await?;
             for letter in listing.letters.iter().filter(|letter| !except.contains(&letter.id)) {

@@ -111,11 +111,18 @@ pub(super) fn seen(connection: &Connection, id: &str) -> Result<Option<i64>, Err
 /// Inserts a message unless its event or its message is known; the row number of a new one.
 pub(super) fn insert(connection: &Connection, turn: i64, new: &Insert) -> Result<(Published, i64), Error> {
     let [event, message] = new.ids();
-    if seen(connection, &event)?.is_some() {
-        return Ok((Published::DuplicateEvent, 0));
-    }
-    if seen(connection, &message)?.is_some() {
-        return Ok((Published::DuplicateMessage, 0));
+    if new.job.imported.is_none() {
+        if seen(connection, &event)?.is_some() {
+            return Ok((Published::DuplicateEvent, 0));
+        }
+        if seen(connection, &message)?.is_some() {
+            return Ok((Published::DuplicateMessage, 0));
+        }
+    } else {
+        // It may have been here before; its ids lead to this row from now on.
+        for (forget, id) in sql::FORGET.iter().flat_map(|forget| [(forget, &event), (forget, &message)]) {
+            connection.prepare_cached(forget)?.execute([id])?;
+        }
     }
     let (standing, due, reason) = match &new.parked {
         Some((reason, at)) => (Standing::Parked, at.0, Some(&**reason)),

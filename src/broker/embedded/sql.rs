@@ -18,6 +18,9 @@ pub(super) const REMEMBER: [&str; 2] = [
     "INSERT OR IGNORE INTO seen_1 (id, seq) VALUES (?1, ?2)",
 ];
 
+/// From both tables. By id.
+pub(super) const FORGET: [&str; 2] = ["DELETE FROM seen_0 WHERE id = ?1", "DELETE FROM seen_1 WHERE id = ?1"];
+
 pub(super) const INSERT: &str =
     "INSERT INTO job (lane, standing, due, conversation, replay, first_seen, bytes, reason, body)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -89,6 +92,8 @@ pub(super) const HOT: &[&str] = &[
     SEEN,
     REMEMBER[0],
     REMEMBER[1],
+    FORGET[0],
+    FORGET[1],
     INSERT,
     BACKLOG,
     OF_CONVERSATION,

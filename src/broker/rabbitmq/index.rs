@@ -8,12 +8,12 @@
 //! What this node parks and removes is entered at once; what others do shows in the number of letters. Nothing of it is
 //! kept beyond the process: whatever is lost, the queue knows it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Inner, tally::Lying};
+use super::{Inner, operators::Sighted, tally::Lying};
 use crate::{
     broker::{
         Error,
@@ -34,69 +34,135 @@ const REST: u32 = 4;
 /// What nobody asks for is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
+/// A list is out of date for no longer than this after a pass, however long that took.
+const REST_MAX: Duration = Duration::from_secs(30);
+
 /// What is known of the parked letters.
 #[derive(Default)]
 pub(super) struct Index {
     known: Mutex<Option<Known>>,
+    /// What happens while a pass is under way, which may have seen it or not.
+    meanwhile: Mutex<Option<Vec<Change>>>,
     /// One who looks at a time.
     looks: tokio::sync::Mutex<()>,
 }
 
 struct Known {
-    /// In the order in which they lie there.
-    letters: Vec<Letter>,
+    /// In the order in which they lie there; they go from the front.
+    letters: VecDeque<Letter>,
+    /// More lie behind these.
+    is_cut: bool,
     /// When the pass that saw them ended, and how long it took.
     seen_at: Instant,
     took: Duration,
     asked_at: Instant,
 }
 
+enum Change {
+    Added(Box<Letter>),
+    Removed(String),
+}
+
 impl Known {
-    /// Whether it will do for the moment.
-    fn holds(&self, lying: Lying, others_hold: bool) -> bool {
-        let is_all = self.letters.len() == lying.ready || self.is_full() && lying.ready > INDEXED_MAX;
-        // What somebody has in hand is not counted, and not seen by a pass either.
-        let age = self.seen_at.elapsed();
-        others_hold || age < self.took * REST || is_all && age < SEEN_WITHIN
+    fn new(seen: Sighted) -> Self {
+        let now = Instant::now();
+        let Sighted { letters, is_cut, took } = seen;
+        Self { letters: letters.into(), is_cut, took, seen_at: now, asked_at: now }
     }
 
-    fn is_full(&self) -> bool {
-        self.letters.len() >= INDEXED_MAX
+    /// Whether it will do for the moment.
+    fn holds(&self, lying: Lying, others_hold: bool) -> bool {
+        // What somebody has in hand is not counted, and not seen by a pass either.
+        let age = self.seen_at.elapsed();
+        age < (self.took * REST).min(REST_MAX) || age < SEEN_WITHIN && (others_hold || self.is_as_many(lying))
+    }
+
+    /// Whether it is what lies there now, as far as that can be told.
+    fn is_fresh(&self, lying: Lying) -> bool {
+        self.seen_at.elapsed() < REST_MAX && self.is_as_many(lying)
+    }
+
+    fn is_as_many(&self, lying: Lying) -> bool {
+        self.letters.len() == lying.ready || self.is_cut && lying.ready > self.letters.len()
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Added(letter) => {
+                // Behind those that are not known it would stand in the wrong place.
+                if !self.is_cut && self.letters.len() < INDEXED_MAX {
+                    self.letters.push_back(*letter);
+                } else {
+                    self.is_cut = true;
+                }
+            }
+            Change::Removed(id) => {
+                if let Some(place) = self.letters.iter().position(|letter| letter.id == id) {
+                    self.letters.remove(place);
+                }
+            }
+        }
     }
 }
 
 impl Index {
-    /// What is known; `select` chooses from it, and hears whether more lie there than are known.
-    pub async fn look<T>(&self, inner: &Inner, select: impl FnOnce(&[Letter], bool) -> T) -> Result<T, Error> {
+    /// What is known; `select` chooses from it, and hears whether more lie there. `fresh`: what lies there now; an error
+    /// while somebody has some of it in hand.
+    pub async fn look<T>(
+        &self,
+        inner: &Inner,
+        fresh: bool,
+        select: impl FnOnce(&[Letter], bool) -> T,
+    ) -> Result<T, Error> {
         let _look = self.looks.lock().await;
         let lying = inner.tally.parked(inner).await?;
         let others_hold = lying.consumers > 0 || inner.passes.turn_now().is_none();
-        let holds = self.known.lock().as_ref().is_some_and(|known| known.holds(lying, others_hold));
-        if !holds {
-            let began = Instant::now();
-            let letters = inner.parked(INDEXED_MAX, without_words).await?;
-            let (seen_at, took) = (Instant::now(), began.elapsed());
-            *self.known.lock() = Some(Known { letters, seen_at, took, asked_at: seen_at });
+        if fresh && others_hold {
+            return Err(Error::Store("somebody has letters in hand".into()));
+        }
+        let will_do = |known: &Known| if fresh { known.is_fresh(lying) } else { known.holds(lying, others_hold) };
+        let is_known = self.known.lock().as_ref().is_some_and(will_do);
+        if !is_known {
+            *self.meanwhile.lock() = Some(Vec::new());
+            let seen = inner.parked(INDEXED_MAX, without_words).await;
+            let meanwhile = self.meanwhile.lock().take();
+            let mut known = Known::new(seen?);
+            known.catch_up(meanwhile.unwrap_or_default());
+            *self.known.lock() = Some(known);
         }
         let mut known = self.known.lock();
         let Some(known) = &mut *known else { return Ok(select(&[], false)) };
         known.asked_at = Instant::now();
-        Ok(select(&known.letters, known.is_full()))
+        Ok(select(known.letters.make_contiguous(), known.is_cut))
     }
 
     /// This node has parked a letter.
-    pub fn add(&self, letter: impl FnOnce() -> Letter) {
-        if let Some(known) = self.known.lock().as_mut().filter(|known| !known.is_full()) {
-            known.letters.push(without_words(letter()));
+    pub fn add(&self, letter: impl FnOnce() -> Option<Letter>) {
+        if self.known.lock().is_none() && self.meanwhile.lock().is_none() {
+            return;
+        }
+        if let Some(letter) = letter() {
+            let letter = Box::new(without_words(letter));
+            self.changed(|| Change::Added(letter.clone()));
         }
     }
 
     /// This node has removed a letter.
     pub fn remove(&self, id: &str) {
-        if let Some(known) = &mut *self.known.lock()
-            && let Some(place) = known.letters.iter().position(|letter| letter.id == id)
-        {
-            known.letters.remove(place);
+        self.changed(|| Change::Removed(id.to_owned()));
+    }
+
+    /// This node has removed some.
+    pub fn forget(&self) {
+        *self.known.lock() = None;
+    }
+
+    fn changed(&self, change: impl Fn() -> Change) {
+        if let Some(meanwhile) = &mut *self.meanwhile.lock() {
+            meanwhile.push(change());
+        }
+        if let Some(known) = &mut *self.known.lock() {
+            known.apply(change());
         }
     }
 
@@ -105,6 +171,21 @@ impl Index {
         let mut known = self.known.lock();
         if known.as_ref().is_some_and(|known| known.asked_at.elapsed() > FORGOTTEN_AFTER) {
             *known = None;
+        }
+    }
+}
+
+impl Known {
+    /// Applies what happened during the pass, as far as it has not seen it.
+    fn catch_up(&mut self, meanwhile: Vec<Change>) {
+        for change in meanwhile {
+            let is_seen = match &change {
+                Change::Added(letter) => self.letters.iter().rev().any(|seen| seen.id == letter.id),
+                Change::Removed(_) => false,
+            };
+            if !is_seen {
+                self.apply(change);
+            }
         }
     }
 }
@@ -127,7 +208,7 @@ mod tests {
         broker::{
             Letters,
             contract::{Setup, tools::*},
-            letters::{Page, Which},
+            letters::{Look, Page, Which},
             rabbitmq::{Rabbitmq, contract_tests::Place, envelope::Envelope},
         },
         domain::{ids::ConversationId, time::Timestamp},
@@ -145,12 +226,12 @@ mod tests {
         broker.inner.publisher.publish(broker.inner.to_letters("parked", &letter)).await.unwrap();
     }
 
-    async fn listed(broker: &Rabbitmq, which: &Which, whole: bool) -> Vec<Letter> {
-        broker.list(which, &Page { after: None, limit: 100, whole }).await.unwrap().letters
+    async fn listed(broker: &Rabbitmq, which: &Which, look: Look) -> Vec<Letter> {
+        broker.list(which, &Page { after: None, limit: 100, look }).await.unwrap().letters
     }
 
     async fn ids(broker: &Rabbitmq) -> Vec<String> {
-        listed(broker, &Which::default(), false).await.into_iter().map(|letter| letter.id).collect()
+        listed(broker, &Which::default(), Look::Remembered).await.into_iter().map(|letter| letter.id).collect()
     }
 
     fn seen_at(broker: &Rabbitmq) -> Instant {
@@ -184,14 +265,15 @@ mod tests {
         // While somebody has all of it in hand, it is told from memory.
         let turn = broker.inner.passes.turn_now().expect("nobody looks");
         let d = Which { conversation: Some(ConversationId::new("d").unwrap()), standing: parked(), ..Which::default() };
-        assert_eq!(broker.inner.index.look(&broker.inner, |all, _| all.len()).await.unwrap(), 4);
+        assert_eq!(broker.inner.index.look(&broker.inner, false, |all, _| all.len()).await.unwrap(), 4);
+        assert!(broker.inner.index.look(&broker.inner, true, |all, _| all.len()).await.is_err(), "it cannot be seen");
         drop(turn);
-        let of_d = listed(&broker, &d, false).await;
+        let of_d = listed(&broker, &d, Look::Remembered).await;
         assert_eq!(of_d.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["e3"]);
         let panics = Which { cause: Some("panic".into()), ..Which::default() };
-        assert_eq!(listed(&broker, &panics, false).await.len(), 4);
+        assert_eq!(listed(&broker, &panics, Look::Remembered).await.len(), 4);
         let words = |letters: &[Letter]| letters[0].job().and_then(|job| job.kind.text().map(str::to_owned)).unwrap();
-        assert_eq!((words(&of_d), words(&listed(&broker, &d, true).await)), (String::new(), "text of 3".into()));
+        assert_eq!((words(&of_d), words(&listed(&broker, &d, Look::Whole).await)), (String::new(), "text of 3".into()));
     }
 
     fn parked() -> Option<crate::broker::Standing> {
@@ -201,17 +283,46 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_known_will_do_as_long_as_it_is_likely_to_be_all() {
         let letters = (0..3).map(|n| {
-            let job = Arc::new(job(&n.to_string(), "c"));
+            let job = Arc::new(job(n.to_string(), "c"));
             Envelope::new(job, crate::broker::Lane::Chat).parked("why".into(), Timestamp(n)).letter(parked().unwrap())
         });
-        let now = Instant::now();
-        let (took, letters) = (Duration::from_secs(2), letters.collect());
-        let known = Known { letters, seen_at: now, took, asked_at: now };
+        let took = Duration::from_secs(2);
+        let mut known = Known::new(Sighted { letters: letters.collect(), is_cut: false, took });
         let holds = |ready, others_hold| known.holds(Lying { ready, consumers: 0 }, others_hold);
         assert!(holds(3, false) && holds(7, false), "a pass that took 2 s is not made again at once");
         tokio::time::advance(took * REST).await;
         assert!(holds(3, false) && !holds(4, false) && !holds(2, false) && holds(2, true));
         tokio::time::advance(SEEN_WITHIN).await;
-        assert!(!holds(3, false) && holds(3, true));
+        assert!(!holds(3, false) && !holds(3, true), "it may be another's, and gone");
+        known.is_cut = true;
+        assert!(
+            known.is_as_many(Lying { ready: 7, consumers: 0 }) && !known.is_as_many(Lying { ready: 2, consumers: 0 })
+        );
+    }
+
+    #[tokio::test]
+    async fn what_happens_during_a_pass_is_known_after_it_once() {
+        let letter = |n: i64| {
+            let job = Arc::new(job(n, "c"));
+            let parked = Envelope::new(job, crate::broker::Lane::Chat).parked("why".into(), Timestamp(n));
+            parked.letter(crate::broker::Standing::Parked)
+        };
+        let seen = Sighted { letters: vec![letter(1), letter(2), letter(3)], is_cut: false, took: Duration::ZERO };
+        let mut known = Known::new(seen);
+        let added = |n| Change::Added(Box::new(letter(n)));
+        known.catch_up(vec![
+            added(3),
+            added(4),
+            Change::Removed("e1".into()),
+            Change::Removed("e9".into()),
+            added(5),
+            Change::Removed("e5".into()),
+        ]);
+        let ids: Vec<&str> = known.letters.iter().map(|letter| letter.id.as_str()).collect();
+        assert_eq!(ids, ["e2", "e3", "e4"]);
+        // Where more lie there than are known, a new one lies behind those.
+        known.is_cut = true;
+        known.apply(added(6));
+        assert_eq!((known.letters.len(), known.is_cut), (3, true));
     }
 }

@@ -68,6 +68,9 @@ impl Inner {
         for acker in &old {
             pass.acknowledge(acker).await?;
         }
+        if !old.is_empty() {
+            self.index.forget();
+        }
         pass.end().await;
         Ok((old.len(), young))
     }

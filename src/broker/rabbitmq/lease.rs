@@ -159,7 +159,7 @@ impl Settle for Lease {
                 let parked = self.envelope().parked(reason, self.inner.clock.now());
                 let (inner, outgoing) = (self.inner.clone(), self.inner.to_letters("parked", &parked));
                 self.move_to(outgoing).await?;
-                inner.index.add(|| parked.letter(Standing::Parked));
+                inner.index.add(|| Some(parked.letter(Standing::Parked)));
                 Ok(())
             }
         }

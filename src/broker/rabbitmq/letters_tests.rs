@@ -18,14 +18,14 @@ use crate::{
     broker::{
         Broker, Error, Lane, Letters, Queue, SpoolConfig, Standing, Whose,
         contract::{Setup, assert_none_is_lost, tools::*},
-        letters::{Content, FOREIGN, Page, Which},
+        letters::{Content, FOREIGN, Look, Page, Which},
     },
     domain::{ids::UserId, job::Kind, time::Timestamp},
     telemetry::Clock,
 };
 
 async fn ids(letters: &Rabbitmq) -> Vec<String> {
-    let page = Page { after: None, limit: 100, whole: false };
+    let page = Page { after: None, limit: 100, look: Look::Remembered };
     let listing = letters.list(&Which::default(), &page).await.unwrap();
     listing.letters.into_iter().map(|letter| letter.id).collect()
 }
@@ -63,7 +63,7 @@ async fn a_foreign_message_survives_every_look_and_goes_only_when_it_is_discarde
     assert_eq!((letter.reason(), letter.cause(), letter.lane), (FOREIGN, "foreign", None));
     assert!(matches!(&letter.content, Content::Foreign(bytes) if bytes == b"{\"task\": \"old\"}"));
     let by_cause = Which { cause: Some(FOREIGN.to_owned()), ..Which::default() };
-    let page = Page { after: None, limit: 100, whole: false };
+    let page = Page { after: None, limit: 100, look: Look::Remembered };
     assert_eq!(broker.list(&by_cause, &page).await.unwrap().letters.len(), 2);
     for id in ["theirs/1", &nameless] {
         let held = broker.hold(id).await.unwrap().unwrap();
@@ -198,7 +198,7 @@ async fn a_letter_that_was_looked_at_too_often_begins_anew() {
     headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(500_001));
     put(&broker, "dlx", "parked", properties.with_headers(headers), &letter.body()).await;
     park(&broker, "fresh").await;
-    let whole = Page { after: None, limit: 100, whole: true };
+    let whole = Page { after: None, limit: 100, look: Look::Whole };
     for _ in 0..3 {
         assert_eq!(ids(&broker).await, ["efresh", "eworn"]);
         let listing = broker.list(&Which::default(), &whole).await.unwrap();
@@ -256,8 +256,9 @@ async fn those_who_look_at_once_wait_for_each_other() {
         let letter = Envelope::new(Arc::new(job(n, "c")), Lane::Chat).parked("why".into(), Timestamp(n));
         broker.inner.publisher.publish(broker.inner.to_letters("parked", &letter)).await.unwrap();
     }
-    let looks = (0..4)
-        .map(|_| async { broker.list(&Which::default(), &Page { after: None, limit: 1_000, whole: false }).await });
+    let looks = (0..4).map(|_| async {
+        broker.list(&Which::default(), &Page { after: None, limit: 1_000, look: Look::Remembered }).await
+    });
     for seen in futures_util::future::join_all(looks).await {
         let seen: Vec<String> = seen.unwrap().letters.into_iter().map(|letter| letter.id).collect();
         assert_eq!(seen, (0..700).map(|n| format!("e{n}")).collect::<Vec<_>>(), "all of it, in order, again and again");

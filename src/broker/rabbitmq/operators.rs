@@ -5,11 +5,11 @@
 //! leaves both: the new life is worked off, and the letter still lies there. Replayed once more it makes a second copy of
 //! the same life, which the ledger knows as ended.
 
-use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
+use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{Acker, message::Delivery as Message};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Inner, Rabbitmq,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     broker::{
         Error, Letters, Standing,
-        letters::{Handful, Held, Hold, Letter, Listing, Page, Which},
+        letters::{Handful, Held, Hold, Letter, Listing, Look, Page, Which},
     },
     domain::time::Timestamp,
 };
@@ -53,12 +53,12 @@ impl Letters for Rabbitmq {
                 meant.extend(behind.take(page.limit() + 1 - meant.len()).cloned());
                 beyond |= is_cut;
             };
-            if standing == Standing::Parked && !page.whole {
-                self.inner.index.look(&self.inner, &mut select).await?;
+            if standing == Standing::Parked && page.look != Look::Whole {
+                self.inner.index.look(&self.inner, page.look == Look::Fresh, &mut select).await?;
             } else {
                 let reach = (LOOKED_AT_MAX, LOOKED_AT_BYTES_MAX);
-                let (letters, is_cut) = self.inner.lying(standing, queue, reach, |letter| letter).await?;
-                select(&letters, is_cut);
+                let seen = self.inner.lying(standing, queue, reach, |letter| letter).await?;
+                select(&seen.letters, seen.is_cut);
             }
             if meant.len() > page.limit() {
                 break;
@@ -125,17 +125,17 @@ impl Letters for Rabbitmq {
 }
 
 impl Inner {
-    /// What lies in a queue of letters, each as `keep` leaves it, and whether more lie there than so many messages and
-    /// bytes.
+    /// What lies in a queue of letters, each as `keep` leaves it, up to so many messages and bytes.
     async fn lying(
         &self,
         standing: Standing,
         queue: &'static str,
         (messages_max, bytes_max): (usize, usize),
         keep: fn(Letter) -> Letter,
-    ) -> Result<(Vec<Letter>, bool), Error> {
+    ) -> Result<Sighted, Error> {
         let (mut letters, mut worn, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut pass = Pass::begin(self).await?;
+        let began = Instant::now();
         let each = |message: Message| {
             bytes += message.data.len();
             let letter = keep(envelope::letter(&message.properties, &message.data, standing));
@@ -153,14 +153,22 @@ impl Inner {
         renew(self, &mut pass, queue, worn).await?;
         pass.end().await;
         letters.extend::<Vec<Letter>>(behind);
-        Ok((letters, is_cut))
+        Ok(Sighted { letters, is_cut, took: began.elapsed() })
     }
 
     /// The parked letters, at most `most`.
-    pub(super) async fn parked(&self, most: usize, keep: fn(Letter) -> Letter) -> Result<Vec<Letter>, Error> {
-        let (letters, _) = self.lying(Standing::Parked, "parked", (most, usize::MAX), keep).await?;
-        Ok(letters)
+    pub(super) async fn parked(&self, most: usize, keep: fn(Letter) -> Letter) -> Result<Sighted, Error> {
+        self.lying(Standing::Parked, "parked", (most, usize::MAX), keep).await
     }
+}
+
+/// What a pass has seen.
+pub(super) struct Sighted {
+    pub letters: Vec<Letter>,
+    /// More lie there.
+    pub is_cut: bool,
+    /// How long it took, once it was its turn.
+    pub took: Duration,
 }
 
 impl Rabbitmq {

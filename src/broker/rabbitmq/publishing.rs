@@ -22,7 +22,7 @@ use super::{
     seen::{self, Seen},
     spool::{Item, Place, Spool, Spooled},
 };
-use crate::broker::{Config, Error, Lane, Publication, Published};
+use crate::broker::{Config, Error, Lane, Publication, Published, Standing};
 
 /// Messages forwarded at once.
 const BATCH: usize = 256;
@@ -181,7 +181,7 @@ impl Inner {
         let mut failed = Vec::new();
         for (item, mut confirm) in items.into_iter().zip(confirms) {
             match timeout_at(until, &mut confirm).await {
-                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Ok(()))) => self.enter(&item),
                 Ok(outcome) => {
                     let why = outcome.unwrap_or(Err(Unconfirmed::Lost)).err().unwrap_or(Unconfirmed::Lost);
                     failed.push(Unsafe { item, why, late: None });
@@ -250,7 +250,10 @@ impl Inner {
         let confirms = self.publisher.send(batch.iter().map(|spooled| self.outgoing_again(spooled)).collect()).await;
         for (spooled, outcome) in batch.iter().zip(join_all(confirms).await) {
             match outcome {
-                Ok(Ok(())) => sent.push(spooled.seq),
+                Ok(Ok(())) => {
+                    sent.push(spooled.seq);
+                    spooled.item.iter().for_each(|item| self.enter(item));
+                }
                 // Whoever waited behind it would wait for ever: it alone stays.
                 Ok(Err(Unconfirmed::TooLarge)) => *oversized += 1,
                 _ => return true,
@@ -287,10 +290,21 @@ impl Inner {
     }
 
     fn outgoing(&self, item: &Item) -> Outgoing {
-        let envelope = Envelope::new(item.job.clone(), item.lane);
-        match &item.parked {
-            Some(why) => self.to_letters("parked", &envelope.parked(why.clone(), self.clock.now())),
-            None => self.to_work(&envelope),
+        match self.letter(item) {
+            Some(letter) => self.to_letters("parked", &letter),
+            None => self.to_work(&Envelope::new(item.job.clone(), item.lane)),
+        }
+    }
+
+    fn letter(&self, item: &Item) -> Option<Envelope> {
+        let why = item.parked.clone()?;
+        Some(Envelope::new(item.job.clone(), item.lane).parked(why, self.clock.now()))
+    }
+
+    /// What lies among the parked letters now is known to lie there.
+    fn enter(&self, item: &Item) {
+        if item.parked.is_some() {
+            self.index.add(|| self.letter(item).map(|letter| letter.letter(Standing::Parked)));
         }
     }
 }

@@ -65,7 +65,7 @@ async fn in_queues(inner: &Arc<Inner>, whose: &Whose) -> Result<Vec<Delivery>, E
     }
     let pass = Arc::new(tokio::sync::Mutex::new(pass));
     let deliver = |(envelope, acker): (Envelope, Acker)| {
-        let seen = Seen { inner: inner.clone(), pass: pass.clone(), acker };
+        let seen = Seen { inner: inner.clone(), id: envelope.job.id.to_string(), pass: pass.clone(), acker };
         let mut delivery = Delivery::new(envelope.job, envelope.lane, Box::new(seen));
         (delivery.tries, delivery.replay, delivery.reason) = (envelope.tries, envelope.replay, envelope.reason);
         delivery.redelivered = true;
@@ -83,6 +83,7 @@ struct Spooled {
 /// Seen by a pass that has not ended.
 struct Seen {
     inner: Arc<Inner>,
+    id: String,
     pass: Arc<tokio::sync::Mutex<Pass>>,
     acker: Acker,
 }
@@ -104,7 +105,12 @@ impl Settle for Seen {
             return Ok(());
         }
         let inner = self.inner.clone();
-        inner.publishing.whole(async move { self.pass.lock().await.acknowledge(&self.acker).await }).await
+        let remove = async move {
+            self.pass.lock().await.acknowledge(&self.acker).await?;
+            self.inner.index.remove(&self.id);
+            Ok(())
+        };
+        inner.publishing.whole(remove).await
     }
 
     fn give_back(self: Box<Self>) {}

@@ -61,13 +61,17 @@ impl Seen {
 
     fn try_claim(&self, messages: &[Publication]) -> Option<(Claim, Vec<Published>)> {
         let mut memory = self.memory.lock();
-        let ids: Vec<[Arc<str>; 2]> = messages.iter().map(ids).collect();
-        if ids.iter().flatten().any(|id| memory.under_way.contains(id)) {
+        let ids: Vec<Option<[Arc<str>; 2]>> = messages.iter().map(ids).collect();
+        if ids.iter().flatten().flatten().any(|id| memory.under_way.contains(id)) {
             return None;
         }
         let mut claimed = Vec::new();
         let mut outcomes = Vec::with_capacity(ids.len());
-        for [event, message] in ids {
+        for ids in ids {
+            let Some([event, message]) = ids else {
+                outcomes.push(Published::Stored);
+                continue;
+            };
             let is_known = |id: &Arc<str>| memory.known.contains(id) || memory.under_way.contains(id);
             let outcome = match (is_known(&event), is_known(&message)) {
                 (true, _) => Published::DuplicateEvent,
@@ -117,8 +121,10 @@ impl Drop for Claim {
     }
 }
 
-fn ids(message: &Publication) -> [Arc<str>; 2] {
-    named(message.job.id.as_str(), message.job.message.as_str())
+/// `None`: it was imported, and may have been here before.
+fn ids(message: &Publication) -> Option<[Arc<str>; 2]> {
+    let is_new_here = message.job.imported.is_none();
+    is_new_here.then(|| named(message.job.id.as_str(), message.job.message.as_str()))
 }
 
 /// The two kinds of id may be equal.

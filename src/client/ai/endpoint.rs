@@ -8,6 +8,8 @@
 //!
 //! Azure OpenAI REST API reference, "Data plane inference"; Anthropic API reference, "Create a Message".
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use percent_encoding::percent_decode_str;
 use reqwest::{
     Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -45,13 +47,21 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new<L, B>(service: &AiService<L, B>) -> Self {
         let base = Url::parse(service.base_url.trim_end_matches('/')).ok();
+        let mut base = base.filter(|base| !base.cannot_be_a_base());
+        let mut headers = headers(service);
+        // A key of the service's own goes before a password in its address.
+        if let Some(basic) = base.as_mut().and_then(password)
+            && !headers.contains_key(AUTHORIZATION)
+        {
+            headers.insert(AUTHORIZATION, basic);
+        }
         let mut endpoint = Self {
             provider: service.provider,
-            base: base.filter(|base| !base.cannot_be_a_base()),
+            base,
             fixed: [None, None],
             api_version: service.api_version.clone(),
             max_output_tokens: service.max_output_tokens,
-            headers: headers(service),
+            headers,
         };
         if service.provider != Provider::Azure {
             endpoint.fixed = [Kind::Chat, Kind::Embeddings].map(|kind| endpoint.address(kind, ""));
@@ -113,6 +123,20 @@ impl Endpoint {
             Provider::Anthropic => Reader::Anthropic(Box::new(anthropic::events::Reader::new(now))),
         }
     }
+}
+
+/// Takes the name and the password out of an address, as the header they are sent by (RFC 7617).
+fn password(base: &mut Url) -> Option<HeaderValue> {
+    if base.username().is_empty() && base.password().is_none() {
+        return None;
+    }
+    let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    let pair = [decoded(base.username()), decoded(base.password().unwrap_or_default())].join(&b':');
+    // An address with a host can be without both.
+    let _ = (base.set_username(""), base.set_password(None));
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn headers<L, B>(service: &AiService<L, B>) -> HeaderMap {
@@ -193,6 +217,23 @@ mod tests {
             assert_eq!(headers[name], value);
             assert!(headers[name].is_sensitive());
             assert_eq!(headers.contains_key("anthropic-version"), provider == Provider::Anthropic);
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_sent_as_a_header_unless_there_is_a_key_for_it() {
+        for (provider, expected) in [
+            (Provider::Openai, "Bearer k"),
+            (Provider::Azure, "Basic dTpww7xAcA=="),
+            (Provider::Anthropic, "Basic dTpww7xAcA=="),
+        ] {
+            let endpoint = endpoint(provider, "http://u:p%C3%BC%40p@h/v1");
+            assert_eq!(
+                (&endpoint.headers[AUTHORIZATION], endpoint.headers[AUTHORIZATION].is_sensitive()),
+                (&expected.parse().unwrap(), true)
+            );
+            let url = endpoint.url(Kind::Chat, "m").unwrap();
+            assert_eq!((url.host_str(), url.username(), url.password()), (Some("h"), "", None));
         }
     }
 }

@@ -4,7 +4,7 @@
 
 mod canonical;
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -187,11 +187,11 @@ fn read<'a, T: Deserialize<'a>>(
 /// Whether there is at least one message; each is an object that names its role.
 fn has_messages(value: Option<&RawValue>) -> Result<bool, Invalid> {
     #[derive(Deserialize)]
-    struct Message {
-        #[serde(rename = "role")]
-        _role: String,
+    struct Message<'a> {
+        #[serde(rename = "role", borrow)]
+        _role: Cow<'a, str>,
     }
-    let messages: Option<Vec<Message>> = read(value, "messages", "a list of objects that each name a `role`")?;
+    let messages: Option<Vec<Message<'_>>> = read(value, "messages", "a list of objects that each name a `role`")?;
     Ok(messages.is_some_and(|messages| !messages.is_empty()))
 }
 

@@ -1,6 +1,10 @@
 //! What is done with many letters at once, at a pace: as jobs that are watched, paused and broken off.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::pin,
+    time::Duration,
+};
 
 use axum::{
     Extension, Json,
@@ -25,9 +29,9 @@ use crate::{
     },
     broker::{
         Letter, Standing,
-        letters::{Which, pages},
+        letters::{Look, Which, pages},
     },
-    domain::units,
+    domain::{ids::ConversationId, units},
     http::extract::{Body, Path},
 };
 
@@ -36,6 +40,9 @@ const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
 /// Letters of which a dry run says one by one what would happen.
 const SHOWN: usize = 20;
+
+/// Letters that a dry run looks at: of each conversation the holder is asked for.
+const TRIED_MAX: u64 = 10_000;
 
 /// The longest time in which a job can be undone.
 const UNDO_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -151,10 +158,15 @@ struct DryRun {
 
 async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Problem> {
     let mut run = DryRun { letters: 0, beyond: false, would: BTreeMap::new(), sample: Vec::new() };
-    let mut pages = pin!(pages(admin.parts.letters.clone(), which.clone(), usize::MAX, false));
+    let mut holders = HashMap::new();
+    let mut pages = pin!(pages(admin.parts.letters.clone(), which.clone(), usize::MAX, Look::Remembered));
     while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {
-            let would = would(admin, deed, letter).await;
+            if run.letters == TRIED_MAX {
+                run.beyond = true;
+                return Ok(run);
+            }
+            let would = would(admin, deed, letter, &mut holders).await;
             run.letters += 1;
             *run.would.entry(would).or_default() += 1;
             if run.sample.len() < SHOWN {
@@ -167,12 +179,25 @@ async fn dry_run(admin: &Admin, deed: Deed, which: &Which) -> Result<DryRun, Pro
 }
 
 /// How a letter would end.
-async fn would(admin: &Admin, deed: Deed, letter: &Letter) -> &'static str {
+async fn would(
+    admin: &Admin,
+    deed: Deed,
+    letter: &Letter,
+    holders: &mut HashMap<ConversationId, bool>,
+) -> &'static str {
     let Some(job) = letter.job().filter(|_| deed == Deed::Discard || letter.can_be_replayed()) else {
         return if deed == Deed::Discard { "be_removed" } else { "stay: it cannot be understood" };
     };
-    let control = admin.parts.state.control(&job.conversation).await.ok().flatten();
-    let is_with_human = control.is_some_and(|control| !control.holder.lets_us_answer());
+    let is_with_human = match holders.get(&job.conversation) {
+        _ if deed == Deed::Discard => false,
+        Some(known) => *known,
+        None => {
+            let control = admin.parts.state.control(&job.conversation).await.ok().flatten();
+            let is_with_human = control.is_some_and(|control| !control.holder.lets_us_answer());
+            holders.insert(job.conversation.clone(), is_with_human);
+            is_with_human
+        }
+    };
     match deed {
         Deed::Discard => "be_removed",
         Deed::HandOver if is_with_human => "be_removed: a human has the conversation",

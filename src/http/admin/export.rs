@@ -22,7 +22,7 @@ use super::{
 use crate::{
     broker::{
         self, Lane, Letter, Standing,
-        letters::{Content, Listing, pages},
+        letters::{Content, Listing, Look, pages},
     },
     domain::job::Job,
     http::extract::Query,
@@ -81,7 +81,7 @@ pub async fn export(
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     noted(&admin, &who, "letters.export", "letters", json!({ "filter": filter })).await?;
-    let mut pages = Box::pin(pages(admin.parts.letters.clone(), filter.which(), AT_ONCE, true));
+    let mut pages = Box::pin(pages(admin.parts.letters.clone(), filter.which(), AT_ONCE, Look::Whole));
     // What cannot begin is told so; later it can only be broken off.
     let first = pages.try_next().await.map_err(|error| refused(error.into()))?;
     let body = Body::from_stream(written(stream::iter(first.map(Ok)).chain(pages)));

@@ -1,6 +1,6 @@
 //! Dead letters that an export has written down are taken over, here or elsewhere.
 
-use std::{collections::HashSet, pin::pin, sync::Arc};
+use std::{collections::HashSet, fmt::Display, pin::pin, sync::Arc};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use futures_util::TryStreamExt;
@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::{Admin, Problem, Who, came_of, export::Line, letters::refused, noted};
 use crate::{
     broker::{
-        self, Lane, Publication, Published,
-        letters::{Which, pages},
+        self, Lane, Publication,
+        letters::{Look, Which, pages},
     },
     domain::job::Job,
     http::extract::Body,
@@ -20,6 +20,12 @@ use crate::{
 
 /// The largest part of an export that is taken at once.
 pub const PART_BYTES_MAX: usize = 4 << 20;
+
+/// Letters that are stored at once.
+const STORED_AT_ONCE: usize = 200;
+
+/// The lives that a letter may have lived: an operator gave it each.
+const REPLAYS_MAX: u32 = 1_000;
 
 /// Why a letter lies here whose own reason was not written down.
 const IMPORTED: &str = "imported";
@@ -29,7 +35,7 @@ const IMPORTED: &str = "imported";
 pub struct Imported {
     /// Letters that are parked now.
     imported: u64,
-    /// Letters that lie here already, or whose message was taken in lately.
+    /// Letters that lie here already.
     known: u64,
     /// Lines without a message of Tidegate's.
     left_out: u64,
@@ -53,22 +59,27 @@ pub async fn import(
 fn lines(body: &[u8]) -> Result<Vec<Line>, Problem> {
     let lines = body.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     let read = lines.map(|(index, line)| {
-        serde_json::from_slice(line).map_err(|error| {
-            let detail = format!("line {} is no line of an export ({error}); nothing of it was imported", index + 1);
+        let unusable = |why: &dyn Display| {
+            let detail = format!("line {} is no line of an export ({why}); nothing of it was imported", index + 1);
             Problem::new(StatusCode::BAD_REQUEST, "unusable-body", detail)
-        })
+        };
+        let line: Line = serde_json::from_slice(line).map_err(|error| unusable(&error))?;
+        if line.replay > REPLAYS_MAX {
+            return Err(unusable(&format_args!("`replay` is over {REPLAYS_MAX}")));
+        }
+        Ok(line)
     });
     read.collect()
 }
 
 async fn take(admin: &Admin, lines: Vec<Line>) -> Result<Imported, broker::Error> {
     let mut told = Imported::default();
-    let known = known(admin).await?;
+    let mut known = known(admin).await?;
     let mut letters = Vec::new();
     for line in lines {
         match line.job {
             None => told.left_out += 1,
-            Some(job) if known.contains(job.id.as_str()) => told.known += 1,
+            Some(job) if !known.insert(job.id.to_string()) => told.known += 1,
             Some(job) => letters.push(Publication {
                 lane: line.lane.unwrap_or(Lane::Chat),
                 job: Arc::new(Job { imported: Some(line.replay), ..job }),
@@ -76,19 +87,19 @@ async fn take(admin: &Admin, lines: Vec<Line>) -> Result<Imported, broker::Error
             }),
         }
     }
-    let stored = if letters.is_empty() { Vec::new() } else { admin.parts.broker.publish(letters).await? };
-    for published in stored {
-        match published {
-            Published::Stored => told.imported += 1,
-            Published::DuplicateEvent | Published::DuplicateMessage => told.known += 1,
+    let mut letters = letters.into_iter();
+    loop {
+        let some: Vec<Publication> = letters.by_ref().take(STORED_AT_ONCE).collect();
+        if some.is_empty() {
+            return Ok(told);
         }
+        told.imported += admin.parts.broker.publish(some).await?.len() as u64;
     }
-    Ok(told)
 }
 
 /// The events whose letters lie here.
 async fn known(admin: &Admin) -> Result<HashSet<String>, broker::Error> {
-    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, false));
+    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, Look::Fresh));
     let mut known = HashSet::new();
     while let Some(listing) = pages.try_next().await? {
         known.extend(listing.letters.into_iter().map(|letter| letter.id));

@@ -13,7 +13,7 @@ use crate::{
     actors::letters::{self, LetterError},
     broker::{
         Error, Lane, Letter, Standing,
-        letters::{Content, Page, Which, pages},
+        letters::{Content, Look, Page, Which, pages},
     },
     domain::{ids::ConversationId, reason},
     http::extract::{Path, Query},
@@ -66,6 +66,8 @@ pub struct Asked {
     lane: Option<Lane>,
     #[param(value_type = Option<String>)]
     conversation: Option<ConversationId>,
+    /// By event or message.
+    id: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
 }
@@ -101,9 +103,9 @@ impl Filter {
 /// `GET /admin/dead-letters`: without what customers wrote.
 #[utoipa::path(get, path = "/admin/dead-letters", tag = "letters", params(Asked), responses((status = 200, body = LetterPage)))]
 pub async fn list(State(admin): State<Admin>, Query(asked): Query<Asked>) -> Result<Json<LetterPage>, Problem> {
-    let Asked { standing, cause, fingerprint, lane, conversation, after, limit } = asked;
-    let filter = Filter { standing, cause, fingerprint, lane, conversation, id: None };
-    let page = Page { after, limit: limit.unwrap_or(PAGE).min(PAGE_MAX), whole: false };
+    let Asked { standing, cause, fingerprint, lane, conversation, id, after, limit } = asked;
+    let filter = Filter { standing, cause, fingerprint, lane, conversation, id };
+    let page = Page { after, limit: limit.unwrap_or(PAGE).min(PAGE_MAX), look: Look::Remembered };
     let listing = admin.parts.letters.list(&filter.which(), &page).await.map_err(|error| refused(error.into()))?;
     let letters = listing.letters.iter().map(summary).collect();
     Ok(Json(LetterPage { letters, next: listing.next, beyond: listing.beyond }))
@@ -138,7 +140,7 @@ pub struct Groups {
 #[utoipa::path(get, path = "/admin/dead-letters/groups", tag = "letters", responses((status = 200, body = Groups)))]
 pub async fn groups(State(admin): State<Admin>) -> Result<Json<Groups>, Problem> {
     let mut groups: BTreeMap<(String, &'static str, &'static str), Group> = BTreeMap::new();
-    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, false));
+    let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, Look::Remembered));
     let mut beyond = false;
     while let Some(listing) = pages.try_next().await.map_err(|error| refused(error.into()))? {
         for letter in &listing.letters {

@@ -1,7 +1,7 @@
 //! One request, from the moment it is let in: the question it puts to the guards, and its few further tries.
 
 use std::{
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
@@ -10,6 +10,8 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, header},
 };
+use foldhash::fast::FixedState;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -264,10 +266,13 @@ impl Asking {
         }
     }
 
-    /// Gives up when the time is over.
-    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    /// Gives up when the time is over. No `async fn`, which would have room for the work twice.
+    pub fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> impl Future<Output = Result<T, Refusal>> {
         let until = self.gateway.parts.clock.instant(self.deadline.give_up_at());
-        tokio::time::timeout_at(until, work).await.unwrap_or_else(|_| Err(Refusal::too_late()))
+        tokio::time::timeout_at(until, work).map(|done| done.unwrap_or_else(|_| Err(Refusal::too_late())))
     }
 
     /// Counts what was used; what it cost, if that is known. Of what a service does not tell an estimate is counted.
@@ -296,7 +301,7 @@ impl Drop for Asking {
 }
 
 fn digest(request: &Request) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FixedState::default().build_hasher();
     for (name, value) in request.fields() {
         (name, value.get()).hash(&mut hasher);
     }

@@ -6,10 +6,11 @@ use super::*;
 use crate::{
     domain::{control::Holder, timeline::Outcome},
     state::{
-        RedisConfig, RetentionConfig,
+        RedisConfig, RetentionConfig, Settings,
         contract::{self, conversation},
         nodes::Nodes,
         redis::{Link, private},
+        settings::Setting,
     },
     telemetry::Clock,
 };
