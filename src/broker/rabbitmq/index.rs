@@ -13,7 +13,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Inner, operators::Sighted, tally::Lying};
+use super::{Inner, operators::Sighted, pass::PREFETCH_MAX, tally::Lying};
 use crate::{
     broker::{
         Error,
@@ -44,7 +44,7 @@ pub(super) struct Index {
     /// What happens while a pass is under way, which may have seen it or not.
     meanwhile: Mutex<Option<Vec<Change>>>,
     /// One who looks at a time.
-    looks: tokio::sync::Mutex<()>,
+    looks: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Known {
@@ -110,11 +110,11 @@ impl Index {
     /// while somebody has some of it in hand.
     pub async fn look<T>(
         &self,
-        inner: &Inner,
+        inner: &Arc<Inner>,
         fresh: bool,
         select: impl FnOnce(&[Letter], bool) -> T,
     ) -> Result<T, Error> {
-        let _look = self.looks.lock().await;
+        let turn = self.looks.clone().lock_owned().await;
         let lying = inner.tally.parked(inner).await?;
         let others_hold = lying.consumers > 0 || inner.passes.turn_now().is_none();
         if fresh && others_hold {
@@ -123,17 +123,33 @@ impl Index {
         let will_do = |known: &Known| if fresh { known.is_fresh(lying) } else { known.holds(lying, others_hold) };
         let is_known = self.known.lock().as_ref().is_some_and(will_do);
         if !is_known {
-            *self.meanwhile.lock() = Some(Vec::new());
-            let seen = inner.parked(INDEXED_MAX, without_words).await;
-            let meanwhile = self.meanwhile.lock().take();
-            let mut known = Known::new(seen?);
-            known.catch_up(meanwhile.unwrap_or_default());
-            *self.known.lock() = Some(known);
+            let learner = inner.clone();
+            let learn = async move {
+                let _turn = turn;
+                learner.index.learn(&learner).await
+            };
+            // To its end: whoever asks may not wait so long, and the next one would begin again.
+            inner.publishing.whole(learn).await?;
         }
         let mut known = self.known.lock();
         let Some(known) = &mut *known else { return Ok(select(&[], false)) };
         known.asked_at = Instant::now();
         Ok(select(known.letters.make_contiguous(), known.is_cut))
+    }
+
+    async fn learn(&self, inner: &Inner) -> Result<(), Error> {
+        *self.meanwhile.lock() = Some(Vec::new());
+        let seen = inner.parked(INDEXED_MAX, without_words).await;
+        let meanwhile = self.meanwhile.lock().take();
+        let mut seen = seen?;
+        if seen.letters.len() > PREFETCH_MAX {
+            // They come back in blocks from the second pass on.
+            seen.letters.sort_by_key(|letter| letter.parked_at);
+        }
+        let mut known = Known::new(seen);
+        known.catch_up(meanwhile.unwrap_or_default());
+        *self.known.lock() = Some(known);
+        Ok(())
     }
 
     /// This node has parked a letter.

@@ -7,7 +7,7 @@ use lapin::{Acker, message::Delivery as Message};
 use super::{
     Inner,
     envelope::{self, Envelope},
-    pass::Pass,
+    pass::{PREFETCH_MAX, Pass},
     publisher::Outgoing,
 };
 use crate::broker::{Error, letters::FOREIGN};
@@ -50,21 +50,24 @@ impl Inner {
     /// How many of the first ones have gone, and whether one was seen that is to stay.
     async fn tidy_some(&self, most: usize) -> Result<(usize, bool), Error> {
         let before = self.clock.now().before(self.parked_for);
-        let mut pass = Pass::begin(self).await?;
-        let (mut old, mut young) = (Vec::new(), false);
+        let (mut pass, queue) = (Pass::begin(self).await?, self.topology.name("parked"));
+        // More than one consumer can hold come back in blocks: among those all are looked at.
+        let is_mixed = pass.ready(&queue).await? > PREFETCH_MAX;
+        let most = if is_mixed { usize::MAX } else { most };
+        let (mut old, mut young) = (Vec::new(), is_mixed);
         let each = |message: Message| match envelope::parked_at(&message.properties) {
             Some(at) if at < before => {
                 old.push(message.acker);
                 ControlFlow::Continue(())
             }
             // They lie there in the order in which they were parked.
-            Some(_) => {
+            Some(_) if !is_mixed => {
                 young = true;
                 ControlFlow::Break(())
             }
-            None => ControlFlow::Continue(()),
+            _ => ControlFlow::Continue(()),
         };
-        pass.look(&self.topology.name("parked"), most, each).await?;
+        pass.look(&queue, most, each).await?;
         for acker in &old {
             pass.acknowledge(acker).await?;
         }

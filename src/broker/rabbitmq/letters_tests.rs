@@ -247,6 +247,22 @@ async fn one_node_waits_for_the_look_of_another() {
     assert_eq!(looking.await.unwrap(), ["e2", "e3"], "all that is left, not what was left over");
 }
 
+/// A quorum queue gives a consumer that names no limit 2,000 messages and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_very_many_letters_is_found() {
+    let place = Place::new();
+    let broker = place.rabbitmq(Setup::default()).await;
+    let letter = |n: i64| Envelope::new(Arc::new(job(n, "c")), Lane::Chat).parked("why".into(), Timestamp(n));
+    let letters = (0..2_500).map(|n| broker.inner.to_letters("parked", &letter(n))).collect();
+    for confirm in broker.inner.publisher.send(letters).await {
+        confirm.await.unwrap().unwrap();
+    }
+    let last = broker.hold("e2499").await.unwrap().expect("it lies there");
+    last.discard().await.unwrap();
+    let whose = Whose { user: UserId::new("nobody").unwrap(), conversations: vec![job(0, "c").conversation] };
+    assert_eq!(broker.forget(&whose).await.unwrap().deliveries.len(), 2_499, "all of them");
+}
+
 /// Two who look at once see the same: one waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_look_at_once_wait_for_each_other() {
