@@ -2,7 +2,10 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tidegate::simulate::{ai, zendesk::Holder};
+use tidegate::simulate::{
+    ai,
+    zendesk::{Behaviour, Holder},
+};
 
 use crate::support::{SOON, Scene, eventually};
 
@@ -49,7 +52,7 @@ async fn a_wait_for_the_limiter_and_for_the_breaker_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_human_a_merge_a_parked_letter_and_a_zendesk_that_is_away_are_explained() {
+async fn a_human_a_merge_and_a_parked_letter_are_explained() {
     let scene = Scene::with("[chat]\nmerge_quiet = '300ms'\nmerge_cap = '2s'\n[retry]\nmax_retries = 0\n").await;
     let burst = [scene.say("merged", "hi").await, scene.say("merged", "my order").await];
     says(&scene, &burst[0], "merged", "was answered").await;
@@ -73,6 +76,22 @@ async fn a_human_a_merge_a_parked_letter_and_a_zendesk_that_is_away_are_explaine
     })
     .await;
     verdict_says(&scene, "was given up").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zendesk_that_is_away_is_explained() {
+    let scene = Scene::with("").await;
+    scene.say("c", "hello").await;
+    scene.settles().await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 500, ..ai::Behaviour::default() });
+    let message = scene.say("c", "are you there?").await;
+    eventually("it is in the AI's hands", SOON, async || scene.ai.stats().calls == 2).await;
+    scene.zendesk.behave(Behaviour { down: true, ..Behaviour::default() });
+    says(&scene, &message, "c", "Zendesk's API does not answer").await;
+    scene.zendesk.behave(Behaviour::default());
+    scene.settles().await;
+    says(&scene, &message, "c", "was answered").await;
+    scene.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]

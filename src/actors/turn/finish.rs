@@ -274,13 +274,10 @@ async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
     park_here(parts, state, hand.items, cause).await
 }
 
-/// Parks what a turn has in hand. What was away before has been counted among the dead letters.
+/// Parks what a turn has in hand.
 async fn park_here(parts: &Parts, state: &State, items: Vec<Item>, cause: &str) -> Ended {
-    let jobs: Vec<_> = items.iter().map(|item| item.delivery.job.clone()).collect();
-    let new: Vec<_> = items.iter().filter(|item| item.delivery.tries == 0).map(|item| item.delivery.lane).collect();
+    items.iter().for_each(|item| settled(parts, &item.delivery.job, 1, Some(cause)));
     park(parts, items, cause, state.lease.take()).await?;
-    new.into_iter().for_each(|lane| parts.metrics.buried(lane, cause));
-    jobs.iter().for_each(|job| settled(parts, job, 1, Some(cause)));
     Ok(Next::Done)
 }
 
@@ -325,7 +322,7 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
     park_here(parts, state, vec![item], cause).await
 }
 
-/// Records messages of one conversation as parked and parks them. Whoever calls has counted them among the dead letters.
+/// Records messages of one conversation as parked and parks them.
 pub(in crate::actors) async fn park(
     parts: &Parts,
     mut items: Vec<Item>,
@@ -354,6 +351,10 @@ async fn park_recorded(parts: &Parts, item: Item, cause: &str, now: Timestamp) -
     parts.metrics.ended(item.delivery.lane, Outcome::Parked, now.since(job.first_seen));
     parts.in_hand.forget(job.message.as_str());
     let was_away = item.delivery.tries > 0;
+    if !was_away {
+        // It is counted among the dead letters for the first time.
+        parts.metrics.buried(item.delivery.lane, cause);
+    }
     item.delivery.park(cause).await?;
     if was_away {
         back(parts, &job.conversation).await;

@@ -40,11 +40,16 @@ const REST_MAX: Duration = Duration::from_secs(30);
 /// What is known of the parked letters.
 #[derive(Default)]
 pub(super) struct Index {
-    known: Mutex<Option<Known>>,
-    /// What happens while a pass is under way, which may have seen it or not.
-    meanwhile: Mutex<Option<Vec<Change>>>,
+    memory: Mutex<Memory>,
     /// One who looks at a time.
     looks: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Default)]
+struct Memory {
+    known: Option<Known>,
+    /// What happens while a pass is under way, which may have seen it or not.
+    meanwhile: Option<Vec<Change>>,
 }
 
 struct Known {
@@ -58,6 +63,7 @@ struct Known {
     asked_at: Instant,
 }
 
+#[derive(Clone)]
 enum Change {
     Added(Box<Letter>),
     Removed(String),
@@ -66,7 +72,7 @@ enum Change {
 impl Known {
     fn new(seen: Sighted) -> Self {
         let now = Instant::now();
-        let Sighted { letters, is_cut, took } = seen;
+        let Sighted { letters, is_cut, took, .. } = seen;
         Self { letters: letters.into(), is_cut, took, seen_at: now, asked_at: now }
     }
 
@@ -107,7 +113,7 @@ impl Known {
 
 impl Index {
     /// What is known; `select` chooses from it, and hears whether more lie there. `fresh`: what lies there now; an error
-    /// while somebody has some of it in hand.
+    /// while another node has some of it in hand.
     pub async fn look<T>(
         &self,
         inner: &Arc<Inner>,
@@ -115,13 +121,13 @@ impl Index {
         select: impl FnOnce(&[Letter], bool) -> T,
     ) -> Result<T, Error> {
         let turn = self.looks.clone().lock_owned().await;
-        let lying = inner.tally.parked(inner).await?;
+        let lying = inner.tally.lying(inner, "parked").await?;
         let others_hold = lying.consumers > 0 || inner.passes.turn_now().is_none();
-        if fresh && others_hold {
-            return Err(Error::Store("somebody has letters in hand".into()));
-        }
-        let will_do = |known: &Known| if fresh { known.is_fresh(lying) } else { known.holds(lying, others_hold) };
-        let is_known = self.known.lock().as_ref().is_some_and(will_do);
+        let will_do = |known: &Known| match fresh {
+            true => !others_hold && known.is_fresh(lying),
+            false => known.holds(lying, others_hold),
+        };
+        let is_known = self.memory.lock().known.as_ref().is_some_and(will_do);
         if !is_known {
             let learner = inner.clone();
             let learn = async move {
@@ -130,65 +136,79 @@ impl Index {
             };
             // To its end: whoever asks may not wait so long, and the next one would begin again.
             inner.publishing.whole(learn).await?;
+            let lying = inner.tally.lying(inner, "parked").await?;
+            if fresh && !self.memory.lock().known.as_ref().is_some_and(|known| known.is_fresh(lying)) {
+                return Err(not_seen());
+            }
         }
-        let mut known = self.known.lock();
-        let Some(known) = &mut *known else { return Ok(select(&[], false)) };
+        let memory = &mut *self.memory.lock();
+        let known = memory.known.as_mut().ok_or_else(not_seen)?;
         known.asked_at = Instant::now();
         Ok(select(known.letters.make_contiguous(), known.is_cut))
     }
 
     async fn learn(&self, inner: &Inner) -> Result<(), Error> {
-        *self.meanwhile.lock() = Some(Vec::new());
+        self.memory.lock().meanwhile = Some(Vec::new());
         let seen = inner.parked(INDEXED_MAX, without_words).await;
-        let meanwhile = self.meanwhile.lock().take();
+        let mut memory = self.memory.lock();
+        let meanwhile = memory.meanwhile.take().unwrap_or_default();
         let mut seen = seen?;
+        if seen.shared {
+            // What was known before is nearer to the truth.
+            return if memory.known.is_some() { Ok(()) } else { Err(not_seen()) };
+        }
         if seen.letters.len() > PREFETCH_MAX {
             // They come back in blocks from the second pass on.
             seen.letters.sort_by_key(|letter| letter.parked_at);
         }
         let mut known = Known::new(seen);
-        known.catch_up(meanwhile.unwrap_or_default());
-        *self.known.lock() = Some(known);
+        known.catch_up(meanwhile);
+        memory.known = Some(known);
         Ok(())
     }
 
     /// This node has parked a letter.
     pub fn add(&self, letter: impl FnOnce() -> Option<Letter>) {
-        if self.known.lock().is_none() && self.meanwhile.lock().is_none() {
-            return;
-        }
-        if let Some(letter) = letter() {
-            let letter = Box::new(without_words(letter));
-            self.changed(|| Change::Added(letter.clone()));
+        let is_of_use = {
+            let memory = self.memory.lock();
+            memory.known.is_some() || memory.meanwhile.is_some()
+        };
+        if let Some(letter) = is_of_use.then(letter).flatten() {
+            self.changed(Change::Added(Box::new(without_words(letter))));
         }
     }
 
     /// This node has removed a letter.
     pub fn remove(&self, id: &str) {
-        self.changed(|| Change::Removed(id.to_owned()));
+        self.changed(Change::Removed(id.to_owned()));
+    }
+
+    fn changed(&self, change: Change) {
+        let memory = &mut *self.memory.lock();
+        if let Some(meanwhile) = &mut memory.meanwhile {
+            meanwhile.push(change.clone());
+        }
+        if let Some(known) = &mut memory.known {
+            known.apply(change);
+        }
     }
 
     /// This node has removed some.
     pub fn forget(&self) {
-        *self.known.lock() = None;
-    }
-
-    fn changed(&self, change: impl Fn() -> Change) {
-        if let Some(meanwhile) = &mut *self.meanwhile.lock() {
-            meanwhile.push(change());
-        }
-        if let Some(known) = &mut *self.known.lock() {
-            known.apply(change());
-        }
+        self.memory.lock().known = None;
     }
 
     /// Forgets what nobody has asked for in a while.
     pub fn tidy(&self) {
-        let mut known = self.known.lock();
-        if known.as_ref().is_some_and(|known| known.asked_at.elapsed() > FORGOTTEN_AFTER) {
-            *known = None;
+        let mut memory = self.memory.lock();
+        if memory.known.as_ref().is_some_and(|known| known.asked_at.elapsed() > FORGOTTEN_AFTER) {
+            memory.known = None;
         }
     }
+}
+
+fn not_seen() -> Error {
+    Error::Store("another node looks at the letters; try again".into())
 }
 
 impl Known {
@@ -251,7 +271,7 @@ mod tests {
     }
 
     fn seen_at(broker: &Rabbitmq) -> Instant {
-        broker.inner.index.known.lock().as_ref().expect("it was asked for").seen_at
+        broker.inner.index.memory.lock().known.as_ref().expect("it was asked for").seen_at
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,7 +302,6 @@ mod tests {
         let turn = broker.inner.passes.turn_now().expect("nobody looks");
         let d = Which { conversation: Some(ConversationId::new("d").unwrap()), standing: parked(), ..Which::default() };
         assert_eq!(broker.inner.index.look(&broker.inner, false, |all, _| all.len()).await.unwrap(), 4);
-        assert!(broker.inner.index.look(&broker.inner, true, |all, _| all.len()).await.is_err(), "it cannot be seen");
         drop(turn);
         let of_d = listed(&broker, &d, Look::Remembered).await;
         assert_eq!(of_d.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["e3"]);
@@ -303,7 +322,7 @@ mod tests {
             Envelope::new(job, crate::broker::Lane::Chat).parked("why".into(), Timestamp(n)).letter(parked().unwrap())
         });
         let took = Duration::from_secs(2);
-        let mut known = Known::new(Sighted { letters: letters.collect(), is_cut: false, took });
+        let mut known = Known::new(Sighted { letters: letters.collect(), is_cut: false, shared: false, took });
         let holds = |ready, others_hold| known.holds(Lying { ready, consumers: 0 }, others_hold);
         assert!(holds(3, false) && holds(7, false), "a pass that took 2 s is not made again at once");
         tokio::time::advance(took * REST).await;
@@ -323,7 +342,12 @@ mod tests {
             let parked = Envelope::new(job, crate::broker::Lane::Chat).parked("why".into(), Timestamp(n));
             parked.letter(crate::broker::Standing::Parked)
         };
-        let seen = Sighted { letters: vec![letter(1), letter(2), letter(3)], is_cut: false, took: Duration::ZERO };
+        let seen = Sighted {
+            letters: vec![letter(1), letter(2), letter(3)],
+            is_cut: false,
+            shared: false,
+            took: Duration::ZERO,
+        };
         let mut known = Known::new(seen);
         let added = |n| Change::Added(Box::new(letter(n)));
         known.catch_up(vec![

@@ -55,7 +55,7 @@ impl Letters for Rabbitmq {
             };
             if standing == Standing::Parked && page.look != Look::Whole {
                 self.inner.index.look(&self.inner, page.look == Look::Fresh, &mut select).await?;
-            } else {
+            } else if page.look == Look::Whole || self.inner.tally.lying(&self.inner, queue).await?.ready > 0 {
                 let reach = (LOOKED_AT_MAX, LOOKED_AT_BYTES_MAX);
                 let seen = self.inner.lying(standing, queue, reach, |letter| letter).await?;
                 select(&seen.letters, seen.is_cut);
@@ -146,14 +146,14 @@ impl Inner {
             }
             if bytes > bytes_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        pass.look(&self.topology.name(queue), messages_max, each).await?;
+        let shared = pass.look(&self.topology.name(queue), messages_max, each).await?;
         let is_cut = letters.len() + worn.len() == messages_max || bytes > bytes_max;
         // They lie behind the others then.
         let (behind, worn) = worn.into_iter().unzip();
         renew(self, &mut pass, queue, worn).await?;
         pass.end().await;
         letters.extend::<Vec<Letter>>(behind);
-        Ok(Sighted { letters, is_cut, took: began.elapsed() })
+        Ok(Sighted { letters, is_cut, shared, took: began.elapsed() })
     }
 
     /// The parked letters, at most `most`.
@@ -167,6 +167,8 @@ pub(super) struct Sighted {
     pub letters: Vec<Letter>,
     /// More lie there.
     pub is_cut: bool,
+    /// Somebody else had some in hand, which were not seen.
+    pub shared: bool,
     /// How long it took, once it was its turn.
     pub took: Duration,
 }

@@ -118,29 +118,35 @@ impl Pass {
         self.queues.push(queue.to_owned());
         self.there += left;
         let mut consumer = self.consume(queue, most).await?;
-        let (mut seen, mut heard) = (0, Instant::now());
+        let (mut seen, mut held, mut own, mut heard) = (0, 0, 1, Instant::now());
         while seen < most && left > 0 {
-            if seen > 0 && seen % PREFETCH_MAX == 0 {
+            if held == PREFETCH_MAX {
                 // It holds as many as it may.
                 let full = std::mem::replace(&mut consumer, self.consume(queue, most - seen).await?);
                 self.consumers.push(full);
+                (held, own) = (0, own + 1);
             }
             match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => {
-                    (seen, left, heard) = (seen + 1, left - 1, Instant::now());
+                    (seen, held, left, heard) = (seen + 1, held + 1, left - 1, Instant::now());
                     if each(message).is_break() {
                         break;
                     }
                 }
                 Ok(Some(Err(error))) => return Err(unseen(&error)),
                 Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
-                // Somebody else has taken the rest.
-                Err(_) if self.ready(queue).await? == 0 => {
-                    shared = true;
-                    break;
+                Err(_) => {
+                    let (ready, consumers) = declared(&self.channel, queue).await?;
+                    // Somebody else has taken the rest, or it is on its way to us.
+                    let is_taken = consumers > own || heard.elapsed() > QUIET * 3;
+                    if ready == 0 && is_taken {
+                        shared = true;
+                        break;
+                    }
+                    if heard.elapsed() > SILENT_MAX {
+                        return Err(silent());
+                    }
                 }
-                Err(_) if heard.elapsed() > SILENT_MAX => return Err(silent()),
-                Err(_) => {}
             }
         }
         self.consumers.push(consumer);

@@ -51,13 +51,13 @@ impl Tally {
         }
     }
 
-    /// What lies among the parked letters at this moment.
-    pub async fn parked(&self, inner: &Inner) -> Result<Lying, Error> {
+    /// What lies in a queue of letters, `dead` or `parked`, at this moment.
+    pub async fn lying(&self, inner: &Inner, queue: &str) -> Result<Lying, Error> {
         let live = inner.link.consume().live().ok_or_else(|| Error::Store("RabbitMQ is away".into()))?;
         let asked = async {
             let mut current = self.channel.lock().await;
             let channel = usable(&mut current, &live).await?;
-            let lying = lying_in(&channel, &inner.topology.name("parked")).await.map_err(unknown)?;
+            let lying = lying_in(&channel, &inner.topology.name(queue)).await.map_err(unknown)?;
             *current = Some((live.generation, channel));
             Ok(lying)
         };

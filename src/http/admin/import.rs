@@ -102,6 +102,10 @@ async fn known(admin: &Admin) -> Result<HashSet<String>, broker::Error> {
     let mut pages = pin!(pages(admin.parts.letters.clone(), Which::default(), usize::MAX, Look::Fresh));
     let mut known = HashSet::new();
     while let Some(listing) = pages.try_next().await? {
+        if listing.beyond {
+            let why = "more letters lie here than can be known; import again when some of them have gone";
+            return Err(broker::Error::Store(why.into()));
+        }
         known.extend(listing.letters.into_iter().map(|letter| letter.id));
     }
     Ok(known)
