@@ -148,20 +148,9 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let parts = Arc::new(parts(&url, &folder));
         let (now, message) = (parts.clock.now(), MessageId::new("m").unwrap());
-        let job = Job {
-            v: Job::VERSION,
-            id: EventId::new("e").unwrap(),
-            message: message.clone(),
-            conversation: ConversationId::new(CONVERSATION).unwrap(),
-            app: None,
-            brand: None,
-            kind: Kind::Message { text: "hello".into(), user: None, image: None },
-            received: now,
-            position: 0,
-            first_seen: now,
-            replayed: None,
-            imported: None,
-        };
+        let (event, conversation) = (EventId::new("e").unwrap(), ConversationId::new(CONVERSATION).unwrap());
+        let kind = Kind::Message { text: "hello".into(), user: None, image: None };
+        let job = Job::new(event, message.clone(), conversation, kind, now);
         let control = Control { holder: Holder::Us, at: now };
         parts.state.note_control(&job.conversation, control).await.unwrap();
         let publication = Publication { lane: Lane::Chat, job: Arc::new(job), parked: None };

@@ -242,20 +242,14 @@ impl Around<'_> {
         let text = message.text.filter(|text| !text.trim().is_empty())?;
         let received = message.received?;
         let user = message.user.and_then(|user| UserId::new(&user).ok());
+        let (event, message_id) = (EventId::new(&message.id).ok()?, MessageId::new(&message.id).ok()?);
+        let kind = Kind::Message { text, user, image: message.image };
         Some(Job {
-            v: Job::VERSION,
-            id: EventId::new(&message.id).ok()?,
-            message: MessageId::new(&message.id).ok()?,
-            conversation: self.conversation.clone(),
             app: Some(self.app.to_owned()),
             brand: self.brand.clone(),
-            kind: Kind::Message { text, user, image: message.image },
-            received,
-            position: 0,
             // It may have been seen, before the state was lost or brought back: absence proves nothing of it.
             first_seen: received.min(self.now),
-            replayed: None,
-            imported: None,
+            ..Job::new(event, message_id, self.conversation.clone(), kind, received)
         })
     }
 }

@@ -178,11 +178,9 @@ pub(super) async fn refresh(parts: &Parts) -> Result<(), state::Error> {
     }
     parts.upkeep.rest(settings.is_drained());
     let known = settings.known.load_full();
-    parts
-        .stack
-        .services()
-        .iter()
-        .for_each(|service| settings.lead_back(service.name, &service.gate, known.mode(service.name)));
+    for service in parts.stack.services() {
+        settings.lead_back(service.name, &service.gate, known.mode(service.name));
+    }
     for setting in &known.all {
         if let Some(run) = setting.ends_with.as_deref().filter(|run| parts.nodes.has_ended(run)) {
             tracing::warn!(

@@ -264,18 +264,11 @@ impl<'a> Event<'a> {
         let id = self.id.clone().or_else(|| stands_in_event(message.as_ref())).ok_or(Reject::NoIdentity)?;
         let message = message.or_else(|| stands_in(id.as_str())).ok_or(Reject::NoIdentity)?;
         Ok(Job {
-            v: Job::VERSION,
-            id,
-            message,
-            conversation: conversation.id.clone(),
             app: around.app.map(str::to_owned),
             brand: conversation.brand.clone(),
-            kind,
             received,
             position: around.position,
-            first_seen: around.now,
-            replayed: None,
-            imported: None,
+            ..Job::new(id, message, conversation.id.clone(), kind, around.now)
         })
     }
 }

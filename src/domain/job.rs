@@ -143,6 +143,24 @@ impl Job {
     /// The version this build writes.
     pub const VERSION: u8 = 1;
 
+    /// One in its first life, alone in its delivery, received and first seen `at` this moment, of no app or brand.
+    pub fn new(id: EventId, message: MessageId, conversation: ConversationId, kind: Kind, at: Timestamp) -> Self {
+        Self {
+            v: Self::VERSION,
+            id,
+            message,
+            conversation,
+            app: None,
+            brand: None,
+            kind,
+            received: at,
+            position: 0,
+            first_seen: at,
+            replayed: None,
+            imported: None,
+        }
+    }
+
     /// The same message at the beginning of a new life.
     pub fn replayed(&self, now: Timestamp) -> Self {
         Self { replayed: Some(now), ..self.clone() }

@@ -22,20 +22,10 @@ pub fn job(body: &[u8], invocation: Option<&str>, digest: &str, now: Timestamp) 
     let subject: Option<String> = lenient(event.subject);
     let conversation = subject.as_deref().and_then(|it| ConversationId::new(it).ok());
     let received = lenient::<String>(event.time).and_then(|text| Timestamp::parse(&text)).unwrap_or(now);
-    Job {
-        v: Job::VERSION,
-        message: MessageId::new(id.as_str()).expect("an event id is a message id"),
-        conversation: conversation.unwrap_or_else(|| ConversationId::new(id.as_str()).expect("an event id is an id")),
-        id,
-        app: None,
-        brand: None,
-        kind: Kind::Support { event_type: lenient(event.kind).unwrap_or_else(|| "unknown".into()) },
-        received,
-        position: 0,
-        first_seen: now,
-        replayed: None,
-        imported: None,
-    }
+    let message = MessageId::new(id.as_str()).expect("an event id is a message id");
+    let conversation = conversation.unwrap_or_else(|| ConversationId::new(id.as_str()).expect("an event id is an id"));
+    let kind = Kind::Support { event_type: lenient(event.kind).unwrap_or_else(|| "unknown".into()) };
+    Job { received, ..Job::new(id, message, conversation, kind, now) }
 }
 
 #[cfg(test)]

@@ -232,20 +232,9 @@ fn unusable_job(raw: &str, now: Timestamp) -> Job {
     // Named by its bytes: a second try brings the same, and is known.
     let id = format!("unusable:{}", digest(raw.as_bytes()));
     let expect = "a digest is printable and short";
-    Job {
-        v: Job::VERSION,
-        id: EventId::new(&id).expect(expect),
-        message: MessageId::new(&id).expect(expect),
-        conversation: ConversationId::new(&id).expect(expect),
-        app: None,
-        brand: None,
-        kind: Kind::Unusable { raw: raw.to_owned() },
-        received: now,
-        position: 0,
-        first_seen: now,
-        replayed: None,
-        imported: None,
-    }
+    let (event, message) = (EventId::new(&id).expect(expect), MessageId::new(&id).expect(expect));
+    let kind = Kind::Unusable { raw: raw.to_owned() };
+    Job::new(event, message, ConversationId::new(&id).expect(expect), kind, now)
 }
 
 fn digest(bytes: &[u8]) -> String {

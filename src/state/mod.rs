@@ -338,20 +338,11 @@ mod tests {
     fn a_message_that_zendesk_brings_again_is_as_old_as_it_was() {
         let seen = |minutes: i64| {
             let minute = 60_000;
-            let job = Job {
-                v: Job::VERSION,
-                id: EventId::new("e").unwrap(),
-                message: MessageId::new("m").unwrap(),
-                conversation: ConversationId::new("c").unwrap(),
-                app: None,
-                brand: None,
-                kind: Kind::Message { text: "hello".into(), user: None, image: None },
-                received: Timestamp(0),
-                position: 0,
-                first_seen: Timestamp(minutes * minute),
-                replayed: None,
-                imported: None,
-            };
+            let (event, message) = (EventId::new("e").unwrap(), MessageId::new("m").unwrap());
+            let kind = Kind::Message { text: "hello".into(), user: None, image: None };
+            let at = Timestamp(minutes * minute);
+            let job =
+                Job { received: Timestamp(0), ..Job::new(event, message, ConversationId::new("c").unwrap(), kind, at) };
             Life::of(&job, 0, false).first_seen.0 / minute
         };
         assert_eq!(

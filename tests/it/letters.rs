@@ -94,10 +94,5 @@ async fn letters_of_the_embedded_queue_are_seen_replayed_and_discarded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_rabbitmq_are_seen_replayed_and_discarded() {
-    let (address, prefix) = rabbitmq::shared();
-    let broker = format!(
-        "[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\npassword = 'guest'\nprefix = '{prefix}'\n\
-         partitions = 2\n"
-    );
-    letters_are_seen_replayed_and_discarded(&broker).await;
+    letters_are_seen_replayed_and_discarded(&rabbitmq::shared_config()).await;
 }

@@ -96,11 +96,7 @@ async fn the_words_of_a_removed_customer_are_nowhere_and_others_are_untouched() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_customer_is_removed_from_rabbitmq_and_others_are_untouched() {
-    let (address, prefix) = rabbitmq::shared();
-    let config = format!(
-        "[retry]\nbase = '300s'\n[broker]\nkind = 'rabbitmq'\n[broker.rabbitmq]\nnodes = ['{address}']\n\
-         password = 'guest'\nprefix = '{prefix}'\npartitions = 2\n"
-    );
+    let config = format!("[retry]\nbase = '300s'\n{}", rabbitmq::shared_config());
     let scene = Scene::with(&config).await;
     let mut messages = Vec::new();
     // Parked, and waiting for its next try.

@@ -20,20 +20,13 @@ pub(in crate::broker) const CHAT: Queue = Queue::Chat(0);
 
 /// A customer's message: event `e<name>`, message `m<name>`.
 pub(in crate::broker) fn job(name: impl std::fmt::Display, conversation: &str) -> Job {
-    Job {
-        v: Job::VERSION,
-        id: EventId::new(&format!("e{name}")).unwrap(),
-        message: MessageId::new(&format!("m{name}")).unwrap(),
-        conversation: ConversationId::new(conversation).unwrap(),
-        app: None,
-        brand: None,
-        kind: Kind::Message { text: format!("text of {name}"), user: None, image: None },
-        received: Timestamp(1_000),
-        position: 0,
-        first_seen: Timestamp(1_000),
-        replayed: None,
-        imported: None,
-    }
+    Job::new(
+        EventId::new(&format!("e{name}")).unwrap(),
+        MessageId::new(&format!("m{name}")).unwrap(),
+        ConversationId::new(conversation).unwrap(),
+        Kind::Message { text: format!("text of {name}"), user: None, image: None },
+        Timestamp(1_000),
+    )
 }
 
 pub(in crate::broker) fn chat(name: impl std::fmt::Display, conversation: &str) -> Publication {

@@ -171,20 +171,9 @@ pub(super) const UNREADABLE: &str = "unreadable:";
 fn unreadable(seq: i64, conversation: &str, first_seen: Timestamp) -> Job {
     let id = format!("{UNREADABLE}{seq}");
     let expect = "a number is a sound id";
-    Job {
-        v: Job::VERSION,
-        id: EventId::new(&id).expect(expect),
-        message: MessageId::new(&id).expect(expect),
-        conversation: ConversationId::new(conversation).unwrap_or(ConversationId::new(&id).expect(expect)),
-        app: None,
-        brand: None,
-        kind: Kind::Unusable { raw: String::new() },
-        received: first_seen,
-        position: 0,
-        first_seen,
-        replayed: None,
-        imported: None,
-    }
+    let (event, message) = (EventId::new(&id).expect(expect), MessageId::new(&id).expect(expect));
+    let conversation = ConversationId::new(conversation).unwrap_or(ConversationId::new(&id).expect(expect));
+    Job::new(event, message, conversation, Kind::Unusable { raw: String::new() }, first_seen)
 }
 
 fn rows(connection: &Connection, statement: &str, params: impl rusqlite::Params) -> Result<Vec<Row>, Error> {

@@ -274,20 +274,13 @@ mod tests {
     const SHARE: usize = 4;
 
     fn row(seq: i64, conversation: &str) -> Row {
-        let job = Job {
-            v: 1,
-            id: EventId::new(&format!("e{seq}")).unwrap(),
-            message: MessageId::new(&format!("m{seq}")).unwrap(),
-            conversation: ConversationId::new(conversation).unwrap(),
-            app: None,
-            brand: None,
-            kind: Kind::ConversationRemoved,
-            received: Timestamp(seq),
-            position: 0,
-            first_seen: Timestamp(seq),
-            replayed: None,
-            imported: None,
-        };
+        let job = Job::new(
+            EventId::new(&format!("e{seq}")).unwrap(),
+            MessageId::new(&format!("m{seq}")).unwrap(),
+            ConversationId::new(conversation).unwrap(),
+            Kind::ConversationRemoved,
+            Timestamp(seq),
+        );
         Row { seq, lane: Lane::Chat, job: job.into(), tries: 0, replay: 0, bytes: 1, redelivered: false, reason: None }
     }
 

@@ -136,8 +136,10 @@ impl Index {
             };
             // To its end: whoever asks may not wait so long, and the next one would begin again.
             inner.publishing.whole(learn).await?;
+        }
+        if !is_known && fresh {
             let lying = inner.tally.lying(inner, "parked").await?;
-            if fresh && !self.memory.lock().known.as_ref().is_some_and(|known| known.is_fresh(lying)) {
+            if !self.memory.lock().known.as_ref().is_some_and(|known| known.is_fresh(lying)) {
                 return Err(not_seen());
             }
         }

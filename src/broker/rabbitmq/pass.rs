@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use lapin::{
     Acker, Channel, Consumer,
     message::Delivery as Message,
-    options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    options::{BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
 use tokio::{
@@ -22,7 +22,12 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Inner, lease::tell, link::Live};
+use super::{
+    Inner,
+    lease::tell,
+    link::Live,
+    tally::{Lying, lying_in},
+};
 use crate::broker::Error;
 
 /// When nothing has come for so long, the server is asked whether anything is left.
@@ -98,7 +103,7 @@ impl Pass {
 
     /// How much of a queue is in nobody's hand.
     pub async fn ready(&self, queue: &str) -> Result<usize, Error> {
-        Ok(declared(&self.channel, queue).await?.0)
+        Ok(declared(&self.channel, queue).await?.ready)
     }
 
     /// Shows what lies in a queue, in order, at most `most`, until `each` has seen enough; whether another node's pass had
@@ -136,7 +141,7 @@ impl Pass {
                 Ok(Some(Err(error))) => return Err(unseen(&error)),
                 Ok(None) => return Err(Error::Store("RabbitMQ has broken off a look into a queue".into())),
                 Err(_) => {
-                    let (ready, consumers) = declared(&self.channel, queue).await?;
+                    let Lying { ready, consumers } = declared(&self.channel, queue).await?;
                     // Somebody else has taken the rest, or it is on its way to us.
                     let is_taken = consumers > own || heard.elapsed() > QUIET * 3;
                     if ready == 0 && is_taken {
@@ -156,7 +161,7 @@ impl Pass {
     /// Waits a while for another node's pass; whether it has ended. Dead letters have consumers all the time.
     async fn alone(&self, queue: &str) -> Result<bool, Error> {
         let began = Instant::now();
-        while queue != self.dead && declared(&self.channel, queue).await?.1 > 0 {
+        while queue != self.dead && declared(&self.channel, queue).await?.consumers > 0 {
             if began.elapsed() >= OTHERS_WITHIN {
                 return Ok(false);
             }
@@ -223,8 +228,8 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     loop {
         let mut are_back = 0;
         for queue in queues {
-            let Ok((ready, _)) = declared(&channel, queue).await else { return };
-            are_back += ready;
+            let Ok(lying) = declared(&channel, queue).await else { return };
+            are_back += lying.ready;
         }
         if are_back >= there {
             break;
@@ -234,12 +239,8 @@ async fn back(live: &Live, queues: &[String], there: usize) {
     let _ = channel.close(200, "back".into()).await;
 }
 
-/// How much of a queue is ready, and how many consume from it.
-async fn declared(channel: &Channel, queue: &str) -> Result<(usize, u32), Error> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declaring = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let queue = timeout(ANSWERS_WITHIN, declaring).await.map_err(|_| silent())?.map_err(|error| unseen(&error))?;
-    Ok((usize::try_from(queue.message_count()).unwrap_or(usize::MAX), queue.consumer_count()))
+async fn declared(channel: &Channel, queue: &str) -> Result<Lying, Error> {
+    timeout(ANSWERS_WITHIN, lying_in(channel, queue)).await.map_err(|_| silent())?.map_err(|error| unseen(&error))
 }
 
 fn silent() -> Error {

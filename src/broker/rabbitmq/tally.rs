@@ -150,7 +150,8 @@ async fn usable(current: &mut Option<(u64, Channel)>, live: &Live) -> Result<Cha
     }
 }
 
-async fn lying_in(channel: &Channel, queue: &str) -> lapin::Result<Lying> {
+/// Declared passively, for that takes no message out of it.
+pub(super) async fn lying_in(channel: &Channel, queue: &str) -> lapin::Result<Lying> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
     let ready = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);

@@ -50,20 +50,10 @@ pub async fn erase(
     let id = format!("erase:{:016x}", rand::random::<u64>());
     // The audit log names the event and not the customer, who is to be forgotten.
     noted(&admin, &who, "customer.erase", &id, Value::Null).await?;
-    let job = Job {
-        v: Job::VERSION,
-        id: EventId::new(&id).expect("hexadecimal digits are an id"),
-        message: MessageId::new(&id).expect("hexadecimal digits are an id"),
-        conversation: ConversationId::new(&id).expect("hexadecimal digits are an id"),
-        app: Some(app),
-        brand: None,
-        kind: Kind::UserRemoved { user },
-        received: now,
-        position: 0,
-        first_seen: now,
-        replayed: None,
-        imported: None,
-    };
+    let expect = "hexadecimal digits are an id";
+    let (event, message) = (EventId::new(&id).expect(expect), MessageId::new(&id).expect(expect));
+    let conversation = ConversationId::new(&id).expect(expect);
+    let job = Job { app: Some(app), ..Job::new(event, message, conversation, Kind::UserRemoved { user }, now) };
     let order = Publication { lane: Lane::Events, job: Arc::new(job), parked: None };
     let stored = admin.parts.broker.publish(vec![order]).await.map_err(|error| {
         tracing::error!(%error, "the removal of a customer could not be stored");

@@ -84,20 +84,8 @@ pub(in crate::state) async fn what_is_said_beside_an_answer_is_said_once(factory
 }
 
 fn job(id: &str) -> Job {
-    Job {
-        v: Job::VERSION,
-        id: EventId::new(&format!("event of {id}")).unwrap(),
-        message: message(id),
-        conversation: conversation("c"),
-        app: None,
-        brand: None,
-        kind: Kind::ConversationRemoved,
-        received: BEGIN,
-        position: 0,
-        first_seen: BEGIN,
-        replayed: None,
-        imported: None,
-    }
+    let event = EventId::new(&format!("event of {id}")).unwrap();
+    Job::new(event, message(id), conversation("c"), Kind::ConversationRemoved, BEGIN)
 }
 
 pub(in crate::state) async fn a_new_life_has_an_end_of_its_own(factory: &dyn Factory) {
