@@ -4,7 +4,7 @@ use reqwest::{Client, Method};
 use serde_json::Value;
 use tidegate::simulate::{ai, zendesk::Holder};
 
-use crate::support::{SOON, Scene, eventually, rabbitmq};
+use crate::support::{SOON, Scene, eventually, in_rabbitmq};
 
 const QUICK: &str = "[retry]\nbase = '10ms'\n";
 const TOKENS: &str = "[admin]\ntokens = [{ name = 'ada', token = 'looks', role = 'viewer' }, \
@@ -94,5 +94,5 @@ async fn letters_of_the_embedded_queue_are_seen_replayed_and_discarded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_rabbitmq_are_seen_replayed_and_discarded() {
-    letters_are_seen_replayed_and_discarded(&rabbitmq::shared_config()).await;
+    letters_are_seen_replayed_and_discarded(&in_rabbitmq()).await;
 }

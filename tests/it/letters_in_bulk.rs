@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tidegate::simulate::ai;
 
-use crate::support::{SOON, Scene, eventually, figure, rabbitmq, settle_within};
+use crate::support::{SOON, Scene, eventually, figure, in_rabbitmq, settle_within};
 
 const QUICK: &str = "[retry]\nmax_retries = 0\n";
 
@@ -104,7 +104,7 @@ async fn many_letters_of_the_embedded_queue_are_worked_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_letters_in_rabbitmq_are_worked_off() {
-    many_letters_are_worked_off(&rabbitmq::shared_config()).await;
+    many_letters_are_worked_off(&in_rabbitmq()).await;
 }
 
 /// kill -9 in the middle: what is left lies where it lay, and what was done is not done twice.
@@ -168,7 +168,7 @@ async fn letters_of_the_embedded_queue_are_replayed_at_the_pace_that_is_ordered(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_rabbitmq_are_replayed_at_the_pace_that_is_ordered() {
-    a_pace_is_kept(&rabbitmq::shared_config()).await;
+    a_pace_is_kept(&in_rabbitmq()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +197,7 @@ async fn import(scene: &Scene, lines: String) -> (u16, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn very_many_letters_in_rabbitmq_are_filtered_from_memory() {
     let count = figure("TIDEGATE_LETTERS_FILTERED", 3_000);
-    let mut scene = Scene::with(&rabbitmq::shared_config()).await;
+    let mut scene = Scene::with(&in_rabbitmq()).await;
     let line = |n: u64| {
         let text = "why has my parcel not arrived? ".repeat(8);
         let cause = if n.is_multiple_of(3) { "panic: it broke" } else { "content refused" };
@@ -291,5 +291,5 @@ async fn letters_are_taken_over_by_another_embedded_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_taken_over_by_rabbitmq() {
-    letters_are_taken_over(&rabbitmq::shared_config()).await;
+    letters_are_taken_over(&in_rabbitmq()).await;
 }

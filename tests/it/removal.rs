@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use rusqlite::Connection;
 use tidegate::simulate::zendesk::Holder;
 
-use crate::support::{SOON, Scene, eventually, rabbitmq};
+use crate::support::{SOON, Scene, eventually, in_rabbitmq};
 
 /// One message for each place where words can lie, of customers who are removed and of customers who stay.
 /// How it gets there, and how that shows.
@@ -96,7 +96,7 @@ async fn the_words_of_a_removed_customer_are_nowhere_and_others_are_untouched() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_customer_is_removed_from_rabbitmq_and_others_are_untouched() {
-    let config = format!("[retry]\nbase = '300s'\n{}", rabbitmq::shared_config());
+    let config = format!("[retry]\nbase = '300s'\n{}", in_rabbitmq());
     let scene = Scene::with(&config).await;
     let mut messages = Vec::new();
     // Parked, and waiting for its next try.

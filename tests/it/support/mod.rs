@@ -57,6 +57,12 @@ pub struct Scene {
     pub daemon: Daemon,
 }
 
+/// A daemon's configuration that leads to the RabbitMQ that tests share, under a prefix of its own.
+pub fn in_rabbitmq() -> String {
+    let (address, prefix) = rabbitmq::shared();
+    rabbitmq::config(&[address], &prefix)
+}
+
 impl Scene {
     /// Raises the curtain; `config` is TOML laid over the harness's own.
     pub async fn with(config: &str) -> Self {

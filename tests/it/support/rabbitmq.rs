@@ -202,12 +202,6 @@ pub fn config(nodes: &[String], prefix: &str) -> String {
     )
 }
 
-/// The same for the server that tests share, under a prefix of one's own.
-pub fn shared_config() -> String {
-    let (address, prefix) = shared();
-    config(&[address], &prefix)
-}
-
 /// The partition of a conversation under [`config`]: FNV-1a and the finalizer of MurmurHash3, as on every node.
 pub fn partition_of(conversation: &str) -> usize {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
