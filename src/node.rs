@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Role},
     http::{
         self, Gateway, Health,
-        health::{DependencyUp, Stage},
+        health::{Shown, Stage},
         listener::Limits,
     },
     telemetry::Clock,
@@ -81,7 +81,7 @@ impl Node {
         parts.nodes.introduce(build::introduction(config, &clock, addresses));
         let apart = Apart::start()?;
         let health = Arc::new(Health::new(parts.clone(), desks.clone()));
-        DependencyUp::register(&mut registry, &health);
+        Shown::register(&mut registry, &health);
         let branches = Branches {
             ingress: has(Role::Ingress),
             chat: has(Role::Chat),
@@ -125,7 +125,8 @@ impl Node {
             effective: config.effective().into(),
             failures: Arc::default(),
             watched: Arc::default(),
-            app: Some(config.zendesk.app_id.as_str()).filter(|app| !app.is_empty()).map(Arc::from),
+            app: unless_empty(&config.zendesk.app_id),
+            trace_url: unless_empty(&config.telemetry.trace_url),
         };
         let limits = Limits {
             connections: config.admin.connections,
@@ -201,6 +202,11 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
+}
+
+/// A text that may be empty, which stands for none.
+fn unless_empty(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| text.into())
 }
 
 /// One webhook of the largest size must fit.

@@ -14,6 +14,7 @@ use crate::client::SECRET;
 pub struct Daemon {
     child: Child,
     pub public: SocketAddr,
+    pub admin: SocketAddr,
     _folder: TempDir,
 }
 
@@ -49,7 +50,7 @@ impl Daemon {
             command.env(format!("TIDEGATE__{key}"), value);
         }
         let child = command.spawn().expect("the daemon can be started");
-        let daemon = Self { child, public, _folder: folder };
+        let daemon = Self { child, public, admin, _folder: folder };
         while tokio::net::TcpStream::connect(public).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

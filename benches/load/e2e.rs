@@ -53,6 +53,7 @@ pub async fn e2e(options: &Options) {
     row("bare loop, same steps", &theirs);
     let rate = |runs: &[Run]| median(runs.iter().map(|run| run.per_second).collect());
     let (ours, theirs, cpu) = (rate(&ours), rate(&theirs), median(cpu));
+    traced(options, ours).await;
     println!("ratio {:.2}; CPU of the daemon per 1000 messages {cpu:.3} s; memory {memory:.1} MiB", ours / theirs);
     if options.ai_latency.is_zero() {
         println!("to reach: >= 4000/s {}", verdict(ours >= 4_000.0));
@@ -70,9 +71,13 @@ fn row(name: &str, runs: &[Run]) {
     println!("{name:<26}{rate:>10.0}{:>22.2}{:>9.2}{:>9.2}", part(0.5), part(0.9), part(0.99));
 }
 
-/// One run of ours, with more settings.
-pub async fn road(options: &Options, more: &[(&str, String)]) -> Road {
-    let (ai, zendesk) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await);
+/// Starts the daemon between these stubs, with more settings.
+pub async fn between(
+    ai: &stubs::Stub,
+    zendesk: &stubs::Stub,
+    options: &Options,
+    more: &[(&'static str, String)],
+) -> Daemon {
     let no_limit = || "0".to_owned();
     let mut settings = vec![
         ("AI__SERVICES__0__BASE_URL", format!("http://{}/v1", ai.address)),
@@ -88,7 +93,32 @@ pub async fn road(options: &Options, more: &[(&str, String)]) -> Road {
         ("ZENDESK__INTEGRATION", "tidegate".to_owned()),
     ];
     settings.extend_from_slice(more);
-    let daemon = Daemon::start(None, &settings).await;
+    Daemon::start(None, &settings).await
+}
+
+/// The same with every message traced, and a collector that does not answer: it slows down nobody.
+async fn traced(options: &Options, without: f64) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it listens");
+    // Connections are taken by the system and answered by nobody.
+    let collector = |rate: &str| {
+        [("TELEMETRY__OTLP_ENDPOINT", format!("http://{address}")), ("TELEMETRY__SAMPLE_RATE", rate.to_owned())]
+    };
+    for rate in ["0.1", "1.0"] {
+        let road = road(options, &collector(rate)).await;
+        println!(
+            "traced at {rate}, the collector hangs: {:.0} replies/s, {:.2} of the rate without; memory {:.1} MiB",
+            road.run.per_second,
+            road.run.per_second / without,
+            road.mib
+        );
+    }
+}
+
+/// One run of ours, with more settings.
+pub async fn road(options: &Options, more: &[(&'static str, String)]) -> Road {
+    let (ai, zendesk) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await);
+    let daemon = between(&ai, &zendesk, options, more).await;
     let cpu = daemon.cpu_seconds();
     let per_second = at_full_speed(daemon.public, &zendesk, options).await;
     let used = daemon.cpu_seconds() - cpu;

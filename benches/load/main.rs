@@ -6,6 +6,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod admin;
 mod bare;
 mod broker;
 mod client;
@@ -70,6 +71,7 @@ fn main() {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be made");
     match which {
+        Some("admin") => runtime.block_on(admin::admin(&options)),
         Some("ingest") => runtime.block_on(ingest::ingest(&options)),
         Some("e2e") => runtime.block_on(e2e::e2e(&options)),
         Some("broker") => runtime.block_on(broker::broker(&options)),
@@ -78,7 +80,7 @@ fn main() {
         Some("guards") => runtime.block_on(guards::guards(&options)),
         Some("memory") => runtime.block_on(memory::memory(&options)),
         // `cargo bench` and `cargo test --benches` call it without a name.
-        _ => println!("say which: ingest, e2e, broker, gateway, guards, memory"),
+        _ => println!("say which: admin, ingest, e2e, broker, gateway, guards, memory"),
     }
 }
 

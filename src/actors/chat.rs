@@ -241,6 +241,7 @@ impl Chat {
 async fn bury(parts: &Parts, cell: &Cell, mut hand: Hand, cause: &str) {
     // Whatever it waited for ends here.
     hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    hand.fail(cause);
     if let Err(error) = parts.state.release(&cell.id, None).await {
         tracing::warn!(%error, conversation.id = %cell.id, "a claim could not be released");
     }

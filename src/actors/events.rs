@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Parts, patience::outwait, removal, roster::Card, settings::Pool, turn};
+use super::{Parts, patience::outwait, removal, roster::Card, settings::Pool, traced, turn};
 use crate::{
     broker::{Delivery, Queue},
     domain::{
@@ -85,7 +85,8 @@ impl Events {
             let within = matches!(delivery.job.kind, Kind::UserRemoved { .. }).then_some(REMOVE_WITHIN);
             let _in_hand = self.card.stamp.begin("an event", within);
             self.card.handled(1);
-            self.work_off(delivery).await?;
+            let span = traced::process(&self.parts, &delivery);
+            span.over(self.work_off(delivery)).await.inspect_err(|_| span.fail("error"))?;
         }
         Ok(())
     }
@@ -132,7 +133,7 @@ impl Events {
         let job = &delivery.job;
         let now = self.parts.clock.now();
         let mut timeline = Timeline::default();
-        timeline.note(job.first_seen, Stage::Accepted);
+        timeline.note(job.first_seen, Stage::accepted(job));
         timeline.note(now, Stage::Ended { outcome: Outcome::Applied.as_str().into() });
         let record = Record {
             id: job.id.clone(),

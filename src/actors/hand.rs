@@ -9,9 +9,11 @@ use super::directory::Held;
 use crate::{
     broker::Delivery,
     domain::{
+        reason,
         time::{Timestamp, millis},
         timeline::{Stage, Timeline, Wait},
     },
+    telemetry::span::Span,
 };
 
 /// A message that has lain in the queue for less has not waited: this is its pace.
@@ -43,7 +45,7 @@ impl Item {
     /// Begins the story of a message that has just been taken.
     pub fn new(delivery: Delivery, now: Timestamp) -> Self {
         let mut timeline = Timeline::default();
-        timeline.note(delivery.job.first_seen, Stage::Accepted);
+        timeline.note(delivery.job.first_seen, Stage::accepted(&delivery.job));
         let waited = now.since(delivery.job.first_seen);
         let is_first_try = delivery.tries == 0 && delivery.replay == 0;
         if is_first_try && !delivery.redelivered && waited >= QUEUE_PACE {
@@ -132,9 +134,32 @@ pub struct Hand {
     pub soft_limit: CancellationToken,
     /// When the watchdog has killed the actor (monotonic).
     pub killed_at: Option<Duration>,
+    /// What is done with it, as part of a trace.
+    pub span: Span,
 }
 
 impl Hand {
+    /// A burst that has just been taken in hand.
+    pub fn new(items: Vec<Item>, now: Duration) -> Self {
+        Self {
+            worked: items.iter().map(|item| item.worked).max().unwrap_or_default(),
+            items,
+            phase: Phase::Preparing,
+            since: now,
+            soft_limit: CancellationToken::new(),
+            killed_at: None,
+            span: Span::default(),
+        }
+    }
+
+    /// It has failed: whoever tries its head again will know by which attempt.
+    pub fn fail(&mut self, cause: &str) {
+        self.span.fail(reason::cause(cause));
+        if let Some(head) = self.items.first_mut() {
+            head.delivery.attempt = self.span.context();
+        }
+    }
+
     /// Begins a phase. A wait that ends with it is noted, whatever it was for: so none is left unattributed (G10).
     pub fn enter(&mut self, phase: Phase, now: Duration, wall: Timestamp) {
         self.worked = self.worked(now);

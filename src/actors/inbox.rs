@@ -11,11 +11,10 @@ use std::{collections::VecDeque, time::Duration};
 use parking_lot::Mutex;
 use ractor::ActorRef;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     conversation,
-    hand::{Hand, Item, Phase},
+    hand::{Hand, Item},
     roster::{Fault, InHandView, LastFailure, Snapshot, State},
 };
 use crate::{
@@ -207,9 +206,7 @@ impl Inner {
     /// Takes the first `count` messages in hand.
     pub fn take(&mut self, count: usize, now: Duration) {
         let items: Vec<Item> = self.inbox.drain(..count.min(self.inbox.len())).collect();
-        let worked = items.iter().map(|item| item.worked).max().unwrap_or_default();
-        let soft_limit = CancellationToken::new();
-        self.hand = Some(Hand { items, phase: Phase::Preparing, since: now, worked, soft_limit, killed_at: None });
+        self.hand = Some(Hand::new(items, now));
         self.active_at = now;
     }
 

@@ -216,7 +216,7 @@ impl Inspector {
         let earlier = self.parts.state.story(job.message.as_str()).await.map_err(|error| error.to_string())?;
         match earlier {
             Some(earlier) => this.go_on(earlier),
-            None if this.entries().is_empty() => this.note(job.first_seen, Stage::Accepted),
+            None if this.entries().is_empty() => this.note(job.first_seen, Stage::accepted(job)),
             None => {}
         }
         Ok(this)

@@ -136,7 +136,7 @@ async fn story(parts: &Parts, job: &Job) -> Result<Timeline, state::Error> {
     let kept = parts.state.story(job.message.as_str()).await?;
     Ok(kept.unwrap_or_else(|| {
         let mut story = Timeline::default();
-        story.note(job.first_seen, Stage::Accepted);
+        story.note(job.first_seen, Stage::accepted(job));
         story
     }))
 }

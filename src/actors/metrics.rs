@@ -17,7 +17,7 @@ use crate::{
     broker::Lane,
     client::Error as ZendeskError,
     domain::{reason, timeline::Outcome},
-    telemetry::series::{Counters, Histograms, Labels, lifetimes, zero},
+    telemetry::series::{Counters, Labels, TracedBy, lifetimes, observe, zero},
 };
 
 const LANES: [Lane; 2] = [Lane::Chat, Lane::Events];
@@ -57,7 +57,7 @@ const KINDS: [&str; 14] = [
 #[derive(Clone)]
 pub struct Metrics {
     messages: Counters<2>,
-    durations: Histograms<2>,
+    durations: TracedBy<2>,
     retries: Counters<2>,
     dead_letters: Counters<2>,
     restarts: Counters<2>,
@@ -129,7 +129,7 @@ impl Metrics {
     pub(super) fn ended(&self, lane: Lane, outcome: Outcome, took: Duration) {
         let labels = [("lane", lane.as_str()), ("outcome", outcome.as_str())];
         self.messages.get_or_create(&labels).inc();
-        self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+        observe(&self.durations.get_or_create(&labels), took);
     }
 
     /// How many messages have ended so.
@@ -163,14 +163,7 @@ impl Metrics {
     }
 
     pub(super) fn posted(&self, error: Option<&ZendeskError>) {
-        let outcome = match error {
-            None => "ok",
-            Some(ZendeskError::Unknown(_)) => "unknown",
-            Some(ZendeskError::Unreachable) => "unreachable",
-            Some(ZendeskError::Throttled(_)) => "throttled",
-            Some(ZendeskError::Unauthorized) => "unauthorized",
-            Some(ZendeskError::Locked | ZendeskError::Refused(_)) => "refused",
-        };
+        let outcome = error.map_or("ok", ZendeskError::kind);
         self.posts.get_or_create(&[("outcome", outcome)]).inc();
     }
 

@@ -68,6 +68,7 @@ pub mod settings;
 mod stamp;
 mod story;
 mod supervisor;
+pub mod traced;
 mod tree;
 mod turn;
 mod watchdog;

@@ -85,7 +85,7 @@ async fn discard(parts: &Parts, removed: Vec<Delivery>) -> Result<(), ActorProce
 /// How a message ends that somebody has removed.
 pub(super) fn discarded(job: &Job, replay: u32, cause: &str, now: Timestamp) -> Record {
     let mut timeline = Timeline::default();
-    timeline.note(job.first_seen, Stage::Accepted);
+    timeline.note(job.first_seen, Stage::accepted(job));
     timeline.note(now, Stage::Ended { outcome: Outcome::Discarded.as_str().into() });
     Record {
         id: job.id.clone(),

@@ -21,6 +21,7 @@ use crate::{
     broker::{self, Delivery, Queue},
     domain::{ids::ConversationId, reason, timeline::Stage},
     state::{Away, Life, Recall},
+    telemetry::span,
 };
 
 /// Dead letters judged at once; those beyond wait on the disk.
@@ -116,11 +117,12 @@ impl RetryActor {
             match self.parts.retry.pause(letter.tries, rand::random()) {
                 Some(pause) => self.bring_back(letter, pause).await?,
                 None => {
-                    let (parts, turns) = (self.parts.clone(), state.turns.clone());
-                    state.farewells.spawn(async move {
+                    let (parts, turns, sent) = (self.parts.clone(), state.turns.clone(), letter.job.trace);
+                    let giving_up = async move {
                         let _turn = turns.acquire().await;
                         give_up(&parts, letter).await;
-                    });
+                    };
+                    state.farewells.spawn(span::below(sent, giving_up));
                 }
             }
         }

@@ -26,7 +26,7 @@ use super::{
     conversation::State,
     hand::{Item, Phase},
     patience::STORE_PAUSE,
-    posting, story,
+    posting, story, traced,
 };
 use crate::{
     domain::{
@@ -65,17 +65,18 @@ async fn rounds(parts: &Arc<Parts>, state: &mut State) -> Result<bool, ActorProc
         if !gather::gather(parts, state).await {
             return Ok(false);
         }
-        story::recall_in_hand(parts, state).await;
-        parts.faults.strike(parts, state).await?;
-        let next = match work(parts, state, superseded).await {
+        let span = traced::attempt(parts, state);
+        let next = match span.over(begin(parts, state, superseded)).await {
             Ok(next) => next,
             Err(error) if matches!(error.downcast_ref(), Some(crate::state::Error::Fenced)) => {
+                span.fail("fenced");
                 tracing::warn!(%error, conversation.id = %state.cell.id, "what was done with a message is looked up again");
                 put_back(parts, state, |_| ());
                 return Ok(!parts.draining.is_cancelled());
             }
             // The store is in trouble, not the message and not the actor.
             Err(error) if error.is::<crate::state::Error>() || error.is::<crate::broker::Error>() => {
+                span.fail("store");
                 tracing::error!(%error, conversation.id = %state.cell.id, "a conversation waits for its store");
                 let drained = prepare::wait(parts, state, Wait::Store, STORE_PAUSE).await.is_none();
                 put_back(parts, state, |_| ());
@@ -109,6 +110,13 @@ async fn rounds(parts: &Arc<Parts>, state: &mut State) -> Result<bool, ActorProc
             }
         }
     }
+}
+
+/// Takes up what is in hand.
+async fn begin(parts: &Arc<Parts>, state: &mut State, superseded: bool) -> Result<Next, ActorProcessingErr> {
+    story::recall_in_hand(parts, state).await;
+    parts.faults.strike(parts, state).await?;
+    work(parts, state, superseded).await
 }
 
 /// Forgets what a removed conversation has left behind since it was removed.

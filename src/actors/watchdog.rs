@@ -195,8 +195,6 @@ fn verdict(hand: &Hand, limits: &ChatConfig, now: Duration) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
     use crate::domain::{time::Timestamp, timeline::Wait};
 
@@ -206,10 +204,8 @@ mod tests {
 
     /// A hand that went through these phases, each for so many seconds, and is in the last one since.
     fn after(phases: &[(Phase, u64)], last: Phase) -> (Hand, Duration) {
-        let soft_limit = CancellationToken::new();
         let mut now = secs(1_000);
-        let phase = Phase::Preparing;
-        let mut hand = Hand { items: Vec::new(), phase, since: now, worked: secs(0), soft_limit, killed_at: None };
+        let mut hand = Hand::new(Vec::new(), now);
         for (phase, took) in phases {
             hand.enter(*phase, now, Timestamp(0));
             now += secs(*took);

@@ -23,6 +23,7 @@ use crate::{
         ids::{ConversationId, UserId},
         job::{self, Job},
         time::Timestamp,
+        trace::TraceContext,
     },
     store,
 };
@@ -245,7 +246,12 @@ pub enum Settlement {
     /// It comes again after a pause; no try is counted.
     Retry(Duration),
     /// It failed: to the dead letters, a try is counted.
-    Bury(String),
+    Bury {
+        /// Why.
+        why: String,
+        /// The attempt's span, if its way is traced.
+        attempt: Option<TraceContext>,
+    },
     /// It failed for good.
     Park(String),
 }
@@ -280,13 +286,15 @@ pub struct Delivery {
     pub redelivered: bool,
     /// Why it failed last.
     pub reason: Option<String>,
+    /// The span of the attempt that is under way, if its way is traced; kept when it fails.
+    pub attempt: Option<TraceContext>,
     settle: Option<Box<dyn Settle>>,
 }
 
 impl Delivery {
     /// Puts a delivery together; for brokers.
     pub fn new(job: Arc<Job>, lane: Lane, settle: Box<dyn Settle>) -> Self {
-        Self { job, lane, tries: 0, replay: 0, redelivered: false, reason: None, settle: Some(settle) }
+        Self { job, lane, tries: 0, replay: 0, redelivered: false, reason: None, attempt: None, settle: Some(settle) }
     }
 
     /// Ends it: whatever was to be done has been done.
@@ -301,7 +309,8 @@ impl Delivery {
 
     /// Sends it to the dead letters; a try is counted. `why` holds no text of a customer.
     pub async fn bury(self, why: &str) -> Result<(), Error> {
-        self.settle(Settlement::Bury(why.to_owned())).await
+        let attempt = self.attempt;
+        self.settle(Settlement::Bury { why: why.to_owned(), attempt }).await
     }
 
     /// Gives it up for good.

@@ -54,7 +54,7 @@ use lapin::{
     message::{BasicReturnMessage, Delivery as Message},
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 pub use self::probe::{Fault, Greeting, Looked, Probe};
 use self::{
@@ -76,6 +76,12 @@ use crate::telemetry::Clock;
 
 /// Messages of the events lane, or dead letters, held at once.
 const PREFETCH_OTHERS: u16 = 64;
+
+/// So long what came back is waited for at a time.
+const REROUTE_FOR: Duration = Duration::from_millis(500);
+
+/// A message that only a newer version can read comes again so often.
+const NEWER_PAUSE: Duration = Duration::from_secs(4);
 
 /// A round of a connection's keeper: a look, or a pause, an attempt to connect and everything declared.
 const ATTEND_WITHIN: Duration = Duration::from_secs(60);
@@ -190,9 +196,19 @@ impl Inner {
         Outgoing { exchange, key: key.to_owned(), properties: envelope.properties(), body: envelope.body() }
     }
 
-    /// A message that is none of ours is not eaten: it goes to the parked letters as it is.
-    fn none_of_ours(&self, message: &Message) -> Outgoing {
-        self.as_it_is(message.properties.clone(), message.data.clone(), letters::FOREIGN)
+    /// A message that cannot be read is not eaten. One that a newer version wrote comes again, until a node of that
+    /// version takes it; any other is none of ours and goes to the parked letters as it is. `lane`: that of its queue.
+    fn unreadable(&self, message: &Message, lane: Option<Lane>) -> Outgoing {
+        let (properties, body) = (&message.properties, message.data.clone());
+        let lane = lane.or_else(|| envelope::lane(properties));
+        match (lane, self.topology.tier_for(NEWER_PAUSE)) {
+            (Some(lane), Some(tier)) if envelope::is_newer(properties, &body, self.clock.now()) => {
+                let exchange = self.topology.tier(lane, tier);
+                let (key, properties) = (message.routing_key.to_string(), envelope::as_it_lies(properties));
+                Outgoing { exchange, key, properties, body }
+            }
+            _ => self.as_it_is(properties.clone(), body, letters::FOREIGN),
+        }
     }
 
     /// To the parked letters, whatever it is.
@@ -201,10 +217,11 @@ impl Inner {
         Outgoing { exchange: self.topology.name("dlx"), key: "parked".to_owned(), properties, body }
     }
 
-    /// Publishes again what came back although its confirm said that all is well.
+    /// Publishes again what came back although its confirm said that all is well. Waits for that only for a while, for
+    /// who waits cannot be stopped.
     async fn reroute(&self) {
         let mut returned = self.returned.lock().await;
-        while let Some(back) = returned.recv().await {
+        while let Ok(Some(back)) = timeout(REROUTE_FOR, returned.recv()).await {
             let message = back.delivery;
             tracing::error!(exchange = %message.exchange, key = %message.routing_key, "RabbitMQ had no queue for a message; it is published again");
             let outgoing = Outgoing {
@@ -294,7 +311,11 @@ fn attend(line: Arc<Line>) -> BoxFuture<'static, Result<(), Error>> {
 impl Upkeep for Rabbitmq {
     fn shape(&self) -> Shape {
         let partitions = self.inner.topology.partitions();
-        Shape { partitions, window: partitions as usize * usize::from(self.inner.topology.prefetch()) }
+        Shape {
+            system: "rabbitmq",
+            partitions,
+            window: partitions as usize * usize::from(self.inner.topology.prefetch()),
+        }
     }
 
     fn rounds(&self) -> Vec<Round> {

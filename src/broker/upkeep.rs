@@ -8,9 +8,11 @@ use futures_util::future::BoxFuture;
 
 use super::{Error, Lane};
 
-/// How a broker divides the chat lane.
+/// What a broker is, and how it divides the chat lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// Its name in traces (OpenTelemetry, `messaging.system`).
+    pub system: &'static str,
     /// Partitions of the chat lane, each with a consumer.
     pub partitions: u32,
     /// Messages the chat consumers of this node may hold at once, all together.

@@ -11,7 +11,7 @@ use crate::{
     client::{self, Sunshine},
     config::{Config, Loaded, Origin},
     domain::ids::ConversationId,
-    store::FolderLock,
+    store::{self, FolderLock},
     telemetry::Clock,
 };
 
@@ -140,6 +140,10 @@ fn folder(config: &Config) -> Finding {
     let path = &config.broker.embedded.path;
     match FolderLock::take(std::path::Path::new(path)) {
         Ok(_) => Finding::good(what, path),
+        Err(store::Error::InUse(_)) => {
+            let detail = format!("{path} is in use by a node that runs");
+            Finding::warn(what, detail, "if that is not this node, give each a folder of its own")
+        }
         Err(error) => Finding::bad(what, error.to_string(), "check broker.embedded.path and its permissions"),
     }
 }

@@ -100,9 +100,7 @@ async fn play(options: &Options) -> anyhow::Result<Outcome> {
     let zendesk = Zendesk::start(SocketAddr::from(([127, 0, 0, 1], 0)), zendesk::Options::default()).await?;
     let ai = Ai::start(SocketAddr::from(([127, 0, 0, 1], 0)), ai::Options::default()).await?;
     let config = configuration(options, &folder, &zendesk, &ai);
-    if !options.json {
-        telemetry::init(&config.telemetry)?;
-    }
+    let _traces = if options.json { None } else { telemetry::init(&config.telemetry)? };
     let node = Node::start(&config).await?;
     let public = node.public_address().context("the demo takes webhooks")?;
     zendesk.aim(Some(&format!("http://{public}/webhooks/sunshine")))?;

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod completions;
 mod demo;
+mod manager;
 mod operate;
 mod run;
 mod simulate;
@@ -37,6 +38,8 @@ enum Action {
     Check(check::Options),
     /// Runs a simulator by itself.
     Simulate(simulate::Options),
+    /// Says whether a node serves; fails when it is unready.
+    Health(operate::health::Options),
     /// Says why a customer has no answer: the story of a message or conversation.
     Explain(operate::explain::Options),
     /// Shows the live tree of actors.
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Action::Run(options) => run::run(&options),
         Action::Check(options) => check::check(&options),
         Action::Simulate(options) => simulate::simulate(&options),
+        Action::Health(options) => operate::health::health(&options),
         Action::Explain(options) => operate::explain::explain(&options),
         Action::Actors(options) => operate::actors::actors(&options),
         Action::Top(options) => operate::top::top(&options),

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::SignalKind;
 
-use super::{EXIT_GAVE_UP, EXIT_USAGE, Source, asked_to_stop, failed, runtime};
-use crate::{config::Loaded, node::Node, telemetry};
+use super::{EXIT_GAVE_UP, EXIT_USAGE, Source, asked_to_stop, failed, manager, runtime};
+use crate::{client, config::Loaded, node::Node, telemetry};
 
 /// Options of `tidegate run`.
 #[derive(clap::Args)]
@@ -29,10 +29,15 @@ pub(super) fn run(options: &Options) -> ExitCode {
         print!("{}", loaded.config.effective());
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = telemetry::init(&loaded.config.telemetry) {
-        eprintln!("tidegate: {error}");
-        return ExitCode::from(EXIT_USAGE);
-    }
+    client::tls();
+    // Sends what is left of the traces when it is dropped, after everything else.
+    let _traces = match telemetry::init(&loaded.config.telemetry) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("tidegate: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     match runtime(loaded.config.node.worker_threads) {
         Ok(runtime) => runtime.block_on(serve(&loaded)),
         Err(error) => failed(&error.into()),
@@ -62,12 +67,14 @@ async fn serve(loaded: &Loaded) -> ExitCode {
     };
     let public = node.public_address().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(public, admin = %node.admin_address(), "the node runs");
+    let _alive = manager::ready(&public, &node.admin_address().to_string());
     tokio::select! {
         asked = asked_to_stop() => {
             if let Err(error) = asked {
                 tracing::error!(%error, "signals cannot be waited for; stopping");
             }
             tracing::info!("the node is asked to stop");
+            manager::stopping();
             node.stop().await;
             ExitCode::SUCCESS
         }

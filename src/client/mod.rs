@@ -5,6 +5,7 @@ mod ai_config;
 mod http;
 mod sunshine;
 mod sunshine_config;
+mod sunshine_span;
 mod sunshine_wire;
 
 pub use ai::{Ai, Chunk, Completion, Refusal, Stream};

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{
-    SunshineConfig, http,
+    SunshineConfig, http, sunshine_span as span,
     sunshine_wire::{Conversation, Page},
 };
 use crate::{
@@ -22,11 +22,16 @@ use crate::{
         secret::Secret,
         time::Timestamp,
     },
-    telemetry::Clock,
+    telemetry::{Clock, span::Span},
 };
 
 /// Pages of messages searched for a mark: 5 x 100 messages, more than a conversation gains in minutes.
 const PAGES_MAX: usize = 5;
+
+/// What is asked of a conversation, as its path ends.
+const MESSAGES: &str = "/messages";
+const ACTIVITY: &str = "/activity";
+const PASS_CONTROL: &str = "/passControl";
 
 /// How a call failed, by what may be done about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,19 @@ pub enum Error {
     /// Any other 4xx: this call will never work.
     #[error("zendesk: status {0}")]
     Refused(u16),
+}
+
+impl Error {
+    /// The kind of failure, as label value.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown",
+            Self::Unreachable => "unreachable",
+            Self::Throttled(_) => "throttled",
+            Self::Unauthorized => "unauthorized",
+            Self::Locked | Self::Refused(_) => "refused",
+        }
+    }
 }
 
 /// Why no client could be made.
@@ -170,7 +188,7 @@ impl Sunshine {
         let post =
             Post { author: Author { r#type: "business" }, content: Text { r#type: "text", text }, metadata: mark };
         let body = serde_json::to_vec(&post).expect("a post is plain data");
-        self.call(Method::POST, self.url(app, to, "/messages"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, MESSAGES), MESSAGES, Some(body)).await.map(drop)
     }
 
     /// The newest messages, newest last, back to the first one received before `since`.
@@ -183,9 +201,9 @@ impl Sunshine {
         let mut found: Vec<Message> = Vec::new();
         let mut cursor = None;
         for _ in 0..PAGES_MAX {
-            let mut url = self.url(app, of, "/messages");
+            let mut url = self.url(app, of, MESSAGES);
             url.set_query(cursor.as_deref());
-            let page: Page = self.read(url).await?;
+            let page: Page = self.read(url, MESSAGES).await?;
             let mut older: Vec<Message> = page.messages.into_iter().map(Message::from).collect();
             older.sort_by_key(|message| message.received);
             let reached = older.first().and_then(|message| message.received).is_some_and(|received| received < since);
@@ -219,14 +237,14 @@ impl Sunshine {
 
     /// Who is active in the switchboard, and the brand.
     pub async fn standing(&self, app: Option<&str>, of: &ConversationId) -> Result<Standing, Error> {
-        let conversation: Conversation = self.read(self.url(app, of, "")).await?;
+        let conversation: Conversation = self.read(self.url(app, of, ""), "").await?;
         Ok(conversation.into())
     }
 
     /// Shows the customer that an answer is being written.
     pub async fn typing(&self, app: Option<&str>, to: &ConversationId) -> Result<(), Error> {
         let body = br#"{"author":{"type":"business"},"type":"typing:start"}"#.to_vec();
-        self.call(Method::POST, self.url(app, to, "/activity"), Some(body)).await.map(drop)
+        self.call(Method::POST, self.url(app, to, ACTIVITY), ACTIVITY, Some(body)).await.map(drop)
     }
 
     /// Hands the conversation to `target` (id, name or type of a switchboard integration). Idempotent for a target
@@ -247,7 +265,8 @@ impl Sunshine {
                 "tidegate_summary": summary,
             },
         });
-        self.call(Method::POST, self.url(app, of, "/passControl"), Some(body.to_string().into_bytes())).await.map(drop)
+        let body = body.to_string().into_bytes();
+        self.call(Method::POST, self.url(app, of, PASS_CONTROL), PASS_CONTROL, Some(body)).await.map(drop)
     }
 
     fn url(&self, app: Option<&str>, conversation: &ConversationId, end: &str) -> Url {
@@ -260,12 +279,28 @@ impl Sunshine {
         url
     }
 
-    async fn read<T: DeserializeOwned>(&self, url: Url) -> Result<T, Error> {
-        let body = self.call(Method::GET, url, None).await?;
+    async fn read<T: DeserializeOwned>(&self, url: Url, operation: &'static str) -> Result<T, Error> {
+        let body = self.call(Method::GET, url, operation, None).await?;
         serde_json::from_slice(&body).map_err(|_| Error::Unknown("answer"))
     }
 
-    async fn call(&self, method: Method, url: Url, body: Option<Vec<u8>>) -> Result<bytes::Bytes, Error> {
+    /// Calls Zendesk, as part of a trace.
+    async fn call(
+        &self,
+        method: Method,
+        url: Url,
+        operation: &'static str,
+        body: Option<Vec<u8>>,
+    ) -> Result<bytes::Bytes, Error> {
+        let span = span::of(&method, &url, operation);
+        let called = span.over(self.send(method, url, body, &span)).await;
+        if let Err(error) = &called {
+            span.fail(error.kind());
+        }
+        called
+    }
+
+    async fn send(&self, method: Method, url: Url, body: Option<Vec<u8>>, span: &Span) -> Result<bytes::Bytes, Error> {
         let request = self.client.request(method, url).headers(self.headers.clone());
         let request = match body {
             Some(body) => request.body(body),
@@ -273,6 +308,7 @@ impl Sunshine {
         };
         let response = request.send().await.map_err(|error| network(&error))?;
         let status = response.status().as_u16();
+        span.set("http.response.status_code", i64::from(status));
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let advice = retry_after::parse(header, self.clock.now().0);
         let failed = of_status(status, advice.retry_after);

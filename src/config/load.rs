@@ -76,7 +76,6 @@ where
         return Err(Refused(layers.problems));
     }
     notes.warnings.extend(check::warnings(&config));
-    notes.notices.extend(check::notices(&config));
     let origins = layers.all_origins(&value(&config));
     Ok(Loaded { config, origins, notices: notes.notices, warnings: notes.warnings })
 }

@@ -56,6 +56,12 @@ const NAMES: [(&str, &str, Form); 20] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint", Form::Text),
 ];
 
+/// Each old name that sets one key as it is, with that key (`*` = every service).
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMES.iter().map(|(name, key, _)| (*name, *key))
+}
+
 /// Old names without a meaning today, and why.
 const WITHOUT_EFFECT: [(&str, &str); 4] = [
     ("GUNICORN_THREADS", "one process serves all requests, see node.worker_threads"),

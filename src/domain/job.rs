@@ -1,11 +1,14 @@
 //! What is kept for each accepted event until it is settled.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     control::Holder,
     ids::{ConversationId, EventId, MessageId, UserId},
     time::Timestamp,
+    trace::{self, TraceContext},
 };
 
 /// One accepted event, as it lies in the queue. The JSON form is versioned by `v`; a newer node reads older forms.
@@ -40,6 +43,12 @@ pub struct Job {
     /// and what became of it there is not in our ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<u32>,
+    /// The span in which it was sent to the queue, if its way is traced: parent of every attempt, on whatever node.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
+    pub trace: Option<TraceContext>,
+    /// The span of the first attempt that failed; later ones link to it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::lenient")]
+    pub first_attempt: Option<TraceContext>,
 }
 
 /// What happened.
@@ -158,6 +167,16 @@ impl Job {
             first_seen: at,
             replayed: None,
             imported: None,
+            trace: None,
+            first_attempt: None,
+        }
+    }
+
+    /// The same message after an attempt that failed, with the first one's span.
+    pub fn attempted(self: &Arc<Self>, attempt: Option<TraceContext>) -> Arc<Self> {
+        match attempt {
+            Some(_) if self.first_attempt.is_none() => Arc::new(Self { first_attempt: attempt, ..(**self).clone() }),
+            _ => self.clone(),
         }
     }
 

@@ -23,5 +23,6 @@ pub mod secret;
 pub mod support;
 pub mod time;
 pub mod timeline;
+pub mod trace;
 pub mod units;
 pub mod verdict;

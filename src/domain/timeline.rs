@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::time::{Timestamp, millis};
+use super::{
+    job::Job,
+    time::{Timestamp, millis},
+};
 
 /// The most entries kept for one message, so that one that waits for a day does not grow without bound; later ones
 /// replace the last.
@@ -53,7 +56,11 @@ pub enum Wait {
 #[serde(tag = "stage", rename_all = "snake_case")]
 pub enum Stage {
     /// Stored durably; the webhook was answered.
-    Accepted,
+    Accepted {
+        /// The trace it is part of (32 hexadecimal digits), if its way is traced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<String>,
+    },
     /// Taken into a conversation's inbox.
     Taken,
     /// Became part of a burst answered by one reply.
@@ -114,6 +121,13 @@ pub enum Stage {
     },
 }
 
+impl Stage {
+    /// How the story of a message begins.
+    pub fn accepted(job: &Job) -> Self {
+        Self::Accepted { trace: job.trace.map(|trace| trace.trace_id()) }
+    }
+}
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -166,7 +180,7 @@ impl Timeline {
         let this = std::mem::replace(self, earlier);
         for entry in this.0 {
             match entry.stage {
-                Stage::Accepted => {}
+                Stage::Accepted { .. } => {}
                 Stage::Taken => {
                     let ms = millis(entry.at.since(last));
                     self.note(entry.at, Stage::Waited { on, ms });
@@ -275,15 +289,15 @@ mod tests {
     fn a_further_try_goes_on_with_the_story() {
         let failed = Stage::Failed { cause: "panic".into() };
         let mut earlier = Timeline::default();
-        for (at, stage) in [(0, Stage::Accepted), (1, Stage::Taken), (5, failed.clone())] {
+        for (at, stage) in [(0, Stage::Accepted { trace: None }), (1, Stage::Taken), (5, failed.clone())] {
             earlier.note(Timestamp(at), stage);
         }
         let mut timeline = Timeline::default();
-        timeline.note(Timestamp(0), Stage::Accepted);
+        timeline.note(Timestamp(0), Stage::Accepted { trace: None });
         timeline.note(Timestamp(2_005), Stage::Taken);
         timeline.go_on(earlier);
         let stages: Vec<&Stage> = timeline.entries().iter().map(|entry| &entry.stage).collect();
         let waited = Stage::Waited { on: Wait::Retry, ms: 2_000 };
-        assert_eq!(stages, [&Stage::Accepted, &Stage::Taken, &failed, &waited, &Stage::Taken]);
+        assert_eq!(stages, [&Stage::Accepted { trace: None }, &Stage::Taken, &failed, &waited, &Stage::Taken]);
     }
 }

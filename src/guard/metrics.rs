@@ -10,14 +10,14 @@ use prometheus_client::{
 use super::cache::Source;
 use crate::{
     domain::{answer::Tokens, verdict::Failure},
-    telemetry::series::{Counters, Gauges, Histograms, seconds, zero},
+    telemetry::series::{Counters, Gauges, Histograms, Traced, TracedBy, calls, observe, seconds, zero},
 };
 
 /// The guards' metrics.
 #[derive(Clone)]
 pub struct Metrics {
     requests: Counters<2>,
-    durations: Histograms<1>,
+    durations: TracedBy<1>,
     errors: Counters<2>,
     tokens: Counters<2>,
     limiter_waits: Histograms<1>,
@@ -31,7 +31,7 @@ pub struct Metrics {
 struct Often {
     service: &'static str,
     answered: Counter,
-    duration: Histogram,
+    duration: Traced,
     input: Counter,
     output: Counter,
     limiter_wait: Histogram,
@@ -42,7 +42,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry, services: &[&'static str]) -> Self {
         let metrics = Self {
             requests: Counters::default(),
-            durations: seconds(),
+            durations: calls(),
             errors: Counters::default(),
             tokens: Counters::default(),
             limiter_waits: seconds(),
@@ -114,7 +114,7 @@ impl Metrics {
 
     pub(super) fn asked(&self, service: &'static str, took: Duration, outcome: Result<(), &Failure>, tokens: Tokens) {
         let Some(often) = self.of(service) else { return };
-        often.duration.observe(took.as_secs_f64());
+        observe(&often.duration, took);
         often.input.inc_by(tokens.input);
         often.output.inc_by(tokens.output);
         match outcome.map_err(Failure::kind) {

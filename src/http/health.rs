@@ -38,6 +38,12 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// After a refusal a node is unready at least this long: as long as those refused were asked to wait.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
+/// What a node says of itself, each by its place.
+const STATUSES: [&str; 3] = ["ready", "degraded", "unready"];
+const READY: u8 = 0;
+const DEGRADED: u8 = 1;
+const UNREADY: u8 = 2;
+
 /// The stage of a node's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -54,7 +60,8 @@ pub struct Health {
     parts: Arc<Parts>,
     desks: Arc<[Arc<Desk>]>,
     stage: AtomicU8,
-    /// As the last report found them.
+    /// As the last report found them; the status by its place.
+    status: AtomicU8,
     broker_up: AtomicBool,
     state_up: AtomicBool,
 }
@@ -96,7 +103,8 @@ impl Health {
     /// Begins as starting.
     pub fn new(parts: Arc<Parts>, desks: Arc<[Arc<Desk>]>) -> Self {
         let stage = AtomicU8::new(Stage::Starting as u8);
-        Self { parts, desks, stage, broker_up: AtomicBool::new(true), state_up: AtomicBool::new(true) }
+        let (broker_up, state_up) = (AtomicBool::new(true), AtomicBool::new(true));
+        Self { parts, desks, stage, status: AtomicU8::new(UNREADY), broker_up, state_up }
     }
 
     /// The node enters a stage.
@@ -136,11 +144,12 @@ impl Health {
         };
         let all_up = dependencies.values().all(|dependency| dependency.state == "up");
         let status = match (reason, all_up) {
-            (Some(_), _) => "unready",
-            (None, true) => "ready",
-            (None, false) => "degraded",
+            (Some(_), _) => UNREADY,
+            (None, true) => READY,
+            (None, false) => DEGRADED,
         };
-        Report { status, reason, dependencies }
+        self.status.store(status, Ordering::Relaxed);
+        Report { status: STATUSES[usize::from(status)], reason, dependencies }
     }
 
     async fn probe(&self, works: impl Future<Output = bool>) -> Dependency {
@@ -225,23 +234,24 @@ fn ready(report: Report) -> Response {
     (status, Json(report)).into_response()
 }
 
-/// `tidegate_dependency_up{dependency}`, as the last report found it; a scrape asks for one first.
-pub struct DependencyUp(Arc<Health>);
+/// `tidegate_dependency_up{dependency}` and `tidegate_node_status{status}`, as the last report found them; a scrape asks for
+/// one first.
+pub struct Shown(Arc<Health>);
 
-impl std::fmt::Debug for DependencyUp {
+impl std::fmt::Debug for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("http::DependencyUp")
+        f.write_str("http::health::Shown")
     }
 }
 
-impl DependencyUp {
+impl Shown {
     /// Registers it.
     pub fn register(registry: &mut Registry, health: &Arc<Health>) {
         registry.register_collector(Box::new(Self(health.clone())));
     }
 }
 
-impl Collector for DependencyUp {
+impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut family =
             encoder.encode_descriptor("tidegate_dependency_up", "1 if a dependency works", None, MetricType::Gauge)?;
@@ -251,6 +261,13 @@ impl Collector for DependencyUp {
         for (dependency, up) in health.outside().into_iter().chain(inside) {
             let labels: Labels<1> = [("dependency", dependency)];
             ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "1 for what the node says of itself";
+        let mut family = encoder.encode_descriptor("tidegate_node_status", help, None, MetricType::Gauge)?;
+        for (index, status) in STATUSES.into_iter().enumerate() {
+            let labels: Labels<1> = [("status", status)];
+            let is_so = usize::from(health.status.load(Ordering::Relaxed)) == index;
+            ConstGauge::new(i64::from(is_so)).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

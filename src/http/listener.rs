@@ -30,6 +30,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -53,6 +54,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection on which nothing has been asked yet is closed so long after all ends.
 const SILENT_MAX: Duration = Duration::from_secs(1);
+
+/// When all ends, one who has connected already is there within.
+const LAST_WITHIN: Duration = Duration::from_millis(5);
 
 /// The pause after a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -91,14 +95,25 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until:
                 }
             },
         };
-        // Answers are small; waiting to fill a packet only delays them.
-        let _ = stream.set_nodelay(true);
         match slots.clone().try_acquire_owned() {
             Ok(slot) => drop(connections.spawn(attend(stream, router.clone(), limits, until.clone(), slot))),
             Err(_) => {
                 let Ok(door) = doors.clone().acquire_owned().await else { break };
                 connections.spawn(turn_away(stream, door));
             }
+        }
+    }
+    // Who has connected already believes that he is heard; closed now, the listener would cut him off.
+    for _ in 0..limits.connections {
+        match timeout(LAST_WITHIN, listener.accept()).await {
+            Ok(Ok((stream, _))) => match (slots.clone().try_acquire_owned(), doors.clone().try_acquire_owned()) {
+                (Ok(slot), _) => drop(connections.spawn(attend(stream, router.clone(), limits, until.clone(), slot))),
+                (_, Ok(door)) => drop(connections.spawn(turn_away(stream, door))),
+                _ => {}
+            },
+            // He went away again; others may be behind him.
+            Ok(Err(_)) => {}
+            Err(_) => break,
         }
     }
     drop(listener);
@@ -112,6 +127,8 @@ async fn attend(
     until: CancellationToken,
     _slot: OwnedSemaphorePermit,
 ) {
+    // Answers are small; waiting to fill a packet only delays them.
+    let _ = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
     let is_asked = asked.clone();
     let peer = stream.peer_addr().ok().filter(|_| limits.tells_peer);

@@ -8,20 +8,24 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::future::BoxFuture;
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{encoding::text::encode, metrics::counter::Counter, registry::Registry};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Admin, Public, guard, webhook::Counts};
 use crate::{
-    domain::reason::{Ignore, Reject},
+    domain::{
+        reason::{Ignore, Reject},
+        trace::TraceContext,
+    },
     telemetry::{
         Clock,
-        series::{Counters, Histograms, label, seconds, zero},
+        series::{Counters, Traced, TracedBy, calls, label, observe_in, zero},
+        span::{Kind, Parent, Span, is_collected},
     },
 };
 
@@ -30,11 +34,19 @@ use crate::{
 pub struct Metrics {
     clock: Clock,
     requests: Counters<3>,
-    durations: Histograms<2>,
+    durations: TracedBy<2>,
     webhooks: Counters<1>,
     ignored: Counters<1>,
     rejected: Counters<1>,
     admin_refusals: Counters<1>,
+    often: Arc<[Often]>,
+}
+
+/// What a request that went well is counted in; looked for once, for that takes longer than to count.
+struct Often {
+    route: (&'static str, &'static str),
+    answered: Counter,
+    duration: Traced,
 }
 
 /// The public routes.
@@ -62,11 +74,12 @@ impl Metrics {
         let metrics = Self {
             clock,
             requests: Counters::default(),
-            durations: seconds(),
+            durations: calls(),
             webhooks: Counters::default(),
             ignored: Counters::default(),
             rejected: Counters::default(),
             admin_refusals: Counters::default(),
+            often: Arc::default(),
         };
         registry.register("http_requests", "Requests", metrics.requests.clone());
         registry.register("http_request_duration_seconds", "Duration of requests", metrics.durations.clone());
@@ -79,7 +92,18 @@ impl Metrics {
             metrics.admin_refusals.clone(),
         );
         metrics.begin();
-        metrics
+        let often = ENDPOINTS.into_iter().map(|route| metrics.often(route)).collect();
+        Self { often, ..metrics }
+    }
+
+    fn often(&self, route: (&'static str, &'static str)) -> Often {
+        let (method, endpoint) = route;
+        let answered = [("method", method), ("endpoint", endpoint), ("status", "200")];
+        Often {
+            route,
+            answered: self.requests.get_or_create(&answered).clone(),
+            duration: self.durations.get_or_create(&[("method", method), ("endpoint", endpoint)]).clone(),
+        }
     }
 
     fn begin(&self) {
@@ -150,10 +174,21 @@ impl Metrics {
         self.rejected.get_or_create(&[("reason", reason)]).inc();
     }
 
-    fn request(&self, method: &'static str, endpoint: &'static str, status: StatusCode, took: Duration) {
+    fn request(
+        &self,
+        (method, endpoint): (&'static str, &'static str),
+        status: StatusCode,
+        took: Duration,
+        trace: Option<String>,
+    ) {
+        let often = self.often.iter().find(|often| often.route == (method, endpoint));
+        if let Some(often) = often.filter(|_| status == StatusCode::OK) {
+            often.answered.inc();
+            return observe_in(&often.duration, took, trace);
+        }
         let labels = [("method", method), ("endpoint", endpoint), ("status", status_label(status))];
         self.requests.get_or_create(&labels).inc();
-        self.durations.get_or_create(&[("method", method), ("endpoint", endpoint)]).observe(took.as_secs_f64());
+        observe_in(&self.durations.get_or_create(&[("method", method), ("endpoint", endpoint)]), took, trace);
     }
 }
 
@@ -194,14 +229,38 @@ where
         let method = method_label(request.method());
         let path = request.extensions().get::<MatchedPath>();
         let endpoint = path.map_or(ELSEWHERE, |path| endpoint_label(path.as_str()));
-        let (answered, public) = (self.inner.call(request), self.public.clone());
+        let span = span(method, endpoint, request.headers());
+        let (answered, public) = (span.over(self.inner.call(request)), self.public.clone());
         Box::pin(async move {
             let response = answered.await?;
-            let metrics = &public.metrics;
-            metrics.request(method, endpoint, response.status(), metrics.clock.monotonic().saturating_sub(began));
+            let (metrics, status) = (&public.metrics, response.status());
+            let took = metrics.clock.monotonic().saturating_sub(began);
+            metrics.request((method, endpoint), status, took, answered_in(&span, status));
             Ok(response)
         })
     }
+}
+
+/// Begins the span of a request: below its sender's, if it names one.
+fn span(method: &'static str, endpoint: &'static str, headers: &HeaderMap) -> Span {
+    let is_traced = is_collected() && (endpoint.starts_with("/webhooks/") || endpoint.starts_with("/v1/"));
+    if !is_traced {
+        return Span::default();
+    }
+    let told = headers.get(TraceContext::HEADER).and_then(|value| TraceContext::parse(value.to_str().ok()?));
+    let span = Span::begin(Kind::Server, Parent::Told(told), || format!("{method} {endpoint}").into());
+    span.set("http.request.method", method);
+    span.set("http.route", endpoint);
+    span
+}
+
+/// Says how a request was answered; the trace, if it is recorded for good.
+fn answered_in(span: &Span, status: StatusCode) -> Option<String> {
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail(status_label(status));
+    }
+    span.context().filter(|context| context.sampled).map(|context| context.trace_id())
 }
 
 fn endpoint_label(path: &str) -> &'static str {

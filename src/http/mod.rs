@@ -113,6 +113,8 @@ pub struct Admin {
     pub watched: Arc<Watched>,
     /// `zendesk.app_id`, if it is set.
     pub app: Option<Arc<str>>,
+    /// `telemetry.trace_url`, if it is set.
+    pub trace_url: Option<Arc<str>>,
 }
 
 /// The public routes.

@@ -24,7 +24,7 @@ use super::{
     signature,
 };
 use crate::{
-    actors::{Refusal, STORED_WITHIN, Share},
+    actors::{Refusal, STORED_WITHIN, Share, traced},
     broker::{Lane, Publication, Published},
     domain::{
         control::{Control, Holder},
@@ -87,6 +87,7 @@ pub async fn sunshine(State(public): State<Arc<Public>>, request: Request) -> Re
     let now = public.parts.clock.now();
     let mut counts = Counts::default();
     let mut publications = Vec::with_capacity(envelope.events.len());
+    let mut spans = Vec::new();
     for (position, raw) in envelope.events.iter().enumerate() {
         let around = Circumstances {
             ours: &public.parts.ours,
@@ -98,10 +99,15 @@ pub async fn sunshine(State(public): State<Arc<Public>>, request: Request) -> Re
         if let Some((conversation, control)) = judged.control {
             note_control(&public, &conversation, control).await;
         }
-        publications.extend(publication(&public, &mut counts, judged.verdict, raw.get(), now));
+        let Some((mut publication, class)) = publication(&public, &mut counts, judged.verdict, raw.get(), now) else {
+            continue;
+        };
+        spans.push(traced::send(&public.parts, publication.lane, Arc::make_mut(&mut publication.job)));
+        publications.push((publication, class));
     }
     let messages = publications.iter().map(|(publication, _)| publication.clone()).collect();
     let stored = deadline.admit(&public, messages, share).await?;
+    drop(spans);
     for ((_, class), published) in publications.iter().zip(stored) {
         counts.add(*class, published);
     }
@@ -135,7 +141,8 @@ pub async fn support(State(public): State<Arc<Public>>, request: Request) -> Res
     if !signature::is_valid(&public.support_secrets, timestamp, &body, signature) {
         return Err(unauthorized("the signature is wrong"));
     }
-    let job = support::job(&body, header("x-zendesk-webhook-invocation-id"), &digest(&body), now);
+    let mut job = support::job(&body, header("x-zendesk-webhook-invocation-id"), &digest(&body), now);
+    let _span = traced::send(&public.parts, Lane::Events, &mut job);
     let publication = Publication { lane: Lane::Events, job: Arc::new(job), parked: None };
     let mut counts = Counts::default();
     for published in deadline.admit(&public, vec![publication], share).await? {

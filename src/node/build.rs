@@ -134,6 +134,7 @@ fn register(
     broker::Metrics::register(registry, broker.clone(), upkeep.clone(), clock.clone());
     build_info(registry);
     crate::telemetry::process::register(registry);
+    crate::telemetry::traces::register(registry);
     let names: Vec<&'static str> = config.ai.services.iter().map(|service| label(&service.name)).collect();
     guard::Metrics::register(registry, &names)
 }

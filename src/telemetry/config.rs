@@ -14,6 +14,8 @@ pub struct Config {
     pub otlp_endpoint: String,
     /// Share of new traces that are recorded, 0 to 1; a caller's decision is kept.
     pub sample_rate: f64,
+    /// Where people look at a trace, such as `http://127.0.0.1:16686/trace/{trace_id}`; empty: nowhere.
+    pub trace_url: String,
     /// `service.name` of logs and traces.
     pub service_name: String,
     /// `deployment.environment.name` of logs and traces; empty: none.
@@ -27,6 +29,7 @@ impl Default for Config {
             log_format: "auto".into(),
             otlp_endpoint: String::new(),
             sample_rate: 0.1,
+            trace_url: String::new(),
             service_name: "tidegate".into(),
             environment: String::new(),
         }

@@ -1,10 +1,13 @@
-//! What the daemon shows of itself: time, labels and logs. Metrics are registered by the parts that count them.
+//! What the daemon shows of itself: time, labels, logs and traces. Metrics are registered by the parts that count them.
 
 mod clock;
 mod config;
 mod logs;
 pub mod process;
 pub mod series;
+pub mod span;
+pub mod traces;
+mod unsampled;
 
 pub use clock::Clock;
 pub use config::Config;

@@ -1,17 +1,13 @@
 //! The commands that ask a running node, as somebody types them at 3 a.m.
 
-use std::process::Command;
-
 use serde_json::Value;
 use tidegate::simulate::{ai, zendesk::Holder};
 
-use crate::support::{SOON, Scene, eventually};
-
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
+use crate::support::{
+    SOON, Scene,
+    command::{Said, tidegate},
+    eventually,
+};
 
 /// A command, against the scene's node; `{}` in the line stands for nothing.
 async fn says(scene: &Scene, line: &str) -> Said {
@@ -19,11 +15,8 @@ async fn says(scene: &Scene, line: &str) -> Said {
 }
 
 async fn run(admin: &str, line: &str, variables: &[(&str, &str)]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(line.split(' ')).env_clear().env("TIDEGATE_ADMIN_URL", admin).envs(variables.iter().copied());
-    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Said { code: ended.status.code().unwrap(), out: text(ended.stdout), err: text(ended.stderr) }
+    let arguments: Vec<&str> = line.split(' ').collect();
+    tidegate(&arguments, &[&[("TIDEGATE_ADMIN_URL", admin)], variables].concat()).await
 }
 
 async fn prints(scene: &Scene, line: &str, words: &[&str]) -> String {

@@ -129,6 +129,7 @@ const parts = {
       const details = [`letters/${facts.letter}`, `conversations/${encodeURIComponent(facts.crashed)}`, `messages/${facts.letter}`];
       for (const name of [...PAGES, ...details]) {
         await open(page, name);
+        if (name.startsWith('letters/')) await page.getByRole('heading', { name: 'Its history' }).waitFor();
         if (name === PAGES[0]) await page.getByRole('img', { name: /Messages answered/ }).waitFor();
         await accessible(page, `${name} (${colorScheme}, ${width})`);
         const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);

@@ -19,6 +19,7 @@ use crate::{
     },
     guard::{Class, Failed, Key, Progress, Question, Tenant, breaker::Caller},
     store::in_hand::Working,
+    telemetry::span,
 };
 
 /// A service that cannot be used as it is set up is asked again after so long; somebody has to mend it.
@@ -206,9 +207,10 @@ fn until_holding(parts: &Parts, head: &Job, held: bool) -> Duration {
 fn show_typing(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
     let (shown, head) = (parts.clone(), head.clone());
     let target = state.alias.clone().unwrap_or_else(|| state.cell.id.clone());
-    parts.courtesies.spawn(async move {
+    let typing = async move {
         let _ = shown.sunshine.typing(head.app.as_deref(), &target).await;
-    });
+    };
+    parts.courtesies.spawn(span::below(span::current(), typing));
 }
 
 /// Tells the customer that the answer takes longer, through the ledger and so at most once.
@@ -226,11 +228,12 @@ fn tell_to_hold(parts: &Arc<Parts>, state: &State, head: &Arc<Job>) {
         at: parts.clock.now(),
     };
     let (poster, received) = (posting::Poster::detached(parts, head, state.alias.clone()), head.received);
-    parts.courtesies.spawn(async move {
+    let telling = async move {
         if let Err(error) = poster.post_once(&reply, received).await {
             tracing::warn!(%error, "a holding message could not be posted");
         }
-    });
+    };
+    parts.courtesies.spawn(span::below(span::current(), telling));
 }
 
 /// Watches a question on its way through the guards.

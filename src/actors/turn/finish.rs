@@ -58,14 +58,15 @@ fn take_hand(parts: &Parts, state: &State) -> Option<Hand> {
     Some(hand)
 }
 
-/// Takes the head; the others go back and will run by themselves.
-fn take_head(parts: &Parts, state: &State) -> Option<Item> {
+/// Takes the head, which has failed; the others go back and will run by themselves.
+fn take_failed_head(parts: &Parts, state: &State, cause: &str) -> Option<Item> {
     let mut inner = state.cell.lock();
     if !inner.is_current(state.generation) {
         return None;
     }
     let mut hand = inner.hand.take()?;
     hand.enter(Phase::Preparing, parts.clock.monotonic(), parts.clock.now());
+    hand.fail(cause);
     let mut items = hand.items.into_iter();
     let head = items.next();
     inner.put_back(items.map(|item| Item { alone: true, ..item.touched() }));
@@ -270,7 +271,10 @@ pub(super) async fn muted(parts: &Parts, state: &State, mute: &Mute) -> Ended {
 
 /// Parks the whole burst: none of it will be answered.
 async fn park_all(parts: &Parts, state: &State, cause: &str) -> Ended {
-    let Some(hand) = take_hand(parts, state) else { return Ok(Next::Done) };
+    let Some(mut hand) = take_hand(parts, state) else { return Ok(Next::Done) };
+    if reason::cause(cause) != reason::MUTED {
+        hand.fail(cause);
+    }
     park_here(parts, state, hand.items, cause).await
 }
 
@@ -283,7 +287,7 @@ async fn park_here(parts: &Parts, state: &State, items: Vec<Item>, cause: &str) 
 
 /// The head failed and is itself the cause: to the dead letters, a try is spent.
 pub(super) async fn failed(parts: &Parts, state: &State, cause: &str) -> Ended {
-    if let Some(head) = take_head(parts, state) {
+    if let Some(head) = take_failed_head(parts, state, cause) {
         bury(parts, head, cause).await?;
     }
     Ok(Next::Done)
@@ -318,7 +322,7 @@ pub(super) async fn give_up(parts: &Arc<Parts>, state: &State, cause: &str) -> E
         // Not told, perhaps; the next start goes on from here.
         return Ok(Next::HandBack);
     }
-    let Some(item) = take_head(parts, state) else { return Ok(Next::Done) };
+    let Some(item) = take_failed_head(parts, state, cause) else { return Ok(Next::Done) };
     park_here(parts, state, vec![item], cause).await
 }
 

@@ -21,11 +21,13 @@ pub(super) struct Lease {
     /// Taken from the dead letters rather than from its lane.
     dead: bool,
     settled: bool,
+    /// The message is not as it is stored.
+    rewritten: bool,
 }
 
 impl Lease {
     pub fn deliver(inner: &Arc<Inner>, row: Row, dead: bool) -> Delivery {
-        let lease = Self { inner: inner.clone(), row: row.clone(), dead, settled: false };
+        let lease = Self { inner: inner.clone(), row: row.clone(), dead, settled: false, rewritten: false };
         let mut delivery = Delivery::new(row.job, row.lane, Box::new(lease));
         delivery.tries = row.tries;
         delivery.replay = row.replay;
@@ -75,8 +77,9 @@ impl Lease {
         let seq = self.row.seq;
         let reason = reason.map(shortened);
         let stored = reason.clone();
+        let body = self.rewritten.then(|| serde_json::to_vec(&*self.row.job).expect("a job is plain data"));
         let run = move |connection: &rusqlite::Connection| {
-            schema::set_aside(connection, seq, standing, due, tries, stored.as_deref())
+            schema::set_aside(connection, seq, (standing, due), tries, stored.as_deref(), body.as_deref())
         };
         let inner = self.inner.clone();
         // On the writer's thread, so that it happens also when the caller stops waiting.
@@ -103,11 +106,18 @@ impl Lease {
 
 #[async_trait]
 impl Settle for Lease {
-    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), Error> {
+    async fn settle(mut self: Box<Self>, how: Settlement) -> Result<(), Error> {
         match how {
             Settlement::Ack => self.done().await,
             Settlement::Retry(after) => self.set_aside(Standing::Delayed, after, None).await,
-            Settlement::Bury(reason) => self.set_aside(Standing::Dead, Duration::ZERO, Some(reason)).await,
+            Settlement::Bury { why, attempt } => {
+                let job = self.row.job.attempted(attempt);
+                if !Arc::ptr_eq(&job, &self.row.job) {
+                    self.row.job = job;
+                    self.rewritten = true;
+                }
+                self.set_aside(Standing::Dead, Duration::ZERO, Some(why)).await
+            }
             Settlement::Park(reason) => self.set_aside(Standing::Parked, Duration::ZERO, Some(reason)).await,
         }
     }

@@ -129,7 +129,7 @@ impl Embedded {
 #[async_trait]
 impl Upkeep for Embedded {
     fn shape(&self) -> Shape {
-        Shape { partitions: 1, window: WINDOW }
+        Shape { system: "tidegate", partitions: 1, window: WINDOW }
     }
 
     fn rounds(&self) -> Vec<Round> {

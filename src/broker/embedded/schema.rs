@@ -225,18 +225,19 @@ pub(super) fn delete(connection: &Connection, seq: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts a row aside.
+/// Puts a row aside until `due`. `body`: the message, if it has been changed; what it counts for stays as it was.
 pub(super) fn set_aside(
     connection: &Connection,
     seq: i64,
-    standing: Standing,
-    due: Timestamp,
+    (standing, due): (Standing, Timestamp),
     tries: u32,
     reason: Option<&str>,
+    body: Option<&[u8]>,
 ) -> Result<(), Error> {
     let mut statement = connection.prepare_cached(sql::SET_ASIDE)?;
     statement.execute(named_params! {
-        ":standing": standing_code(standing), ":due": due.0, ":tries": tries, ":reason": reason, ":seq": seq,
+        ":standing": standing_code(standing), ":due": due.0, ":tries": tries, ":reason": reason, ":body": body,
+        ":seq": seq,
     })?;
     Ok(())
 }

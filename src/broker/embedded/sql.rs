@@ -65,8 +65,8 @@ pub(super) const WAKE: &str = "UPDATE job SET standing = 0, due = 0 WHERE seq = 
 pub(super) const DELETE: &str = "DELETE FROM job WHERE seq = ?1";
 
 pub(super) const SET_ASIDE: &str =
-    "UPDATE job SET standing = :standing, due = :due, tries = :tries, reason = coalesce(:reason, reason)
-     WHERE seq = :seq";
+    "UPDATE job SET standing = :standing, due = :due, tries = :tries, reason = coalesce(:reason, reason),
+     body = coalesce(:body, body) WHERE seq = :seq";
 
 pub(super) const BY_NUMBER: &str = concat!("SELECT ", columns!(), " FROM job WHERE seq = ?1");
 

@@ -23,7 +23,7 @@ const DETOUR_MAX: Duration = Duration::from_secs(30);
 
 /// One that was set aside.
 pub(super) struct Aside {
-    /// `None`: it is none of ours.
+    /// `None`: it cannot be read.
     envelope: Option<Envelope>,
     message: Message,
     /// When it came (monotonic).
@@ -68,7 +68,6 @@ impl Source {
     async fn put(&self, inner: &Inner, message: Message, epoch: &Epoch) -> Option<Aside> {
         let came = inner.clock.monotonic();
         let Some(envelope) = Envelope::read(&message.properties, &message.data, self.lane) else {
-            tracing::error!(queue = self.queue, "a message that is none of Tidegate's is moved to the parked letters");
             return Some(Aside { envelope: None, message, came });
         };
         if self.window().is_copy(&envelope) {
@@ -99,6 +98,7 @@ impl Source {
         let Some(subscription) = &mut *subscribed else { return subscribed };
         let mut outgoing = Vec::new();
         let mut leaving = Vec::new();
+        let (mut newer, mut foreign) = (0_u32, 0_u32);
         for aside in std::mem::take(&mut subscription.aside) {
             match &aside.envelope {
                 Some(envelope) if self.admits(envelope) => {
@@ -106,9 +106,24 @@ impl Source {
                     continue;
                 }
                 Some(envelope) => outgoing.push(self.detour(&inner, envelope)),
-                None => outgoing.push(inner.none_of_ours(&aside.message)),
+                None => {
+                    let away = inner.unreadable(&aside.message, self.lane);
+                    *(if away.key == "parked" { &mut foreign } else { &mut newer }) += 1;
+                    outgoing.push(away);
+                }
             }
             leaving.push(aside);
+        }
+        if foreign > 0 {
+            let queue = &self.queue;
+            tracing::error!(queue, foreign, "messages that are none of Tidegate's are moved to the parked letters");
+        }
+        if newer > 0 {
+            tracing::warn!(
+                queue = self.queue,
+                newer,
+                "a newer version wrote messages; they come again until it takes them"
+            );
         }
         let confirms = inner.publisher.send(outgoing).await;
         for (confirm, aside) in confirms.into_iter().zip(leaving) {

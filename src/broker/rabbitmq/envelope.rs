@@ -15,13 +15,16 @@ use crate::{
         Lane, Standing,
         letters::{Content, FOREIGN, Letter},
     },
-    domain::{hex, job::Job, time::Timestamp},
+    domain::{hex, job::Job, time::Timestamp, trace::TraceContext},
 };
 
 const PERSISTENT: u8 = 2;
 
 /// The longest cause kept, in bytes.
 const REASON_BYTES_MAX: usize = 512;
+
+/// A message that only a newer version can read waits so long for one; then it is parked.
+const NEWER_FOR: Duration = Duration::from_secs(24 * 3600);
 
 const LANE: &str = "x-lane";
 const CONVERSATION: &str = "x-conversation";
@@ -68,9 +71,10 @@ impl Envelope {
         Self { rest: Some(rest), parked_at: None, ..self.clone() }
     }
 
-    /// One that failed; a try is counted.
-    pub fn buried(&self, reason: String) -> Self {
-        Self { tries: self.tries + 1, rest: None, reason: Some(shortened(reason)), ..self.clone() }
+    /// One that failed, in the attempt of that span; a try is counted.
+    pub fn buried(&self, reason: String, attempt: Option<TraceContext>) -> Self {
+        let job = self.job.attempted(attempt);
+        Self { job, tries: self.tries + 1, rest: None, reason: Some(shortened(reason)), ..self.clone() }
     }
 
     /// One that failed for good.
@@ -115,6 +119,9 @@ impl Envelope {
         put(FIRST_SEEN, AMQPValue::LongLongInt(self.job.first_seen.0));
         put(TRIES, AMQPValue::LongInt(i32::try_from(self.tries).unwrap_or(i32::MAX)));
         put(REPLAY, AMQPValue::LongInt(i32::try_from(self.replay).unwrap_or(i32::MAX)));
+        if let Some(trace) = &self.job.trace {
+            put(TraceContext::HEADER, text(&trace.to_string()));
+        }
         if let Some(rest) = self.rest {
             put(REST, AMQPValue::LongLongInt(i64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)));
         }
@@ -145,23 +152,44 @@ impl Envelope {
     /// Reads a message; `None`: it is none of ours. `lane`: that of the queue it lay in, where the queue has one.
     pub fn read(properties: &BasicProperties, body: &[u8], lane: Option<Lane>) -> Option<Self> {
         let job: Job = serde_json::from_slice(body).ok()?;
+        if job.v > Job::VERSION {
+            // What it would be written back as were not what it is.
+            return None;
+        }
         let headers = properties.headers().as_ref().map(FieldTable::inner);
         let header = |name: &str| headers.and_then(|headers| headers.get(name));
-        let named = match header(LANE).and_then(words).as_deref() {
-            Some("chat") => Some(Lane::Chat),
-            Some("events") => Some(Lane::Events),
-            _ => None,
-        };
         let count = |name| header(name).and_then(number).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         Some(Self {
             job: Arc::new(job),
-            lane: lane.or(named)?,
+            lane: lane.or_else(|| self::lane(properties))?,
             tries: count(TRIES),
             replay: count(REPLAY),
             rest: header(REST).and_then(number).map(|rest| Duration::from_millis(rest.max(0).unsigned_abs())),
             reason: header(PARKED_FOR).or_else(|| header(REASON)).and_then(words),
             parked_at: header(PARKED_AT).and_then(number).map(Timestamp),
         })
+    }
+}
+
+/// Whether a message that cannot be read was written by a newer version, whose nodes may still take it: for a day.
+pub fn is_newer(properties: &BasicProperties, body: &[u8], now: Timestamp) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        v: u64,
+    }
+    let is_newer = serde_json::from_slice(body).is_ok_and(|Versioned { v }| v > u64::from(Job::VERSION));
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    let first_seen = headers.and_then(|headers| headers.get(FIRST_SEEN)).and_then(number).map(Timestamp);
+    is_newer && first_seen.is_some_and(|first_seen| now.since(first_seen) < NEWER_FOR)
+}
+
+/// The lane that a message says it belongs to.
+pub fn lane(properties: &BasicProperties) -> Option<Lane> {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    match headers.and_then(|headers| headers.get(LANE)).and_then(words)?.as_str() {
+        "chat" => Some(Lane::Chat),
+        "events" => Some(Lane::Events),
+        _ => None,
     }
 }
 
@@ -254,9 +282,10 @@ mod tests {
 
     #[test]
     fn what_travels_comes_out_as_it_went_in() {
-        let job = Arc::new(support::job(b"{}", None, "digest", Timestamp(1_234)));
+        let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let job = Arc::new(Job { trace, ..support::job(b"{}", None, "digest", Timestamp(1_234)) });
         let new = Envelope::new(job, Lane::Chat);
-        let buried = new.buried("panic: no".into());
+        let buried = new.buried("panic: no".into(), trace);
         let all = [
             new.clone(),
             new.delayed(Duration::from_millis(99)),

@@ -116,7 +116,15 @@ impl Inner {
     /// Where a message belongs that lay among the unrouted ones, by the exchange it was published to.
     fn home(&self, message: Message) -> Outgoing {
         let Some(envelope) = Envelope::read(&message.properties, &message.data, None) else {
-            return self.as_it_is(message.properties, message.data, FOREIGN);
+            return match envelope::is_newer(&message.properties, &message.data, self.clock.now()) {
+                true => Outgoing {
+                    exchange: message.exchange.to_string(),
+                    key: message.routing_key.to_string(),
+                    properties: envelope::as_it_lies(&message.properties),
+                    body: message.data,
+                },
+                false => self.as_it_is(message.properties, message.data, FOREIGN),
+            };
         };
         let exchange = message.exchange.as_str();
         let tier = self.topology.tiers().iter().find(|tier| self.topology.tier(envelope.lane, **tier) == exchange);

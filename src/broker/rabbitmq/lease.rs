@@ -151,8 +151,8 @@ impl Settle for Lease {
         match how {
             Settlement::Ack => self.ack().await,
             Settlement::Retry(after) => self.retry(after).await,
-            Settlement::Bury(reason) => {
-                let outgoing = self.inner.to_letters("dead", &self.envelope().buried(reason));
+            Settlement::Bury { why, attempt } => {
+                let outgoing = self.inner.to_letters("dead", &self.envelope().buried(why, attempt));
                 self.move_to(outgoing).await
             }
             Settlement::Park(reason) => {

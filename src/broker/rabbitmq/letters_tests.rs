@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::{BasicProperties, types::AMQPValue};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -76,6 +79,35 @@ async fn a_foreign_message_survives_every_look_and_goes_only_when_it_is_discarde
     let mut left = ids(&broker).await;
     left.sort_unstable();
     assert_eq!(left, ["eours", "theirs/1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_a_newer_version_comes_again_until_that_takes_it() {
+    let place = Place::new();
+    let broker = place.rabbitmq(Setup::default()).await;
+    let body = b"{\"v\":2,\"id\":\"e1\",\"kind\":{\"kind\":\"of later\"}}";
+    let first_seen = |ago: Duration| {
+        let at = Clock::system().now().before(ago);
+        let mut headers = FieldTable::default();
+        headers.insert("x-first-seen".into(), AMQPValue::LongLongInt(at.0));
+        BasicProperties::default().with_headers(headers)
+    };
+    put(&broker, "chat", "00", first_seen(Duration::ZERO), body).await;
+    let away =
+        async || broker.inner.tally.lying(&broker.inner, "retry.chat.4s").await.is_ok_and(|lying| lying.ready == 1);
+    let mut taking = tokio::task::JoinSet::new();
+    let taker = broker.clone();
+    taking.spawn(async move { while taker.take(CHAT, 16).await.is_ok_and(|taken| taken.is_empty()) {} });
+    let becomes = async |is_away: bool| while away().await != is_away {};
+    for round in 0..2 {
+        timeout(PATIENCE, becomes(true)).await.unwrap_or_else(|_| panic!("round {round}: it does not go away"));
+        timeout(PATIENCE, becomes(false)).await.unwrap_or_else(|_| panic!("round {round}: it does not come again"));
+    }
+    timeout(PATIENCE, becomes(true)).await.expect("it goes away again");
+    assert_eq!(ids(&broker).await, Vec::<String>::new(), "it is no letter");
+    put(&broker, "chat", "00", first_seen(Duration::from_secs(25 * 3600)), body).await;
+    let parked = async || while ids(&broker).await.is_empty() {};
+    timeout(PATIENCE, parked()).await.expect("nobody came for it in a day");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

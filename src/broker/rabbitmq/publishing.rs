@@ -31,7 +31,7 @@ const BATCH: usize = 256;
 const BATCHES_MAX: usize = 16;
 
 /// An empty spool is looked at this often, so that who goes the rounds shows signs of life.
-const LOOK_FOR: Duration = Duration::from_secs(2);
+const LOOK_FOR: Duration = Duration::from_millis(500);
 
 /// How long what is under way may take beyond its confirm when all ends: it may have to be spooled.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);

@@ -321,7 +321,7 @@ mod tests {
     fn what_comes_back_before_its_original_is_settled_is_no_copy() {
         let (mut window, held) = with_one_out();
         window.leaves(&held);
-        let back = envelope().buried("it failed".into());
+        let back = envelope().buried("it failed".into(), None);
         assert!(!window.is_copy(&back));
         window.put(back, false, acker(2), NOW);
         window.settle(&held);
@@ -343,7 +343,7 @@ mod tests {
     fn what_has_left_although_nobody_confirmed_it_lives_on_once() {
         let (mut window, held) = with_one_out();
         window.leaves(&held);
-        window.put(envelope().buried("it failed".into()), false, acker(2), NOW);
+        window.put(envelope().buried("it failed".into(), None), false, acker(2), NOW);
         assert!(window.give_back(held.clone(), NOW, NOW), "it is to be acknowledged");
         window.settle(&held);
         assert_eq!(tries(&window.pop(2, NOW)), [1]);

@@ -56,7 +56,8 @@ fn print_message(message: &Value) {
 fn stage(entry: &Value) -> String {
     let of = |field: &str| text(&entry[field]);
     match entry["stage"].as_str().unwrap_or_default() {
-        "accepted" => "accepted: stored, the webhook answered".into(),
+        "accepted" if entry["trace"].is_null() => "accepted: stored, the webhook answered".into(),
+        "accepted" => format!("accepted: stored, the webhook answered; trace {}", of("trace")),
         "taken" => "taken into its conversation".into(),
         "merged" => format!("merged: {} messages, one answer", of("fragments")),
         "superseded" => "its answer was withheld: the customer had written more".into(),

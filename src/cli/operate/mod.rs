@@ -6,6 +6,7 @@ pub(super) mod breaker;
 pub(super) mod dead;
 pub(super) mod erase;
 pub(super) mod explain;
+pub(super) mod health;
 pub(super) mod limits;
 pub(super) mod mute;
 pub(super) mod nodes;
@@ -53,6 +54,9 @@ pub(super) enum Error {
     /// It refuses.
     #[error("{0}")]
     Refused(String),
+    /// It cannot do it now.
+    #[error("{0}")]
+    Unavailable(String),
     /// Something is not there.
     #[error("{0}")]
     Unknown(String),
@@ -99,6 +103,18 @@ impl Node {
     /// Asks.
     pub async fn get(&self, path: &str) -> Result<Value, Error> {
         self.ask(Method::GET, path, None).await
+    }
+
+    /// Asks how it is; that it is not well is an answer, too.
+    pub async fn report(&self, path: &str) -> Result<Value, Error> {
+        let away = |_| Error::Away(self.url.clone());
+        let answer = self.request(Method::GET, path).send().await.map_err(away)?;
+        answer.json().await.map_err(|_| self.strange())
+    }
+
+    /// What is there is no node.
+    pub fn strange(&self) -> Error {
+        Error::Strange(self.url.clone())
     }
 
     /// Asks for something long, and writes it as it comes.
@@ -155,10 +171,11 @@ impl Node {
 
     fn refused(&self, status: StatusCode, text: &str) -> Error {
         let told: Value = serde_json::from_str(text).unwrap_or_default();
-        let Some(detail) = told["detail"].as_str() else { return Error::Strange(self.url.clone()) };
+        let Some(detail) = told["detail"].as_str() else { return self.strange() };
         match status {
             StatusCode::UNAUTHORIZED => Error::Refused(format!("{detail}; give it by --token or TIDEGATE_ADMIN_TOKEN")),
             StatusCode::NOT_FOUND => Error::Unknown(detail.to_owned()),
+            StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(detail.to_owned()),
             _ => Error::Refused(detail.to_owned()),
         }
     }

@@ -69,6 +69,11 @@ impl Endpoint {
         endpoint
     }
 
+    /// Where it is.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.base.as_ref()?.host_str()
+    }
+
     /// Whether it can be asked anything.
     pub(super) fn has_address(&self) -> bool {
         self.base.is_some()

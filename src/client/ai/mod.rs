@@ -12,6 +12,7 @@ mod chat;
 mod endpoint;
 mod openai;
 mod refusal;
+mod span;
 mod sse;
 mod stream;
 #[cfg(test)]
@@ -123,6 +124,13 @@ impl Ai {
 
     /// Asks one question of a conversation. `now`: the wall clock, for a `Retry-After` that is a date.
     pub async fn ask(&self, prompt: &Prompt, now: Timestamp) -> Result<Answer, Failure> {
+        let span = self.endpoint.span(Kind::Chat, &self.model);
+        let asked = span.over(self.put(prompt, now)).await;
+        span::ended(&span, asked.as_ref().map(|answer| answer.tokens));
+        asked
+    }
+
+    async fn put(&self, prompt: &Prompt, now: Timestamp) -> Result<Answer, Failure> {
         let question = chat::question(prompt, &self.model, self.images, &self.handoff_tool);
         let body = match self.endpoint.provider {
             Provider::Openai | Provider::Azure => question,
@@ -154,6 +162,19 @@ impl Ai {
         within: Duration,
         now: Timestamp,
     ) -> Result<Completion, Refusal> {
+        let span = self.endpoint.span(request.kind, model);
+        let brought = span.over(self.bring(request, model, within, now)).await;
+        span::ended(&span, brought.as_ref().map(|whole| whole.tokens).map_err(|refusal| &refusal.failure));
+        brought
+    }
+
+    async fn bring(
+        &self,
+        request: &Request,
+        model: &str,
+        within: Duration,
+        now: Timestamp,
+    ) -> Result<Completion, Refusal> {
         let body = self.endpoint.body(request, model)?;
         let (body, advice) = self.whole(request.kind, model, body, within, now).await?;
         let (body, tokens) = match self.endpoint.provider {
@@ -177,8 +198,16 @@ impl Ai {
         now: Timestamp,
     ) -> Result<Stream, Refusal> {
         let until = Instant::now() + first_within;
-        let stream = timeout_at(until, self.open(request, model, now)).await;
-        stream.unwrap_or_else(|_| Err(Refusal::of(Failure::Timeout)))
+        let span = self.endpoint.span(request.kind, model);
+        let stream = span.over(timeout_at(until, self.open(request, model, now))).await;
+        let stream = stream.unwrap_or_else(|_| Err(Refusal::of(Failure::Timeout)));
+        match stream {
+            Ok(stream) => Ok(stream.within(span)),
+            Err(refusal) => {
+                span::ended(&span, Err(&refusal.failure));
+                Err(refusal)
+            }
+        }
     }
 
     async fn open(&self, request: &Request, model: &str, now: Timestamp) -> Result<Stream, Refusal> {
@@ -223,6 +252,7 @@ impl Ai {
         let Some(url) = self.endpoint.url(kind, model) else { return Err(Refusal::of(Failure::Unusable(0))) };
         let mut call = reqwest::Request::new(Method::POST, url);
         *call.headers_mut() = self.endpoint.headers.clone();
+        span::tell(call.headers_mut());
         *call.body_mut() = Some(body.into());
         let response = self.client.execute(call).await.map_err(|error| Refusal::of(failure(&error)))?;
         let status = response.status().as_u16();

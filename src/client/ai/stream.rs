@@ -10,8 +10,11 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{anthropic, failure, openai, refusal::Refusal, sse};
-use crate::domain::{answer::Tokens, verdict::Failure};
+use super::{anthropic, failure, openai, refusal::Refusal, span, sse};
+use crate::{
+    domain::{answer::Tokens, verdict::Failure},
+    telemetry::span::Span,
+};
 
 /// After its last event an answer's body ends at once, or its connection is not worth waiting for.
 const END_WITHIN: Duration = Duration::from_millis(50);
@@ -62,6 +65,14 @@ pub struct Stream {
     silence_max: Duration,
     /// Since when an event is waited for; kept here, so that a wait that is given up and begun anew is one wait.
     waiting: Option<Instant>,
+    /// Ends with the stream.
+    span: Span,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.span.touch();
+    }
 }
 
 impl Stream {
@@ -73,7 +84,23 @@ impl Stream {
         silence_max: Duration,
     ) -> Self {
         let (parser, ready) = (sse::Parser::default(), VecDeque::new());
-        Self { limit_requests, response, parser, reader, ready, done: false, silence_max, waiting: None }
+        Self {
+            limit_requests,
+            response,
+            parser,
+            reader,
+            ready,
+            done: false,
+            silence_max,
+            waiting: None,
+            span: Span::default(),
+        }
+    }
+
+    /// Tells the span of its call how it goes on.
+    pub(super) fn within(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     /// The next part; `None` after the provider has said that this was all.
@@ -85,6 +112,7 @@ impl Stream {
     pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
+                span::used(&self.span, chunk.tokens.unwrap_or_default());
                 return Ok(Some(chunk));
             }
             if self.done {
@@ -94,7 +122,8 @@ impl Stream {
             let since = *self.waiting.get_or_insert_with(Instant::now);
             let heard = timeout_at(since + self.silence_max, self.hear()).await;
             self.waiting = None;
-            heard.map_err(|_| Failure::Timeout)?.map_err(|refusal| refusal.failure)?;
+            let heard = heard.map_err(|_| Failure::Timeout).and_then(|heard| heard.map_err(|refusal| refusal.failure));
+            heard.inspect_err(|failure| self.span.fail(failure.kind()))?;
         }
     }
 

@@ -47,6 +47,12 @@ pub(super) fn check(config: &Config, rules: &mut Rules) {
     if !config.telemetry.otlp_endpoint.is_empty() {
         rules.url(&config.telemetry.otlp_endpoint, "telemetry.otlp_endpoint");
     }
+    if !config.telemetry.trace_url.is_empty() {
+        rules.url(&config.telemetry.trace_url, "telemetry.trace_url");
+        let names_it = config.telemetry.trace_url.contains("{trace_id}");
+        let remedy = "write it where the trace's name stands, like http://127.0.0.1:16686/trace/{trace_id}";
+        rules.holds(names_it, "telemetry.trace_url", "has no {trace_id} in it".to_owned(), remedy);
+    }
 }
 
 fn listeners(config: &Config, rules: &mut Rules) {

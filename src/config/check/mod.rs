@@ -8,7 +8,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use humantime::format_duration;
 
-pub(super) use self::warnings::{notices, warnings};
+pub(super) use self::warnings::warnings;
 use super::{Config, problem::Problem};
 
 /// Longest span that makes sense anywhere; also keeps sums of spans far from overflowing.

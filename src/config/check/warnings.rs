@@ -3,22 +3,8 @@
 use crate::{
     broker,
     config::{Config, Role},
-    state, telemetry,
+    state,
 };
-
-/// Returns what was set and has no effect in this version.
-pub(in crate::config) fn notices(config: &Config) -> Vec<String> {
-    let (set, default) = (&config.telemetry, telemetry::Config::default());
-    let traces = "no traces are sent in this version";
-    let keys = [
-        ("otlp_endpoint", set.otlp_endpoint != default.otlp_endpoint, traces),
-        ("sample_rate", set.sample_rate != default.sample_rate, traces),
-        ("service_name", set.service_name != default.service_name, "logs carry no name in this version"),
-        ("environment", set.environment != default.environment, "logs carry no name in this version"),
-    ];
-    let without_effect = keys.into_iter().filter(|(_, is_set, _)| *is_set);
-    without_effect.map(|(key, _, why)| format!("telemetry.{key} is accepted and has no effect: {why}")).collect()
-}
 
 /// Returns what is missing for a node that does all it is told to; until then messages wait and callers are refused.
 pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
@@ -56,6 +42,7 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
         redis && !rabbitmq && does(Role::Chat),
         "broker.kind is embedded and state.kind is redis: with several nodes, replies are in order per node only",
     );
+    warn(does(Role::Chat) && config.chat.shadow, "chat.shadow is on: answers are recorded and nothing is posted");
     warn(config.admin.fault_injection, "admin.fault_injection is on: an operator can make actors fail");
     if does(Role::Chat) || does(Role::Api) {
         for (index, service) in config.ai.services.iter().enumerate() {

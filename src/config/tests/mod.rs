@@ -2,6 +2,7 @@
 
 mod loading;
 mod old_stack;
+mod reference;
 mod rules;
 
 use toml::{Table, Value};

@@ -13,6 +13,9 @@ use crate::{
     state::settings::Setting,
 };
 
+/// Stands for the id of the node that is asked.
+const SELF: &str = "self";
+
 /// `PUT /admin/breakers/{service}`
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -158,6 +161,7 @@ pub async fn node(
     Extension(who): Extension<Who>,
     Path((id, action)): Path<(String, String)>,
 ) -> Result<Json<Done>, Problem> {
+    let id = if id == SELF { admin.parts.nodes.id().to_owned() } else { id };
     if !admin.parts.nodes.all().iter().any(|node| node.id == id) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-node", "GET /admin/nodes lists the nodes by id"));
     }

@@ -154,6 +154,9 @@ fn verdict(admin: &Admin, health: &Report, waiting: &[AliveView]) -> (Level, Vec
         words.push((Level::Bad, format!("this node is unready: {reason}")));
     }
     words.extend(health.down().map(|name| (Level::Bad, format!("{name} is away"))));
+    if admin.parts.chat.shadow {
+        words.push((Level::Warn, "shadow mode: answers are recorded and nothing is posted (chat.shadow)".to_owned()));
+    }
     for service in admin.parts.stack.services() {
         let snapshot = service.gate.snapshot();
         if snapshot.state != breaker::State::Closed || snapshot.mode != breaker::Mode::Auto {

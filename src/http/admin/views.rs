@@ -1,6 +1,6 @@
 //! How things stand, noun by noun.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use serde::Serialize;
@@ -179,12 +179,17 @@ pub struct Asker {
     role: AdminRole,
     /// Whether failures may be ordered.
     fault_injection: bool,
+    /// Where traces are looked at, with `{trace_id}` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    trace_url: Option<Arc<str>>,
 }
 
 /// `GET /admin/whoami`
 #[utoipa::path(get, path = "/admin/whoami", tag = "views", responses((status = 200, body = Asker)))]
 pub async fn whoami(State(admin): State<Admin>, Extension(who): Extension<Who>) -> Json<Asker> {
-    Json(Asker { name: who.name, role: who.role, fault_injection: admin.config.fault_injection })
+    let (fault_injection, trace_url) = (admin.config.fault_injection, admin.trace_url);
+    Json(Asker { name: who.name, role: who.role, fault_injection, trace_url })
 }
 
 /// `GET /admin/nodes`: those who live, as far as this one knows.

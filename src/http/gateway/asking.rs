@@ -286,7 +286,7 @@ impl Asking {
         let place = self.gateway.parts.stack.services().iter().position(|known| known.name == service)?;
         let price = self.gateway.parts.ai[place].price();
         let cost = price.of(tokens);
-        self.gateway.metrics.used(self.gateway.purses[self.key].label, service, tokens, cost);
+        self.gateway.metrics.used(self.key, service, tokens, cost);
         (!price.is_none()).then_some(cost)
     }
 }

@@ -145,7 +145,7 @@ fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFu
         };
         let walked = walk(&gateway, key, kind, &head.headers, body).await;
         let response = walked.unwrap_or_else(IntoResponse::into_response);
-        gateway.metrics.answered(gateway.purses[key].label, response.status());
+        gateway.metrics.answered((key, gateway.purses[key].label), response.status());
         response
     })
 }

@@ -22,6 +22,7 @@ use super::{asking::Asking, refusal::Refusal};
 use crate::{
     domain::{answer::Tokens, verdict::Failure},
     guard::{Brought, Source},
+    telemetry::span,
 };
 
 /// Parts that a client may be behind; then the service waits for it.
@@ -55,7 +56,7 @@ pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     let (parts, mut received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
     let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: Mutex::new(asking.gateway.request_timeout) };
-    let task = tokio::spawn(run(asking.clone(), sink));
+    let task = tokio::spawn(span::here().over(run(asking.clone(), sink)));
     let Ok(mut headers) = beginning.await else {
         return Err(task.await.ok().flatten().unwrap_or_else(Refusal::stopping));
     };

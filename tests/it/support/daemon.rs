@@ -55,6 +55,7 @@ pub struct Daemon {
     child: Child,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     public: SocketAddr,
     admin: SocketAddr,
     client: reqwest::Client,
@@ -64,6 +65,11 @@ pub struct Daemon {
 fn free_ports() -> [SocketAddr; 2] {
     let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
     bound.each_ref().map(|listener| listener.local_addr().expect("it is bound"))
+}
+
+/// A port that is free.
+pub fn free_port() -> u16 {
+    free_ports()[0].port()
 }
 
 /// Lays one table over another.
@@ -117,8 +123,9 @@ impl Daemon {
         fs::write(folder.path().join("config.toml"), toml::to_string(&table).expect("it is TOML"))
             .expect("it can be written");
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let child = spawn(&folder, &arguments);
-        let mut daemon = Self { child, folder, arguments, public, admin, client: reqwest::Client::new() };
+        let environment = Vec::new();
+        let child = spawn(&folder, &arguments, &environment);
+        let mut daemon = Self { child, folder, arguments, environment, public, admin, client: reqwest::Client::new() };
         daemon.serves().await;
         daemon
     }
@@ -127,7 +134,7 @@ impl Daemon {
     pub async fn restart(&mut self, changes: &str) {
         self.kill();
         self.change(changes);
-        self.child = spawn(&self.folder, &self.arguments);
+        self.child = spawn(&self.folder, &self.arguments, &self.environment);
         self.serves().await;
     }
 
@@ -139,10 +146,15 @@ impl Daemon {
         fs::write(path, toml::to_string(&table).expect("it is TOML")).expect("it can be written");
     }
 
+    /// What its environment will be at the next start.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
     /// Starts the process and does not wait for it.
     pub fn spawn_again(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder, &self.arguments);
+        self.child = spawn(&self.folder, &self.arguments, &self.environment);
     }
 
     /// Waits until the daemon answers.
@@ -192,6 +204,21 @@ impl Daemon {
     /// The folder of its queue and state.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Where the public listener listens.
+    pub fn address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where the admin listener listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ends(&mut self) {
+        super::eventually("the daemon ends", super::SOON, async || self.ended().is_some()).await;
     }
 
     /// An address of the public listener.
@@ -278,7 +305,7 @@ pub fn metric(metrics: &str, series: &str) -> f64 {
     values.iter().sum()
 }
 
-fn spawn(folder: &TempDir, arguments: &[String]) -> Child {
+fn spawn(folder: &TempDir, arguments: &[String], environment: &[(String, String)]) -> Child {
     let log =
         fs::File::options().create(true).append(true).open(folder.path().join("log")).expect("a log can be written");
     Command::new(env!("CARGO_BIN_EXE_tidegate"))
@@ -287,6 +314,7 @@ fn spawn(folder: &TempDir, arguments: &[String]) -> Child {
         .arg(folder.path().join("config.toml"))
         .args(arguments)
         .env_clear()
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

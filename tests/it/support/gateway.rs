@@ -42,6 +42,11 @@ impl Gateway {
         Self::with_key(scene, KEY)
     }
 
+    /// The same through whatever stands before the daemon.
+    pub fn at(scene: &Scene, url: &str) -> Self {
+        Self { url: url.to_owned(), ..Self::of(scene) }
+    }
+
     /// The same with another key.
     pub fn with_key(scene: &Scene, key: &str) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");

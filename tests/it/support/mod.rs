@@ -1,9 +1,13 @@
 //! What tests are made of: a daemon between a simulated Zendesk and a simulated AI service.
 
 mod balancer;
+pub mod collector;
+pub mod command;
 mod daemon;
 mod fleet;
 pub mod gateway;
+pub mod nginx;
+pub mod prometheus;
 mod proxy;
 #[allow(dead_code, unused_imports, reason = "the tests of the library use what these do not")]
 pub mod rabbitmq;
@@ -18,7 +22,7 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::time::Instant;
 
 pub use balancer::{Balancer, p99};
-pub use daemon::{Daemon, KEY, metric};
+pub use daemon::{Daemon, KEY, free_port, metric};
 pub use fleet::Fleet;
 pub use proxy::Proxy;
 

@@ -15,7 +15,7 @@ use super::{plan::Plan, trouble::Trouble, wire::Wire};
 use crate::broker::rabbitmq::topology::Topology;
 
 /// A look at a connection that works takes this long, so that who goes the rounds shows signs of life.
-const LOOK_FOR: Duration = Duration::from_secs(2);
+const LOOK_FOR: Duration = Duration::from_millis(500);
 
 /// The pauses between attempts to connect: doubling from the first to the second, half of each left to chance.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -81,9 +81,16 @@ const WAITS = {
   owner: "for another node", alone: "for its turn alone", paused: "while an operator had paused the pool",
 };
 
-function stage(entry) {
+// Where people look at traces is configured; without that its name is told.
+function trace(shared, id) {
+  const url = shared.who?.trace_url;
+  const name = `trace ${id.slice(0, 8)}`;
+  return [", ", url ? h("a", { href: url.replaceAll("{trace_id}", id), rel: "noreferrer" }, name) : h("span", { class: "mono" }, `trace ${id}`)];
+}
+
+function stage(shared, entry) {
   switch (entry.stage) {
-    case "accepted": return ["", "Accepted: stored, the webhook answered"];
+    case "accepted": return ["", ["Accepted: stored, the webhook answered", entry.trace && trace(shared, entry.trace)]];
     case "taken": return ["", "Taken into its conversation"];
     case "merged": return ["", `Merged with others: ${entry.fragments} messages, one answer`];
     case "superseded": return ["", "Its answer was withheld: the customer had written more"];
@@ -113,11 +120,11 @@ export async function message(shared, id) {
         ["Tries", it.tries], ["Failed for", it.reason ?? it.cause]]),
       isLetter && h("p", null, link(["letters", it.id], "Its dead letter"))),
     h("section", { class: "card" }, h("h2", null, "Its story"),
-      timeline(it.timeline)));
+      timeline(shared, it.timeline)));
 }
 
-export const timeline = (entries) => h("ol", { class: "timeline" }, entries.map((entry) => {
-  const [kind, text] = stage(entry);
+export const timeline = (shared, entries) => h("ol", { class: "timeline" }, entries.map((entry) => {
+  const [kind, text] = stage(shared, entry);
   return h("li", { class: kind }, clock(entry.at), text);
 }));
 

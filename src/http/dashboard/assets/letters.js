@@ -85,7 +85,7 @@ export async function letter(shared, id) {
       h("p", { class: "row" }, h("button", { class: "main", disabled: off || !it.can_be_replayed, onclick: replay }, "Replay…"),
         h("button", { class: "danger", disabled: off, onclick: discard }, "Discard…"),
         !it.can_be_replayed && h("span", { class: "soft" }, "It could not be understood; a new life would not change that."))),
-    it.history && h("section", { class: "card" }, h("h2", null, "Its history"), timeline(it.history)),
+    it.history && h("section", { class: "card" }, h("h2", null, "Its history"), timeline(shared, it.history)),
     h("section", { class: "card stack" }, h("h2", null, "What it says"),
       text === undefined
         ? h("p", null, h("button", { onclick: reveal }, "Show what the customer wrote"), h("span", { class: "soft" }, " Asking is written into the audit log."))
