@@ -5,11 +5,13 @@ mod ai_config;
 mod http;
 mod sunshine;
 mod sunshine_config;
+mod sunshine_error;
 mod sunshine_span;
 mod sunshine_wire;
 
 pub use ai::{Ai, Chunk, Completion, Refusal, Stream};
 pub use ai_config::{AiConfig, AiService, Price, Provider};
 pub use http::tls;
-pub use sunshine::{Error, Found, Message, Standing, Sunshine};
+pub use sunshine::{Found, Message, Standing, Sunshine};
 pub use sunshine_config::SunshineConfig;
+pub use sunshine_error::Error;
