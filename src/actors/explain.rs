@@ -1,7 +1,7 @@
 //! Says in a sentence why a customer has no answer yet, or how it came to an end: from what is in memory and in the
 //! records, never by asking an actor.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     Parts,
@@ -14,7 +14,7 @@ use crate::{
     domain::{
         ids::ConversationId,
         time::Timestamp,
-        timeline::{Outcome, Wait},
+        timeline::{Outcome, Stage, Wait},
     },
     guard::{Service, breaker},
     state::{Record, Remembered},
@@ -45,7 +45,11 @@ pub(super) fn hand(parts: &Parts, hand: &Hand) -> String {
         Phase::Waiting(on, until) => {
             let left = until.map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
             let again = left.map(|left| format!("; looked at again in {}", span(left))).unwrap_or_default();
-            format!("it has been waiting for {since}: {}{again}", wait(parts, on))
+            let on = match (on, asked_last(hand)) {
+                (Wait::Backoff, Some(outcome)) => backoff(parts, outcome),
+                _ => wait(parts, on),
+            };
+            format!("it has been waiting for {since}: {on}{again}")
         }
     }
 }
@@ -60,14 +64,38 @@ fn wait(parts: &Parts, on: Wait) -> String {
         Wait::Slot => format!("all slots are taken ({})", each(parts, slots)),
         Wait::Limiter => format!("the rate limiter ({})", each(parts, limiter)),
         Wait::Breaker => format!("the circuit breaker ({})", each(parts, breaker)),
-        Wait::Backoff => format!("the AI service failed and is asked again after a pause ({})", each(parts, breaker)),
+        Wait::Backoff => backoff(parts, "failed"),
         Wait::Shared => "another customer asks the same, and one answer serves both".into(),
         Wait::Retry => "it failed and is tried again after a pause".into(),
+        Wait::Zendesk if parts.zendesk_refuses.load(Ordering::Relaxed) => {
+            "Zendesk does not accept our key (zendesk.key_id, zendesk.key_secret)".into()
+        }
         Wait::Zendesk => "Zendesk's API does not answer, or lets nothing more through".into(),
         Wait::Store => "the queue or the state cannot be written".into(),
         Wait::Owner => "another node works on its conversation".into(),
         Wait::Alone => "it was in hand when the process died, and runs when no other such message does".into(),
         Wait::Paused => paused(parts, Pool::Chat),
+    }
+}
+
+/// How the AI service answered last.
+fn asked_last(hand: &Hand) -> Option<&str> {
+    let entries = hand.items.first()?.timeline.entries();
+    entries.iter().rev().find_map(|entry| match &entry.stage {
+        Stage::Asked { outcome, .. } => Some(outcome.as_str()),
+        _ => None,
+    })
+}
+
+/// A pause after a failure of the service, by its kind.
+fn backoff(parts: &Parts, outcome: &str) -> String {
+    let how = each(parts, breaker);
+    match outcome {
+        "unusable" => {
+            format!("the AI service refuses us as it is set up (its key, its model); the log names the status ({how})")
+        }
+        "failed" => format!("the AI service failed and is asked again after a pause ({how})"),
+        kind => format!("the AI service failed ({kind}) and is asked again after a pause ({how})"),
     }
 }
 
@@ -165,6 +193,9 @@ pub(super) fn ended(record: &Record) -> String {
     let after = took.map(|took| format!(", {} after it came", span(took))).unwrap_or_default();
     let cause = record.cause.as_deref().unwrap_or("for a reason that was not noted");
     match record.outcome {
+        Outcome::Replied if is_recorded_only(record) => {
+            format!("its answer was recorded and not posted{after}: chat.shadow")
+        }
         Outcome::Replied => format!("it was answered{after}"),
         Outcome::Merged => format!("it was answered together with other messages of its customer{after}"),
         Outcome::Ignored => format!("it was not answered: {cause}"),
@@ -174,6 +205,10 @@ pub(super) fn ended(record: &Record) -> String {
         Outcome::Duplicate => "it had been answered before".into(),
         Outcome::Discarded => format!("it was removed: {cause}"),
     }
+}
+
+fn is_recorded_only(record: &Record) -> bool {
+    record.timeline.entries().iter().any(|entry| entry.stage == Stage::Recorded)
 }
 
 /// Why nothing happens in a conversation in which nothing waits here.
@@ -193,7 +228,10 @@ pub(super) fn idle(parts: &Parts, id: &ConversationId, known: &Remembered, last:
         return format!("the message {} failed and is tried again at {}", away.head, away.until.to_rfc3339());
     }
     if let Some(control) = known.control.filter(|control| !control.holder.lets_us_answer()) {
-        return format!("a human holds it since {}", control.at.to_rfc3339());
+        return format!("a human holds it, as Zendesk said last at {}", control.at.to_rfc3339());
+    }
+    if parts.settings.holds(Pool::Chat) {
+        return format!("nothing is in hand here, and what comes lies in the queue: {}", paused(parts, Pool::Chat));
     }
     last.map_or_else(
         || "nothing is known to wait here".into(),

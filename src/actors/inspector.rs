@@ -142,7 +142,12 @@ impl Inspector {
         }
         let waiting = cell.as_ref().map(|cell| self.waiting(cell)).unwrap_or_default();
         let alive = cell.as_ref().filter(|_| !waiting.is_empty()).map(|cell| self.alive(cell).explanation);
-        let explanation = alive.unwrap_or_else(|| explain::idle(&self.parts, id, &known, ended.first()));
+        let is_humans = known.control.is_some_and(|control| !control.holder.lets_us_answer());
+        let explanation = match alive {
+            Some(alive) if is_humans => format!("a human holds it, so what waits will not be answered; {alive}"),
+            Some(alive) => alive,
+            None => explain::idle(&self.parts, id, &known, ended.first()),
+        };
         Ok(Some(ConversationView {
             id: id.to_string(),
             explanation,

@@ -104,6 +104,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         ai: vec![client::Ai::new(&service, "").unwrap()],
         sunshine: Sunshine::new(&zendesk, clock.clone()).unwrap(),
         zendesk_up: true.into(),
+        zendesk_refuses: false.into(),
         posts: permits("zendesk"),
         // One slot: who holds it decides when a reply may be posted.
         posting: Bulkhead::new(1),

@@ -235,6 +235,9 @@ impl Poster {
                 Err(client::Error::Unknown(_) | client::Error::Unreachable | client::Error::Unauthorized)
             );
             self.parts.zendesk_up.store(works, Ordering::Relaxed);
+            if sent.is_ok() {
+                self.parts.zendesk_refuses.store(false, Ordering::Relaxed);
+            }
             match sent {
                 Ok(()) => {
                     self.parts.posts.succeeded();
@@ -334,6 +337,7 @@ impl Poster {
                 retry_after.unwrap_or(pause)
             }
             client::Error::Unauthorized => {
+                self.parts.zendesk_refuses.store(true, Ordering::Relaxed);
                 tracing::error!("Zendesk does not accept our key (zendesk.key_id, zendesk.key_secret); replies wait");
                 SETUP_PAUSE
             }

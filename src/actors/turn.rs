@@ -239,7 +239,8 @@ async fn post(
             if found > 0 {
                 note(state, parts, &Stage::LookedFor { found });
             }
-            note(state, parts, &Stage::Posted { parts: count, ms: millis(took) });
+            let posted = Stage::Posted { parts: count, ms: millis(took) };
+            note(state, parts, if parts.chat.shadow { &Stage::Recorded } else { &posted });
             parts.faults.kill_point(super::KillPoint::AfterPost);
             finish::replied(parts, state, &reply).await
         }

@@ -91,6 +91,7 @@ macro_rules! contract {
             what_is_parked_is_never_delivered
             what_is_dropped_comes_back_first_and_unspent
             what_was_settled_stays_settled_over_a_restart
+            the_first_attempt_that_failed_is_remembered
             what_was_in_hand_is_ready_after_a_restart
             a_long_reason_is_cut_between_characters
             the_counts_become_true_in_each_standing

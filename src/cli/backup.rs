@@ -53,6 +53,15 @@ struct Manifest {
 pub(super) fn backup(options: &Options) -> ExitCode {
     run(options, |config, folder| {
         let data = Path::new(&config.broker.embedded.path);
+        if !data.join(FILES[0]).exists() {
+            bail!(
+                "there is no queue in {}; name the node's configuration by --config, and run this where the node runs",
+                data.display()
+            );
+        }
+        if folder.join(MANIFEST).exists() {
+            bail!("{} holds a copy already; name another folder", folder.display());
+        }
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let taken_at = Clock::system().now();
         for file in FILES {

@@ -128,6 +128,10 @@ fn missing(warning: &str) -> Finding {
             "set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD",
         );
     }
+    // What is missing keeps the node from its work; whatever else is set is set on purpose.
+    if !warning.contains(" is empty") {
+        return Finding::warn("configuration", warning, "if it is meant so, all is well");
+    }
     Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY")
 }
 

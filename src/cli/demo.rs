@@ -283,7 +283,7 @@ fn print(outcome: &Outcome) {
     println!("\nas counted by the simulators (merged, ignored, parked, breaker_openings: by the node)");
     let rows = serde_json::to_value(outcome).expect("the outcome is plain data");
     for (name, value) in rows.as_object().into_iter().flatten() {
-        println!("  {name:<14}{value:>10}");
+        println!("  {name:<18}{value:>10}");
     }
 }
 

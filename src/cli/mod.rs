@@ -110,7 +110,12 @@ pub use crate::client::tls;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    match Command::parse().action {
+    let action = Command::parse().action;
+    // Whoever reads no more ends what is printed; what serves goes on.
+    if !matches!(action, Action::Demo(_) | Action::Run(_) | Action::Simulate(_)) {
+        sigpipe::reset();
+    }
+    match action {
         Action::Demo(options) => demo::demo(&options),
         Action::Run(options) => run::run(&options),
         Action::Check(options) => check::check(&options),

@@ -307,6 +307,8 @@ fn segment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::{Router, http::StatusCode};
     use tokio::{net::TcpListener, task::JoinSet};
 

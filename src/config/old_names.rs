@@ -56,10 +56,21 @@ const NAMES: [(&str, &str, Form); 20] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint", Form::Text),
 ];
 
-/// Each old name that sets one key as it is, with that key (`*` = every service).
+/// Each old name with the key it sets (`*` = every service), those that are read in ways of their own too.
 #[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    NAMES.iter().map(|(name, key, _)| (*name, *key))
+    const APART: [(&str, &str); 9] = [
+        ("DEBUG", "telemetry.log_level"),
+        ("PROMETHEUS_PORT", "admin.listen"),
+        ("REDIS_CLUSTER_NODES", "state.redis.nodes"),
+        ("RABBITMQ_CLUSTER_NODES", "broker.rabbitmq.nodes"),
+        ("RABBITMQ_URL", "broker.rabbitmq.nodes"),
+        ("RABBITMQ_HEARTBEAT", "broker.rabbitmq.heartbeat"),
+        ("JAEGER_AGENT_HOST", "telemetry.otlp_endpoint"),
+        ("CIRCUIT_BREAKER_EXPECTED_EXCEPTION", "ai.services.*.breaker.failures"),
+        ("OTEL_TRACES_SAMPLER_ARG", "telemetry.sample_rate"),
+    ];
+    NAMES.iter().map(|(name, key, _)| (*name, *key)).chain(APART)
 }
 
 /// Old names without a meaning today, and why.

@@ -95,6 +95,8 @@ pub enum Stage {
         /// How long it took, in milliseconds.
         ms: u64,
     },
+    /// The reply was recorded and not posted (`chat.shadow`).
+    Recorded,
     /// Zendesk was searched for our mark, because an earlier post's outcome was not known.
     LookedFor {
         /// How many parts were found there.

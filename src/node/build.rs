@@ -74,6 +74,7 @@ pub(super) fn build(
         ai: ai(config)?,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
+        zendesk_refuses: false.into(),
         posts: permits("zendesk", post_limits(config)),
         posting: Bulkhead::new(concurrency(config)),
         key_limits: key_limits(config, &permits),

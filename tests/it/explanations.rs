@@ -65,7 +65,7 @@ async fn a_human_a_merge_and_a_parked_letter_are_explained() {
     scene.say("merged", "are you human?").await;
     let told = async || scene.daemon.admin("/admin/conversations/merged").await["explanation"].clone();
     eventually("a human holds it", SOON, async || {
-        told().await.as_str().is_some_and(|said| said.contains("a human holds it since"))
+        told().await.as_str().is_some_and(|said| said.contains("a human holds it"))
     })
     .await;
     scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });

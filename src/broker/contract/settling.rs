@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{DiskFactory, Factory, Setup, tools::*};
-use crate::broker::{Lane, Queue, Standing};
+use crate::{
+    broker::{Lane, Queue, Standing},
+    domain::trace::TraceContext,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -138,6 +141,24 @@ pub(in crate::broker) async fn what_was_settled_stays_settled_over_a_restart(fac
     let letter = take_one(&*broker, Queue::Dead).await;
     assert_eq!((name(&letter).as_str(), letter.tries, letter.reason.as_deref()), ("dead", 1, Some("why dead")));
     assert_eq!(names(&take(&*broker, CHAT, 16).await), ["ready"]);
+}
+
+pub(in crate::broker) async fn the_first_attempt_that_failed_is_remembered(factory: &dyn Factory) {
+    let broker = factory.open(Setup::default()).await;
+    publish(&*broker, [("traced", "c")]).await;
+    let attempts = ["1", "2"].map(|n| TraceContext::parse(&format!("00-{:032x}-{n:0>16}-01", 7)).unwrap());
+    let mut delivery = take_one(&*broker, CHAT).await;
+    delivery.attempt = Some(attempts[0]);
+    delivery.bury("why").await.unwrap();
+    drop(broker);
+    let broker = factory.open(Setup::default()).await;
+    take_one(&*broker, Queue::Dead).await.retry(Duration::ZERO).await.unwrap();
+    let mut again = take_one(&*broker, CHAT).await;
+    assert_eq!(again.job.first_attempt, Some(attempts[0]));
+    again.attempt = Some(attempts[1]);
+    again.bury("why").await.unwrap();
+    let dead = take_one(&*broker, Queue::Dead).await;
+    assert_eq!((dead.job.first_attempt, dead.tries), (Some(attempts[0]), 2), "the first, not the last");
 }
 
 pub(in crate::broker) async fn what_was_delayed_is_delivered_once_after_a_restart(factory: &dyn DiskFactory) {

@@ -65,6 +65,7 @@ fn stage(entry: &Value) -> String {
         "asked" => format!("asked {}: {} after {}", of("service"), of("outcome"), span(&entry["ms"])),
         "intended" => "the answer was written into the ledger".into(),
         "posted" => format!("posted in {} parts, in {}", of("parts"), span(&entry["ms"])),
+        "recorded" => "the answer was recorded and not posted (chat.shadow)".into(),
         "looked_for" => format!("looked for in Zendesk: {} parts were there", of("found")),
         "failed" => format!("failed: {}", of("cause")),
         "replayed" => format!("replayed by an operator: life {}", of("replay")),

@@ -92,6 +92,9 @@ fn list(told: &Value) {
         }
         for window in windows {
             let limit = format!("{} {} in {}", window["limit"], text(&window["kind"]), span(&window["per_ms"]));
+            let learned = window["configured"] != window["limit"] && !window["configured"].is_null();
+            let limit =
+                if learned { format!("{limit} (learned from 429; set: {})", window["configured"]) } else { limit };
             rows.push(vec![name.clone(), limit, text(&window["used"]), text(&it["waiting"]), slots.clone()]);
         }
     }

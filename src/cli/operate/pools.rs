@@ -1,6 +1,6 @@
 //! `tidegate pause`, `resume`, `drain`: what takes nothing more in hand.
 
-use std::{process::ExitCode, time::Duration};
+use std::{cell::Cell, process::ExitCode, time::Duration};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -63,9 +63,15 @@ pub(in crate::cli) fn drain(options: &DrainOptions) -> ExitCode {
             ));
         }
         let began = Instant::now();
-        let waited = timeout(within.max(options.at_least), until_nothing_is_held(node, &path)).await;
-        let late = || Error::Refused(format!("{who} still holds messages, or cannot be told"));
-        let told = waited.unwrap_or_else(|_| Err(late()))?;
+        let left = Cell::new(None);
+        let waited = timeout(within.max(options.at_least), until_nothing_is_held(node, &path, &left)).await;
+        let late = || match left.get() {
+            Some(left) => {
+                format!("{who} still holds {left} messages; it stays drained until `tidegate resume` or its end")
+            }
+            None => format!("{who} could not be told in time"),
+        };
+        let told = waited.unwrap_or_else(|_| Err(Error::Refused(late())))?;
         tokio::time::sleep_until(began + options.at_least).await;
         if !node.printed(&told) {
             println!("{who} is drained, and holds nothing");
@@ -75,13 +81,16 @@ pub(in crate::cli) fn drain(options: &DrainOptions) -> ExitCode {
 }
 
 /// Drains a node and waits until it holds nothing; what it says of its queues then.
-async fn until_nothing_is_held(node: &Node, path: &str) -> Result<Value, Error> {
+async fn until_nothing_is_held(node: &Node, path: &str, held: &Cell<Option<u64>>) -> Result<Value, Error> {
     while passing(node.order(Method::POST, path, Value::Null).await)?.is_none() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     loop {
-        if let Some(told) = passing(node.get("/admin/queues").await)?.filter(|told| left(told) == 0) {
-            return Ok(told);
+        if let Some(told) = passing(node.get("/admin/queues").await)? {
+            held.set(Some(left(&told)));
+            if left(&told) == 0 {
+                return Ok(told);
+            }
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -236,7 +236,7 @@ pub async fn job(
         action => bulks.pause(&id, action == "pause"),
     };
     let progress = progress.ok_or_else(|| {
-        let detail = "no job of this id is known to this node; GET /admin/jobs lists them";
+        let detail = "no job of this id is known to this node (GET /admin/jobs, `tidegate dead jobs`)";
         Problem::new(StatusCode::NOT_FOUND, "no-such-job", detail)
     });
     came_of(&admin, &who, (&noted_as, &id), progress).await.map(Json)

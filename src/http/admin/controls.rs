@@ -110,7 +110,7 @@ pub async fn limits(
     let limits: OtherLimits = read(text.as_bytes(), shape)?;
     let refuse = |detail: &str| Err(Problem::new(StatusCode::BAD_REQUEST, "unusable-limits", detail));
     if limits == OtherLimits::default() {
-        return refuse("name at least one limit; DELETE brings back those that are configured");
+        return refuse("name at least one limit");
     }
     if limits.concurrency == Some(0) {
         return refuse("concurrency is at least 1; to stop calling a service, hold its breaker open");
@@ -163,7 +163,11 @@ pub async fn node(
 ) -> Result<Json<Done>, Problem> {
     let id = if id == SELF { admin.parts.nodes.id().to_owned() } else { id };
     if !admin.parts.nodes.all().iter().any(|node| node.id == id) {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-node", "GET /admin/nodes lists the nodes by id"));
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "no-such-node",
+            "no node that lives has this id (GET /admin/nodes, `tidegate nodes`)",
+        ));
     }
     let action = Toggle::read(&action, "drain")?;
     noted(&admin, &who, &format!("node.{}", action.name("drain")), &id, Value::Null).await?;
@@ -229,6 +233,8 @@ pub(super) async fn unset(admin: &Admin, order: &Order, who: &Who) -> Result<boo
 fn service<'a>(admin: &'a Admin, name: &str) -> Result<&'a Service, Problem> {
     let found = admin.parts.stack.services().iter().find(|service| service.name == name);
     found.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "no-such-service", "GET /admin/breakers lists the services by name")
+        let names: Vec<&str> = admin.parts.stack.services().iter().map(|service| service.name).collect();
+        let detail = format!("no service of this name; there are: {}", names.join(", "));
+        Problem::new(StatusCode::NOT_FOUND, "no-such-service", detail)
     })
 }

@@ -98,6 +98,7 @@ function stage(shared, entry) {
     case "asked": return [entry.outcome === "ok" ? "" : "bad", `Asked ${entry.service}: ${entry.outcome} after ${span(entry.ms)}`];
     case "intended": return ["", "The answer was written into the ledger"];
     case "posted": return ["", `Posted in ${entry.parts} part${entry.parts > 1 ? "s" : ""}, in ${span(entry.ms)}`];
+    case "recorded": return ["wait", "The answer was recorded and not posted (chat.shadow)"];
     case "looked_for": return ["", `Looked for in Zendesk: ${entry.found} parts were there`];
     case "failed": return ["bad", `Failed: ${entry.cause}`];
     case "replayed": return ["", `Replayed by an operator: life ${entry.replay}`];
