@@ -34,11 +34,12 @@ const ROUTES: [&str; 9] = [
 
 /// Fills the node with conversations, and asks while more come than it can answer.
 pub async fn admin(options: &Options) {
-    let (ai, zendesk) = (stubs::ai(Duration::from_millis(200)).await, stubs::zendesk().await);
+    let (ai, zendesk) = (stubs::ai(options.ai_latency).await, stubs::zendesk().await);
     let daemon = e2e::between(&ai, &zendesk, options, &[]).await;
     let all = options.conversations * 100;
     let plan = Plan { conversations: all, within: bare::LONG, ..options.plan() };
     let loading = tokio::spawn(load(daemon.public, plan));
+    tidegate::cli::tls();
     let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");
     let known = alive(&client, daemon.admin, all).await;
     println!("{known} conversations on the node, webhooks as fast as they are taken; {TIMES} times each, ms");

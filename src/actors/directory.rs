@@ -1,6 +1,7 @@
 //! The conversations that are alive, by id. Owns their inboxes, so that these outlive the actors.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -142,6 +143,36 @@ impl Directory {
     /// All cells.
     pub fn all(&self) -> Vec<Arc<Cell>> {
         self.cells.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// The first `limit` cells by id of those behind `after` whose id contains `part`, and how many contain it. Each of all
+    /// cells is shown to `each`. Goes over a hundred thousand without taking hold of any but the few.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        part: Option<&str>,
+        limit: usize,
+        mut each: impl FnMut(&Cell),
+    ) -> (Vec<Arc<Cell>>, usize) {
+        let mut total = 0;
+        let mut first: BTreeMap<ConversationId, Arc<Cell>> = BTreeMap::new();
+        for entry in &self.cells {
+            let (id, cell) = entry.pair();
+            each(cell);
+            if part.is_some_and(|part| !id.as_str().contains(part)) {
+                continue;
+            }
+            total += 1;
+            let is_behind = after.is_none_or(|after| id.as_str() > after);
+            let fits = first.len() < limit || first.last_key_value().is_some_and(|(last, _)| id < last);
+            if is_behind && fits {
+                first.insert(id.clone(), cell.clone());
+                if first.len() > limit {
+                    first.pop_last();
+                }
+            }
+        }
+        (first.into_values().collect(), total)
     }
 
     /// A conversation was merged into another; those merged into it before go along.

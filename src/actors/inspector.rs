@@ -44,11 +44,10 @@ impl Inspector {
     pub fn tree(&self, after: Option<&str>, part: Option<&str>, limit: usize) -> Option<Snapshot> {
         let mut tree = self.parts.roster.tree()?;
         if let Some(node) = tree.children.iter_mut().find(|child| child.path == CONVERSATIONS) {
-            let all = self.parts.directory.all();
-            let sums = all.iter().map(|cell| cell.sums());
-            let (restarts, failed) = sums.fold((0, 0), |(restarts, failed), of| (restarts + of.0, failed + of.1));
-            (node.restarts, node.failed) = (node.restarts + restarts, node.failed + failed);
-            let (cells, total) = page(all, after, part, limit);
+            let (cells, total) = self.parts.directory.page(after, part, limit, |cell| {
+                let (restarts, failed) = cell.sums();
+                (node.restarts, node.failed) = (node.restarts + restarts, node.failed + failed);
+            });
             let now = self.parts.clock.monotonic();
             node.children = cells.iter().map(|cell| cell.snapshot(now)).collect();
             node.children_total = total;
@@ -98,7 +97,7 @@ impl Inspector {
 
     /// The conversations that are alive and whose id contains `part`, by id; and how many there are.
     pub fn conversations(&self, after: Option<&str>, part: Option<&str>, limit: usize) -> (Vec<AliveView>, usize) {
-        let (cells, total) = page(self.parts.directory.all(), after, part, limit);
+        let (cells, total) = self.parts.directory.page(after, part, limit, |_| ());
         (cells.iter().map(|cell| self.alive(cell)).collect(), total)
     }
 
@@ -255,20 +254,6 @@ struct InMemory {
     timeline: Timeline,
     /// Whether that is its whole story.
     is_whole: bool,
-}
-
-/// The first cells by id, and how many there are.
-fn page(mut cells: Vec<Arc<Cell>>, after: Option<&str>, part: Option<&str>, limit: usize) -> (Vec<Arc<Cell>>, usize) {
-    cells.retain(|cell| part.is_none_or(|part| cell.id.as_str().contains(part)));
-    let total = cells.len();
-    cells.retain(|cell| after.is_none_or(|after| cell.id.as_str() > after));
-    // Of a hundred thousand only the first few are put in order.
-    if cells.len() > limit {
-        cells.select_nth_unstable_by(limit, |one, other| one.id.cmp(&other.id));
-        cells.truncate(limit);
-    }
-    cells.sort_by(|one, other| one.id.cmp(&other.id));
-    (cells, total)
 }
 
 fn conversation(path: &str) -> Option<ConversationId> {

@@ -123,3 +123,30 @@ async fn failures_are_ordered_only_where_that_is_allowed() {
         .header("origin", "https://evil.example");
     assert_eq!(foreign.send().await.expect("the node answers").status(), 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_conversations_are_paged_by_id_and_searched() {
+    let scene = Scene::with("").await;
+    let all: Vec<String> = (0..30).map(|n| format!("c{n:02}")).collect();
+    for conversation in &all {
+        scene.say(conversation, "hello").await;
+    }
+    scene.settles().await;
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    while seen.len() < all.len() {
+        let page = scene.daemon.admin(&format!("/admin/conversations?limit=7&after={after}")).await;
+        assert_eq!(page["total"], 30, "{page}");
+        let ids = page["conversations"].as_array().into_iter().flatten();
+        let ids: Vec<String> = ids.map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+        assert!((1..=7).contains(&ids.len()), "{page}");
+        after.clone_from(ids.last().unwrap());
+        seen.extend(ids);
+    }
+    assert_eq!(seen, all);
+    let found = scene.daemon.admin("/admin/conversations?q=c1&limit=100").await;
+    assert_eq!((&found["total"], found["conversations"][0]["id"].as_str()), (&10.into(), Some("c10")), "{found}");
+    let tree = scene.daemon.admin("/admin/actors?q=c2&limit=3").await;
+    let node = tree["children"].as_array().into_iter().flatten().find(|child| child["path"] == "node/conversations");
+    let node = node.expect("there is one");
+    assert_eq!((node["children"].as_array().map(Vec::len), &node["children_total"]), (Some(3), &10.into()), "{node}");
+}
