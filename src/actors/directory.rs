@@ -209,6 +209,14 @@ impl Directory {
         ended
     }
 
+    /// Drops what waits and is not in hand, which gives it back to the broker: this node takes nothing more in hand.
+    pub fn give_back_waiting(&self) {
+        for entry in &self.cells {
+            let waiting = std::mem::take(&mut entry.value().lock().inbox);
+            drop(waiting);
+        }
+    }
+
     /// Drops everything that waits or is in hand, which gives it back to the broker; for the end of the process.
     pub fn give_back(&self) -> usize {
         let mut given_back = 0;

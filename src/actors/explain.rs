@@ -187,6 +187,17 @@ pub(super) fn queued(parts: &Parts, found: &Found) -> String {
     }
 }
 
+/// What is known of a conversation that another node has in hand, or had when it died.
+pub(super) fn elsewhere(parts: &Parts, node: &str) -> String {
+    match parts.nodes.all().into_iter().find(|one| one.id == node) {
+        Some(node) => format!("the node {} has it in hand: ask there", node.name),
+        None => {
+            "the node that had it in hand is gone; another one takes it over, looks for what was posted, and goes on"
+                .into()
+        }
+    }
+}
+
 /// How a message ended.
 pub(super) fn ended(record: &Record) -> String {
     let took = record.timeline.entries().first().map(|first| record.at.since(first.at));

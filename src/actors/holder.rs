@@ -19,7 +19,9 @@ pub(super) async fn holder(parts: &Parts, app: Option<&str>, target: &Conversati
     }
     // An event that comes while Zendesk answers is newer than the answer.
     let asked_at = parts.clock.now();
-    let holder = match parts.sunshine.active(app, target).await {
+    let asked = parts.sunshine.active(app, target).await;
+    parts.heard_of_zendesk(asked.as_ref().err());
+    let holder = match asked {
         Ok(active) => parts.ours.holder(active.as_ref()),
         // A conversation that Zendesk does not know: posting will say what is wrong with it.
         Err(Error::Refused(_)) => return Ok(Holder::Nobody),

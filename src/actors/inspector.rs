@@ -145,7 +145,10 @@ impl Inspector {
         let explanation = match alive {
             Some(alive) if is_humans => format!("a human holds it, so what waits will not be answered; {alive}"),
             Some(alive) => alive,
-            None => explain::idle(&self.parts, id, &known, ended.first()),
+            None => match self.claimed_elsewhere(id).await.map_err(text)? {
+                Some(node) => explain::elsewhere(&self.parts, &node),
+                None => explain::idle(&self.parts, id, &known, ended.first()),
+            },
         };
         Ok(Some(ConversationView {
             id: id.to_string(),
@@ -157,6 +160,12 @@ impl Inspector {
             waiting,
             ended: ended.iter().map(EndedSummary::of).collect(),
         }))
+    }
+
+    /// The other node that has a conversation in hand.
+    async fn claimed_elsewhere(&self, id: &ConversationId) -> Result<Option<String>, crate::state::Error> {
+        let node = self.parts.state.claimed_by(id).await?;
+        Ok(node.filter(|node| node != self.parts.nodes.id()))
     }
 
     fn waiting(&self, cell: &Cell) -> Vec<WaitingView> {

@@ -74,7 +74,10 @@ mod turn;
 mod watchdog;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -191,4 +194,15 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// Set shortly before the grace is over: AI calls without an intent are given up.
     pub giving_up: CancellationToken,
+}
+
+impl Parts {
+    /// Zendesk has answered something: whether it accepts our key is known by that.
+    fn heard_of_zendesk(&self, error: Option<&client::Error>) {
+        match error {
+            None => self.zendesk_refuses.store(false, Ordering::Relaxed),
+            Some(client::Error::Unauthorized) => self.zendesk_refuses.store(true, Ordering::Relaxed),
+            Some(_) => {}
+        }
+    }
 }

@@ -170,6 +170,7 @@ impl Poster {
             self.show(Phase::Waiting(Wait::Zendesk, None));
             let marks = self.parts.sunshine.look(self.app.as_deref(), &self.target, message, since).await;
             self.show(Phase::Post);
+            self.parts.heard_of_zendesk(marks.as_ref().err());
             match marks {
                 Ok(marks) => return Ok(marks),
                 // A conversation that is not there has no marks. Any other refusal proves nothing.
@@ -235,9 +236,7 @@ impl Poster {
                 Err(client::Error::Unknown(_) | client::Error::Unreachable | client::Error::Unauthorized)
             );
             self.parts.zendesk_up.store(works, Ordering::Relaxed);
-            if sent.is_ok() {
-                self.parts.zendesk_refuses.store(false, Ordering::Relaxed);
-            }
+            self.parts.heard_of_zendesk(sent.as_ref().err());
             match sent {
                 Ok(()) => {
                     self.parts.posts.succeeded();
@@ -337,7 +336,6 @@ impl Poster {
                 retry_after.unwrap_or(pause)
             }
             client::Error::Unauthorized => {
-                self.parts.zendesk_refuses.store(true, Ordering::Relaxed);
                 tracing::error!("Zendesk does not accept our key (zendesk.key_id, zendesk.key_secret); replies wait");
                 SETUP_PAUSE
             }

@@ -177,6 +177,9 @@ pub(super) async fn refresh(parts: &Parts) -> Result<(), state::Error> {
         settings.changes.send_modify(|changes| *changes += 1);
     }
     parts.upkeep.rest(settings.is_drained());
+    if settings.is_drained() {
+        parts.directory.give_back_waiting();
+    }
     let known = settings.known.load_full();
     for service in parts.stack.services() {
         settings.lead_back(service.name, &service.gate, known.mode(service.name));

@@ -49,10 +49,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use lapin::{
-    BasicProperties,
-    message::{BasicReturnMessage, Delivery as Message},
-};
+use lapin::{BasicProperties, message::BasicReturnMessage};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -70,7 +67,7 @@ use self::{
 };
 use super::{
     Broker, Config, Count, Delivery, Error, Forgotten, Found, Lane, Peer, Publication, Published, Queue, Round, Shape,
-    Standing, Trouble, Upkeep, Whose, letters,
+    Standing, Trouble, Upkeep, Whose,
 };
 use crate::telemetry::Clock;
 
@@ -79,9 +76,6 @@ const PREFETCH_OTHERS: u16 = 64;
 
 /// So long what came back is waited for at a time.
 const REROUTE_FOR: Duration = Duration::from_millis(500);
-
-/// A message that only a newer version can read comes again so often.
-const NEWER_PAUSE: Duration = Duration::from_secs(4);
 
 /// A round of a connection's keeper: a look, or a pause, an attempt to connect and everything declared.
 const ATTEND_WITHIN: Duration = Duration::from_secs(60);
@@ -194,21 +188,6 @@ impl Inner {
     fn to_letters(&self, key: &str, envelope: &Envelope) -> Outgoing {
         let exchange = self.topology.name("dlx");
         Outgoing { exchange, key: key.to_owned(), properties: envelope.properties(), body: envelope.body() }
-    }
-
-    /// A message that cannot be read is not eaten. One that a newer version wrote comes again, until a node of that
-    /// version takes it; any other is none of ours and goes to the parked letters as it is. `lane`: that of its queue.
-    fn unreadable(&self, message: &Message, lane: Option<Lane>) -> Outgoing {
-        let (properties, body) = (&message.properties, message.data.clone());
-        let lane = lane.or_else(|| envelope::lane(properties));
-        match (lane, self.topology.tier_for(NEWER_PAUSE)) {
-            (Some(lane), Some(tier)) if envelope::is_newer(properties, &body, self.clock.now()) => {
-                let exchange = self.topology.tier(lane, tier);
-                let (key, properties) = (message.routing_key.to_string(), envelope::as_it_lies(properties));
-                Outgoing { exchange, key, properties, body }
-            }
-            _ => self.as_it_is(properties.clone(), body, letters::FOREIGN),
-        }
     }
 
     /// To the parked letters, whatever it is.

@@ -259,6 +259,10 @@ impl Memory for Bridge {
         })
     }
 
+    async fn claimed_by(&self, conversation: &ConversationId) -> Result<Option<String>, Error> {
+        either!(self, self.redis.claimed_by(conversation), self.local.claimed_by(conversation))
+    }
+
     async fn note_away(&self, conversation: &ConversationId, away: Option<Away>) -> Result<(), Error> {
         either!(self, self.redis.note_away(conversation, away.clone()), self.local.note_away(conversation, away))
     }

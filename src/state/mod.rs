@@ -261,6 +261,11 @@ pub trait Memory {
     /// words is out of date, because the other has spoken.
     async fn note_control(&self, conversation: &ConversationId, control: Control) -> Result<bool, Error>;
 
+    /// Which node has it in hand, by its claim, as far as nodes share that.
+    async fn claimed_by(&self, _: &ConversationId) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
     /// Notes that its head is away, or back.
     async fn note_away(&self, conversation: &ConversationId, away: Option<Away>) -> Result<(), Error>;
 }

@@ -1,4 +1,4 @@
-//! Log lines: for people on a terminal, as JSON elsewhere; each with the trace it belongs to.
+//! Log lines: for people on a terminal; as JSON elsewhere, with the trace each belongs to.
 
 use std::{fmt, io::IsTerminal};
 

@@ -45,7 +45,8 @@ pub enum Parent {
     Told(Option<TraceContext>),
 }
 
-/// A span that is under way. It ends when its last copy is dropped.
+/// A span that is under way. It is sent when its last copy is dropped, and has lasted until it was worked in last, or until
+/// then if nobody has worked in it.
 #[derive(Debug, Clone)]
 pub struct Span(tracing::Span);
 
@@ -113,7 +114,7 @@ impl Span {
         }
     }
 
-    /// It goes on until now, although nobody works in it: a span ends when it was worked in last.
+    /// It has lasted until now, although nobody works in it.
     pub fn touch(&self) {
         self.0.in_scope(|| ());
     }

@@ -40,11 +40,21 @@ impl Unsampled {
             return Ended::Over(self.part_is_over(span));
         }
         if self.kept == KEPT_MAX {
+            self.forget_below(&span);
             return if has_failed(&span) { Ended::Forgotten } else { Ended::Kept };
         }
         self.kept += 1;
         self.below.entry((span.span_context.trace_id(), span.parent_span_id)).or_default().push(span);
         Ended::Kept
+    }
+
+    /// What hangs below a span that is not kept would never be found again.
+    fn forget_below(&mut self, span: &SpanData) {
+        let context = &span.span_context;
+        for below in self.below.remove(&(context.trace_id(), context.span_id())).into_iter().flatten() {
+            self.kept -= 1;
+            self.forget_below(&below);
+        }
     }
 
     fn part_is_over(&mut self, top: SpanData) -> Vec<SpanData> {

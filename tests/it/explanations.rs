@@ -7,7 +7,7 @@ use tidegate::simulate::{
     zendesk::{Behaviour, Holder},
 };
 
-use crate::support::{SOON, Scene, eventually};
+use crate::support::{Fleet, SOON, Scene, eventually, in_rabbitmq};
 
 /// Waits until a message, its conversation and nothing else says so.
 async fn says(scene: &Scene, message: &str, conversation: &str, words: &str) {
@@ -145,4 +145,27 @@ async fn a_stream_brings_the_overview_every_second() {
     {
         assert!(overview.get(field).is_some(), "{field}: {overview}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_crashed_with_a_message_in_hand_is_explained_by_another() {
+    let mut fleet = Fleet::with(2, &in_rabbitmq()).await;
+    fleet.ai.behave(ai::Behaviour { hang: true, ..ai::Behaviour::default() });
+    fleet.zendesk.say("c", &format!("hello {}", fleet.zendesk.next_reference())).await;
+    eventually("it is in the AI's hands", SOON, async || fleet.ai.stats().calls > 0).await;
+    let lives_at = fleet.daemons[0].admin("/admin/conversations?q=c").await["total"].as_u64();
+    let (holder, other) = if lives_at == Some(1) { (0, 1) } else { (1, 0) };
+    let says = async |fleet: &Fleet, words: &[&str]| {
+        let told = fleet.daemons[other].admin("/admin/conversations/c").await;
+        words.iter().any(|words| told["explanation"].as_str().is_some_and(|said| said.contains(words)))
+    };
+    eventually("the other one says who has it", SOON, async || says(&fleet, &["has it in hand"]).await).await;
+    fleet.daemons[holder].kill();
+    // It may be quick in taking it over.
+    let words = ["is gone; another one takes it over", "the AI service has been asked"];
+    eventually("it says what has become of it", SOON, async || says(&fleet, &words).await).await;
+    fleet.ai.behave(ai::Behaviour::default());
+    fleet.daemons[holder].restart("").await;
+    fleet.settles().await;
+    fleet.assert_sound();
 }

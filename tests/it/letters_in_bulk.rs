@@ -108,9 +108,8 @@ async fn many_letters_in_rabbitmq_are_worked_off() {
 }
 
 /// kill -9 in the middle: what is left lies where it lay, and what was done is not done twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
-    let mut scene = Scene::with(QUICK).await;
+async fn a_replay_is_cut_off_by_a_crash(config: &str) {
+    let mut scene = Scene::with(&format!("{QUICK}{config}")).await;
     parked(&scene, "c", 40).await;
     let job = order(&scene, "replay", json!({ "all": true, "rate": 20 })).await;
     eventually("some are replayed", SOON, async || {
@@ -118,14 +117,27 @@ async fn a_replay_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
     })
     .await;
     scene.daemon.restart("").await;
-    let left = scene.daemon.admin("/admin/queues").await["chat"]["parked"].as_u64().unwrap_or_default();
-    assert!(left > 0 && left < 40, "cut off in the middle: {left}");
+    eventually("it was cut off in the middle", SOON, async || {
+        let queues = scene.daemon.admin("/admin/queues").await;
+        queues["chat"]["parked"].as_u64().is_some_and(|left| left > 0 && left < 40)
+    })
+    .await;
     assert_eq!(scene.daemon.admin("/admin/jobs").await, json!([]));
     order(&scene, "replay", json!({ "all": true, "rate": 500 })).await;
     let answered = async || (0..40).filter(|n| answers(&scene, &format!("c{n}")) > 0).count() == 40;
     eventually("all are answered", SOON, answered).await;
     tokio::time::timeout(Duration::from_secs(60), scene.settles()).await.expect("all is settled");
     assert!((0..40).all(|n| answers(&scene, &format!("c{n}")) == 1), "none twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_the_embedded_queue_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
+    a_replay_is_cut_off_by_a_crash("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_rabbitmq_that_is_cut_off_by_a_crash_loses_and_doubles_nothing() {
+    a_replay_is_cut_off_by_a_crash(&in_rabbitmq()).await;
 }
 
 /// What the bot keeps while it is muted is replayed at a pace; the trial has ten thousand of them (`scripts/trials/letters`).

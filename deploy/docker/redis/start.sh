@@ -17,11 +17,11 @@ folder=${REDIS_FOLDER:-/data}
 # Read by redis-cli; on its command line others would see it.
 export REDISCLI_AUTH="$REDIS_PASSWORD"
 
-# The name that two Sentinels call the master, if two do.
+# The name that two Sentinels call the master, if two do. An error is no name: with -e it is not printed as one.
 master() {
     for sentinel in $REDIS_SENTINELS; do
-        timeout 2 redis-cli -h "${sentinel%:*}" -p "${sentinel##*:}" \
-            SENTINEL GET-MASTER-ADDR-BY-NAME tidegate 2>/dev/null | sed -n 1p
+        timeout 2 redis-cli -e -h "${sentinel%:*}" -p "${sentinel##*:}" \
+            SENTINEL GET-MASTER-ADDR-BY-NAME tidegate 2>/dev/null | sed -n 1p | grep -v ' '
     done | sort | uniq -c | awk '$1 >= 2 { print $2 }'
 }
 
@@ -48,7 +48,13 @@ server() {
 sentinel() {
     port=${REDIS_PORT:-26379}
     umask 077
-    [ -s "$folder/sentinel.conf" ] || cat >"$folder/sentinel.conf" <<CONF
+    # What it has learnt stays; the password is the present one at each start.
+    if [ -s "$folder/sentinel.conf" ]; then
+        grep -vE '^(requirepass|user default|sentinel auth-pass) ?' "$folder/sentinel.conf" >"$folder/sentinel.new"
+        printf 'sentinel auth-pass tidegate %s\nrequirepass %s\n' "$REDIS_PASSWORD" "$REDIS_PASSWORD" >>"$folder/sentinel.new"
+        mv "$folder/sentinel.new" "$folder/sentinel.conf"
+    else
+        cat >"$folder/sentinel.conf" <<CONF
 port $port
 dir $folder
 sentinel resolve-hostnames yes
@@ -61,6 +67,7 @@ sentinel parallel-syncs tidegate 1
 sentinel auth-pass tidegate $REDIS_PASSWORD
 requirepass $REDIS_PASSWORD
 CONF
+    fi
     # A Sentinel ends when it does not find the name of the server it watches.
     watched=$(awk '$1 == "sentinel" && $2 == "monitor" { print $4 }' "$folder/sentinel.conf")
     case "$watched" in

@@ -98,7 +98,6 @@ impl Source {
         let Some(subscription) = &mut *subscribed else { return subscribed };
         let mut outgoing = Vec::new();
         let mut leaving = Vec::new();
-        let (mut newer, mut foreign) = (0_u32, 0_u32);
         for aside in std::mem::take(&mut subscription.aside) {
             match &aside.envelope {
                 Some(envelope) if self.admits(envelope) => {
@@ -107,31 +106,31 @@ impl Source {
                 }
                 Some(envelope) => outgoing.push(self.detour(&inner, envelope)),
                 None => {
-                    let away = inner.unreadable(&aside.message, self.lane);
-                    *(if away.key == "parked" { &mut foreign } else { &mut newer }) += 1;
+                    let (away, newer) = inner.unreadable(&aside.message, self.lane);
                     outgoing.push(away);
+                    leaving.push((aside, Some(newer)));
+                    continue;
                 }
             }
-            leaving.push(aside);
+            leaving.push((aside, None));
         }
-        if foreign > 0 {
-            let queue = &self.queue;
-            tracing::error!(queue, foreign, "messages that are none of Tidegate's are moved to the parked letters");
-        }
-        if newer > 0 {
-            tracing::warn!(
-                queue = self.queue,
-                newer,
-                "a newer version wrote messages; they come again until it takes them"
-            );
-        }
+        let (mut newer, mut foreign) = (0_u32, 0_u32);
         let confirms = inner.publisher.send(outgoing).await;
-        for (confirm, aside) in confirms.into_iter().zip(leaving) {
+        for (confirm, (aside, is_newer)) in confirms.into_iter().zip(leaving) {
             if confirm.await.is_ok_and(|outcome| outcome.is_ok()) {
                 ack(&aside.message.acker, &subscription.epoch).await;
+                newer += u32::from(is_newer == Some(true));
+                foreign += u32::from(is_newer == Some(false));
             } else {
                 subscription.aside.push(aside);
             }
+        }
+        let queue = &self.queue;
+        if foreign > 0 {
+            tracing::error!(queue, foreign, "messages that are none of Tidegate's were moved to the parked letters");
+        }
+        if newer > 0 {
+            tracing::warn!(queue, newer, "a newer version wrote messages; they come again until it takes them");
         }
         subscription.aside_until = inner.clock.monotonic() + TRY_AGAIN;
         subscribed

@@ -15,7 +15,7 @@ use crate::{
         Lane, Standing,
         letters::{Content, FOREIGN, Letter},
     },
-    domain::{hex, job::Job, time::Timestamp, trace::TraceContext},
+    domain::{hex, ids::ConversationId, job::Job, time::Timestamp, trace::TraceContext},
 };
 
 const PERSISTENT: u8 = 2;
@@ -171,20 +171,30 @@ impl Envelope {
     }
 }
 
-/// Whether a message that cannot be read was written by a newer version, whose nodes may still take it: for a day.
-pub fn is_newer(properties: &BasicProperties, body: &[u8], now: Timestamp) -> bool {
+/// A message that only a newer version can read.
+pub struct Newer {
+    /// The lane it says it belongs to.
+    pub lane: Option<Lane>,
+    /// The conversation it belongs to.
+    pub conversation: ConversationId,
+}
+
+/// What is known of a message that cannot be read, if a newer version wrote it, whose nodes may still take it: for a day.
+pub fn newer(properties: &BasicProperties, body: &[u8], now: Timestamp) -> Option<Newer> {
     #[derive(serde::Deserialize)]
     struct Versioned {
         v: u64,
     }
-    let is_newer = serde_json::from_slice(body).is_ok_and(|Versioned { v }| v > u64::from(Job::VERSION));
-    let headers = properties.headers().as_ref().map(FieldTable::inner);
-    let first_seen = headers.and_then(|headers| headers.get(FIRST_SEEN)).and_then(number).map(Timestamp);
-    is_newer && first_seen.is_some_and(|first_seen| now.since(first_seen) < NEWER_FOR)
+    let Versioned { v } = serde_json::from_slice(body).ok()?;
+    let headers = properties.headers().as_ref()?.inner();
+    let first_seen = headers.get(FIRST_SEEN).and_then(number).map(Timestamp)?;
+    let conversation = ConversationId::new(&headers.get(CONVERSATION).and_then(words)?).ok()?;
+    let may_come = v > u64::from(Job::VERSION) && now.since(first_seen) < NEWER_FOR;
+    may_come.then(|| Newer { lane: lane(properties), conversation })
 }
 
 /// The lane that a message says it belongs to.
-pub fn lane(properties: &BasicProperties) -> Option<Lane> {
+fn lane(properties: &BasicProperties) -> Option<Lane> {
     let headers = properties.headers().as_ref().map(FieldTable::inner);
     match headers.and_then(|headers| headers.get(LANE)).and_then(words)?.as_str() {
         "chat" => Some(Lane::Chat),

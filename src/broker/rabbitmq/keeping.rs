@@ -10,7 +10,10 @@ use super::{
     pass::{PREFETCH_MAX, Pass},
     publisher::Outgoing,
 };
-use crate::broker::{Error, letters::FOREIGN};
+use crate::broker::{Error, Lane, letters};
+
+/// A message that only a newer version can read comes again so often.
+const NEWER_PAUSE: Duration = Duration::from_secs(4);
 
 /// Letters thrown away with one pass; the next one goes on.
 const TIDIED_MAX: usize = 10_000;
@@ -116,15 +119,7 @@ impl Inner {
     /// Where a message belongs that lay among the unrouted ones, by the exchange it was published to.
     fn home(&self, message: Message) -> Outgoing {
         let Some(envelope) = Envelope::read(&message.properties, &message.data, None) else {
-            return match envelope::is_newer(&message.properties, &message.data, self.clock.now()) {
-                true => Outgoing {
-                    exchange: message.exchange.to_string(),
-                    key: message.routing_key.to_string(),
-                    properties: envelope::as_it_lies(&message.properties),
-                    body: message.data,
-                },
-                false => self.as_it_is(message.properties, message.data, FOREIGN),
-            };
+            return self.unreadable(&message, None).0;
         };
         let exchange = message.exchange.as_str();
         let tier = self.topology.tiers().iter().find(|tier| self.topology.tier(envelope.lane, **tier) == exchange);
@@ -137,5 +132,24 @@ impl Inner {
             _ if envelope.parked_at.is_some() => self.to_letters("parked", &envelope),
             _ => self.to_work(&envelope),
         }
+    }
+
+    /// A message that cannot be read is not eaten. One that a newer version wrote comes again in its lane, until a node of
+    /// that version takes it; any other is none of ours and goes to the parked letters as it is. `lane`: that of its
+    /// queue. Says whether it is a newer one.
+    pub(super) fn unreadable(&self, message: &Message, lane: Option<Lane>) -> (Outgoing, bool) {
+        let properties = &message.properties;
+        let newer = envelope::newer(properties, &message.data, self.clock.now());
+        let lane = lane.or(newer.as_ref().and_then(|newer| newer.lane));
+        if let (Some(newer), Some(lane), Some(tier)) = (newer, lane, self.topology.tier_for(NEWER_PAUSE)) {
+            let outgoing = Outgoing {
+                exchange: self.topology.tier(lane, tier),
+                key: self.topology.key(lane, &newer.conversation),
+                properties: envelope::as_it_lies(properties),
+                body: message.data.clone(),
+            };
+            return (outgoing, true);
+        }
+        (self.as_it_is(properties.clone(), message.data.clone(), letters::FOREIGN), false)
     }
 }

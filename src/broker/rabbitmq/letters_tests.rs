@@ -90,6 +90,8 @@ async fn a_message_of_a_newer_version_comes_again_until_that_takes_it() {
         let at = Clock::system().now().before(ago);
         let mut headers = FieldTable::default();
         headers.insert("x-first-seen".into(), AMQPValue::LongLongInt(at.0));
+        headers.insert("x-lane".into(), AMQPValue::LongString("chat".into()));
+        headers.insert("x-conversation".into(), AMQPValue::LongString("c".into()));
         BasicProperties::default().with_headers(headers)
     };
     put(&broker, "chat", "00", first_seen(Duration::ZERO), body).await;
@@ -105,6 +107,15 @@ async fn a_message_of_a_newer_version_comes_again_until_that_takes_it() {
     }
     timeout(PATIENCE, becomes(true)).await.expect("it goes away again");
     assert_eq!(ids(&broker).await, Vec::<String>::new(), "it is no letter");
+    // One that failed there comes again in its lane, too.
+    timeout(PATIENCE, becomes(false)).await.expect("it comes again");
+    let taker = broker.clone();
+    taking.spawn(async move { while taker.take(Queue::Dead, 16).await.is_ok_and(|taken| taken.is_empty()) {} });
+    put(&broker, "dlx", "dead", first_seen(Duration::ZERO), body).await;
+    let both = async || {
+        while broker.inner.tally.lying(&broker.inner, "retry.chat.4s").await.is_ok_and(|lying| lying.ready < 2) {}
+    };
+    timeout(PATIENCE, both()).await.expect("both are away");
     put(&broker, "chat", "00", first_seen(Duration::from_secs(25 * 3600)), body).await;
     let parked = async || while ids(&broker).await.is_empty() {};
     timeout(PATIENCE, parked()).await.expect("nobody came for it in a day");

@@ -72,7 +72,8 @@ impl Passes {
 pub struct Pass {
     live: Live,
     channel: Channel,
-    /// One for each queue that was looked into.
+    /// One for each queue that was looked into, also while it is: one that is dropped before the channel is closed cancels
+    /// itself, and a cancel on a closing channel is an error that costs lapin the whole connection.
     consumers: Vec<Consumer>,
     /// The queues that were looked into.
     queues: Vec<String>,
@@ -122,15 +123,15 @@ impl Pass {
         }
         self.queues.push(queue.to_owned());
         self.there += left;
-        let mut consumer = self.consume(queue, most).await?;
+        self.consume(queue, most).await?;
         let (mut seen, mut held, mut own, mut heard) = (0, 0, 1, Instant::now());
         while seen < most && left > 0 {
             if held == PREFETCH_MAX {
                 // It holds as many as it may.
-                let full = std::mem::replace(&mut consumer, self.consume(queue, most - seen).await?);
-                self.consumers.push(full);
+                self.consume(queue, most - seen).await?;
                 (held, own) = (0, own + 1);
             }
+            let consumer = self.consumers.last_mut().expect("one was just opened");
             match timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(message))) => {
                     (seen, held, left, heard) = (seen + 1, held + 1, left - 1, Instant::now());
@@ -154,7 +155,6 @@ impl Pass {
                 }
             }
         }
-        self.consumers.push(consumer);
         Ok(shared)
     }
 
@@ -170,14 +170,17 @@ impl Pass {
         Ok(true)
     }
 
-    async fn consume(&self, queue: &str, most: usize) -> Result<Consumer, Error> {
+    /// Opens a consumer.
+    async fn consume(&mut self, queue: &str, most: usize) -> Result<(), Error> {
         let prefetch = most.min(PREFETCH_MAX) as u16;
         let open = async {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
             self.channel.basic_consume(queue.into(), "".into(), options, arguments).await
         };
-        timeout(ANSWERS_WITHIN, open).await.map_err(|_| silent())?.map_err(|error| unseen(&error))
+        let opened = timeout(ANSWERS_WITHIN, open).await.map_err(|_| silent())?;
+        self.consumers.push(opened.map_err(|error| unseen(&error))?);
+        Ok(())
     }
 
     /// Acknowledges a message of this pass: it is gone.

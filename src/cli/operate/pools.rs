@@ -11,6 +11,9 @@ use super::{Error, Node, Reach, part};
 /// Stands for the node that is asked.
 const SELF: &str = "self";
 
+/// A node that cannot be told for so long, because Redis is away, would only go on taking messages.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
 /// How often it is looked whether a node is drained.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -42,7 +45,8 @@ pub(in crate::cli) struct DrainOptions {
 /// Options of `tidegate resume`.
 #[derive(clap::Args)]
 pub(in crate::cli) struct ResumeOptions {
-    /// A pool (chat, events, retry), or the id of a drained node.
+    /// A pool (chat, events, retry), or the id of a drained node, else the node that is asked.
+    #[arg(default_value = SELF, hide_default_value = true)]
     what: String,
     #[command(flatten)]
     reach: Reach,
@@ -82,7 +86,11 @@ pub(in crate::cli) fn drain(options: &DrainOptions) -> ExitCode {
 
 /// Drains a node and waits until it holds nothing; what it says of its queues then.
 async fn until_nothing_is_held(node: &Node, path: &str, held: &Cell<Option<u64>>) -> Result<Value, Error> {
+    let began = Instant::now();
     while passing(node.order(Method::POST, path, Value::Null).await)?.is_none() {
+        if began.elapsed() > TOLD_WITHIN {
+            return Err(Error::Unavailable("the node cannot be told now; SIGTERM drains it as well".to_owned()));
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     loop {
@@ -114,8 +122,9 @@ fn left(queues: &Value) -> u64 {
 
 pub(in crate::cli) fn resume(options: &ResumeOptions) -> ExitCode {
     let what = &options.what;
+    let who = if what == SELF { "the node" } else { what };
     let kind = if ["chat", "events", "retry"].contains(&what.as_str()) { "pools" } else { "nodes" };
-    order(&options.reach, format!("/admin/{kind}/{}/resume", part(what)), format!("{what} works again"))
+    order(&options.reach, format!("/admin/{kind}/{}/resume", part(what)), format!("{who} works again"))
 }
 
 fn order(reach: &Reach, path: String, done: String) -> ExitCode {

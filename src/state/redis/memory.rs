@@ -59,6 +59,11 @@ impl Memory for Redis {
         Ok(known)
     }
 
+    async fn claimed_by(&self, conversation: &ConversationId) -> Result<Option<String>, Error> {
+        let owner = self.ask(&MEMORY, conversation, args!["owner", conversation]).await?.into_iter().next();
+        Ok(owner.filter(|owner| !owner.is_empty()))
+    }
+
     async fn control(&self, conversation: &ConversationId) -> Result<Option<Control>, Error> {
         match self.controls.get(conversation).await {
             Some(heard) => Ok(Some(heard.control)),

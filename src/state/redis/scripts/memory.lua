@@ -14,6 +14,10 @@ function steps.recall()
     return {word, body, born(ARGV[5])}
 end
 
+function steps.owner()
+    return {redis.call('HGET', conversation, 'owner') or ''}
+end
+
 -- Owner, fence.
 function steps.is_ours()
     return is_claimed(conversation, ARGV[3], ARGV[4]) and {'1'} or {'0'}
