@@ -136,7 +136,7 @@ pub struct Parts {
     pub sunshine: Sunshine,
     /// Whether the last call to Zendesk worked.
     pub zendesk_up: AtomicBool,
-    /// Whether Zendesk has refused our key, and no post has succeeded since.
+    /// Whether Zendesk has refused our key, and no call has succeeded since.
     pub zendesk_refuses: AtomicBool,
     /// The limiter of posts.
     pub posts: Arc<Permits>,

@@ -4,8 +4,6 @@
 //! An attempt hangs below the sending, on whatever node and after whatever time, and links to the first one that failed.
 //! One for a burst hangs below that of its first message and links to the others'.
 
-use std::sync::Arc;
-
 use super::{Parts, conversation::State, hand::Item};
 use crate::{
     broker::{Delivery, Lane},
@@ -46,10 +44,10 @@ fn burst(parts: &Parts, items: &[Item]) -> Span {
 
 /// Begins the span of an attempt at one message.
 pub(super) fn process(parts: &Parts, delivery: &Delivery) -> Span {
-    let (job, lane): (&Arc<Job>, _) = (&delivery.job, delivery.lane);
+    let Delivery { job, lane, .. } = delivery;
     let span = Span::begin(Kind::Consumer, Parent::Told(job.trace), || format!("process {}", lane.as_str()).into());
     if span.is_some() {
-        describe(&span, "process", parts, lane, job);
+        describe(&span, "process", parts, *lane, job);
         span.set("tidegate.tries", i64::from(delivery.tries));
         span.set("tidegate.life", i64::from(delivery.replay));
         if let Some(first) = job.first_attempt {

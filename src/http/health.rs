@@ -38,11 +38,25 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// After a refusal a node is unready at least this long: as long as those refused were asked to wait.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
-/// What a node says of itself, each by its place.
-const STATUSES: [&str; 3] = ["ready", "degraded", "unready"];
-const READY: u8 = 0;
-const DEGRADED: u8 = 1;
-const UNREADY: u8 = 2;
+/// What a node says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Ready,
+    Degraded,
+    Unready,
+}
+
+impl Status {
+    const ALL: [Self; 3] = [Self::Ready, Self::Degraded, Self::Unready];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Unready => "unready",
+        }
+    }
+}
 
 /// The stage of a node's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +74,7 @@ pub struct Health {
     parts: Arc<Parts>,
     desks: Arc<[Arc<Desk>]>,
     stage: AtomicU8,
-    /// As the last report found them; the status by its place.
+    /// As the last report found them.
     status: AtomicU8,
     broker_up: AtomicBool,
     state_up: AtomicBool,
@@ -104,7 +118,7 @@ impl Health {
     pub fn new(parts: Arc<Parts>, desks: Arc<[Arc<Desk>]>) -> Self {
         let stage = AtomicU8::new(Stage::Starting as u8);
         let (broker_up, state_up) = (AtomicBool::new(true), AtomicBool::new(true));
-        Self { parts, desks, stage, status: AtomicU8::new(UNREADY), broker_up, state_up }
+        Self { parts, desks, stage, status: AtomicU8::new(Status::Unready as u8), broker_up, state_up }
     }
 
     /// The node enters a stage.
@@ -144,12 +158,12 @@ impl Health {
         };
         let all_up = dependencies.values().all(|dependency| dependency.state == "up");
         let status = match (reason, all_up) {
-            (Some(_), _) => UNREADY,
-            (None, true) => READY,
-            (None, false) => DEGRADED,
+            (Some(_), _) => Status::Unready,
+            (None, true) => Status::Ready,
+            (None, false) => Status::Degraded,
         };
-        self.status.store(status, Ordering::Relaxed);
-        Report { status: STATUSES[usize::from(status)], reason, dependencies }
+        self.status.store(status as u8, Ordering::Relaxed);
+        Report { status: status.as_str(), reason, dependencies }
     }
 
     async fn probe(&self, works: impl Future<Output = bool>) -> Dependency {
@@ -230,7 +244,7 @@ fn word(up: bool) -> &'static str {
 }
 
 fn ready(report: Report) -> Response {
-    let status = if report.status == "unready" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if report.reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(report)).into_response()
 }
 
@@ -264,9 +278,10 @@ impl Collector for Shown {
         }
         let help = "1 for what the node says of itself";
         let mut family = encoder.encode_descriptor("tidegate_node_status", help, None, MetricType::Gauge)?;
-        for (index, status) in STATUSES.into_iter().enumerate() {
-            let labels: Labels<1> = [("status", status)];
-            let is_so = usize::from(health.status.load(Ordering::Relaxed)) == index;
+        let said = health.status.load(Ordering::Relaxed);
+        for status in Status::ALL {
+            let labels: Labels<1> = [("status", status.as_str())];
+            let is_so = said == status as u8;
             ConstGauge::new(i64::from(is_so)).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
