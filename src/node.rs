@@ -19,7 +19,7 @@ use crate::{
     http::{
         self, Gateway, Health,
         health::{Shown, Stage},
-        listener::Limits,
+        listener::{Answers, Limits},
     },
     telemetry::Clock,
 };
@@ -224,10 +224,10 @@ fn gateway(config: &Config, parts: &Arc<Parts>, registry: &mut Registry) -> Arc<
 
 fn serve(
     listener: TcpListener,
-    router: axum::Router,
+    answers: impl Answers,
     limits: Limits,
     until: CancellationToken,
 ) -> (SocketAddr, JoinHandle<()>) {
     let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    (address, tokio::spawn(http::listener::serve(listener, router, limits, until)))
+    (address, tokio::spawn(http::listener::serve(listener, answers, limits, until)))
 }

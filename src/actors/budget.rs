@@ -9,21 +9,23 @@ use std::sync::{
 
 /// Bytes, shared by all who take from it.
 #[derive(Clone)]
-pub struct Budget {
-    left: Arc<AtomicUsize>,
-    /// What it is a part of.
-    whole: Option<Box<Budget>>,
+pub struct Budget(Arc<Bytes>);
+
+struct Bytes {
+    left: AtomicUsize,
+    /// What they are a part of.
+    whole: Option<Budget>,
 }
 
 impl Budget {
     /// So many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)), whole: None }
+        Self(Arc::new(Bytes { left: AtomicUsize::new(bytes), whole: None }))
     }
 
     /// A part of it, of so many bytes: what is taken from the part is taken from the whole as well.
     pub fn part(&self, bytes: usize) -> Self {
-        Self { whole: Some(Box::new(self.clone())), ..Self::new(bytes) }
+        Self(Arc::new(Bytes { left: AtomicUsize::new(bytes), whole: Some(self.clone()) }))
     }
 
     /// Nothing of it yet.
@@ -32,20 +34,22 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) -> bool {
+        let Bytes { left, whole } = &*self.0;
         let less = |left: usize| left.checked_sub(bytes);
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+        if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
             return false;
         }
-        let has = self.whole.as_ref().is_none_or(|whole| whole.take(bytes));
+        let has = whole.as_ref().is_none_or(|whole| whole.take(bytes));
         if !has {
-            self.left.fetch_add(bytes, Ordering::Relaxed);
+            left.fetch_add(bytes, Ordering::Relaxed);
         }
         has
     }
 
     fn take_back(&self, bytes: usize) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(whole) = &self.whole {
+        let Bytes { left, whole } = &*self.0;
+        left.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = whole {
             whole.take_back(bytes);
         }
     }

@@ -1,6 +1,6 @@
 //! What both clients need: a TLS set-up, and bodies read within bounds.
 
-use std::{sync::Once, time::Duration};
+use std::{env, sync::Once, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,6 +10,12 @@ pub(super) const BODY_BYTES_MAX: usize = 8 << 20;
 /// Idle connections kept to each host. A pool smaller than the calls at once opens a new connection for the surplus
 /// of every call.
 const IDLE_MAX: usize = 256;
+
+/// What every call says of itself.
+pub(super) const USER_AGENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+
+/// The variables that name a proxy, as `reqwest` reads them; in lower case, too.
+const PROXIES: [&str; 3] = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"];
 
 /// Chooses `ring` for TLS; does nothing the second time. Called before the first client is made.
 pub fn tls() {
@@ -30,13 +36,21 @@ pub(super) fn unhurried(timeout: Duration) -> Result<reqwest::Client, reqwest::E
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     tls();
-    reqwest::Client::builder()
+    let builder = reqwest::Client::builder()
         .connect_timeout(timeout.min(Duration::from_secs(5)))
         .pool_max_idle_per_host(IDLE_MAX)
         .tcp_nodelay(true)
         // A redirect would repeat a post elsewhere.
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        // What is tried again, and when, is ours to say. Told `never` alone it still copies each request for a second try.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
+        .user_agent(USER_AGENT);
+    // Where there is none, it need not be looked for at each call.
+    if has_proxy(|name| env::var_os(name).is_some()) { builder } else { builder.no_proxy() }
+}
+
+fn has_proxy(is_set: impl Fn(&str) -> bool) -> bool {
+    PROXIES.iter().any(|name| is_set(name) || is_set(&name.to_ascii_lowercase()))
 }
 
 /// Why a body could not be read.
@@ -68,4 +82,17 @@ pub(super) async fn body_up_to(mut response: reqwest::Response, bytes_max: usize
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_proxy;
+
+    #[test]
+    fn a_proxy_is_named_by_any_of_the_usual_variables() {
+        for name in ["ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+            assert!(has_proxy(|set| set == name), "{name}");
+        }
+        assert!(!has_proxy(|set| set == "NO_PROXY" || set == "PATH"));
+    }
 }

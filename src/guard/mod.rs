@@ -27,7 +27,9 @@ mod slow_start;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
 
 use self::{
     breaker::{Caller, FailureKind, Outcome},
@@ -203,8 +205,8 @@ impl Stack {
             Ok(entered) => entered,
             Err((on, retry_at)) => return Tried::Busy(on, retry_at),
         };
-        progress.asking(service.name);
-        let began = self.clock.monotonic();
+        let began = permit.began();
+        progress.asking(service.name, began);
         let took = || self.clock.monotonic().saturating_sub(began);
         // Apart, for only few are called at once, and many wait.
         let mut call = Box::pin(call());
@@ -268,6 +270,11 @@ impl Stack {
 
     /// Waits no longer than there is time, and with other services to turn to no longer than is worth it.
     async fn while_it_pays<T>(&self, bounds: Bounds, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = pin!(wait);
+        // Mostly there is nothing to wait for, nor a timer to be set.
+        if let Some(there) = wait.as_mut().now_or_never() {
+            return Some(there);
+        }
         let until = bounds.worth_waiting_until(self.clock.monotonic());
         if until == Duration::MAX {
             return Some(wait.await);

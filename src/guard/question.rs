@@ -23,8 +23,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub trait Progress: Send + Sync {
     /// It waits, at the longest until then (monotonic) before it looks again.
     fn waiting(&self, on: Wait, until: Option<Duration>);
-    /// The service is being asked.
-    fn asking(&self, service: &'static str);
+    /// The service is being asked, from `now` (monotonic) on.
+    fn asking(&self, service: &'static str, now: Duration);
     /// The service has answered, or failed.
     fn answered(&self, service: &'static str, took: Duration, outcome: &'static str);
 }

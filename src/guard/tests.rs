@@ -105,7 +105,7 @@ impl Progress for Chain {
         self.waits.lock().push(on);
     }
 
-    fn asking(&self, service: &'static str) {
+    fn asking(&self, service: &'static str, _: Duration) {
         self.asked.lock().push(service);
     }
 

@@ -1,7 +1,7 @@
 //! Serves a listener: so many connections at once, each with a time in which a request's head must have come.
 //!
 //! ```text
-//! accept --> slot free? --> hyper, HTTP/1 --> the router
+//! accept --> slot free? --> hyper, HTTP/1 --> the routes
 //!              no --> 503 + Retry-After, then closed
 //! ```
 //! `axum::serve` has neither limit. Who holds his connection without asking anything keeps its slot only for
@@ -76,9 +76,21 @@ pub struct Limits {
     pub tells_peer: bool,
 }
 
+/// Answers the requests of a listener; clones share what they work with.
+pub trait Answers: Clone + Send + 'static {
+    /// Answers one.
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + Send;
+}
+
+impl Answers for Router {
+    fn answer(mut self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + Send {
+        self.call(request)
+    }
+}
+
 /// Serves until told to stop; then nothing new is accepted and what has been asked is answered. Dropping the future
 /// cuts all connections.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until: CancellationToken) {
+pub async fn serve(listener: TcpListener, answers: impl Answers, limits: Limits, until: CancellationToken) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let doors = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
     let mut connections = JoinSet::new();
@@ -96,7 +108,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until:
             },
         };
         match slots.clone().try_acquire_owned() {
-            Ok(slot) => drop(connections.spawn(attend(stream, router.clone(), limits, until.clone(), slot))),
+            Ok(slot) => drop(connections.spawn(attend(stream, answers.clone(), limits, until.clone(), slot))),
             Err(_) => {
                 let Ok(door) = doors.clone().acquire_owned().await else { break };
                 connections.spawn(turn_away(stream, door));
@@ -107,7 +119,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until:
     for _ in 0..limits.connections {
         match timeout(LAST_WITHIN, listener.accept()).await {
             Ok(Ok((stream, _))) => match (slots.clone().try_acquire_owned(), doors.clone().try_acquire_owned()) {
-                (Ok(slot), _) => drop(connections.spawn(attend(stream, router.clone(), limits, until.clone(), slot))),
+                (Ok(slot), _) => drop(connections.spawn(attend(stream, answers.clone(), limits, until.clone(), slot))),
                 (_, Ok(door)) => drop(connections.spawn(turn_away(stream, door))),
                 _ => {}
             },
@@ -122,7 +134,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, until:
 
 async fn attend(
     stream: TcpStream,
-    router: Router,
+    answers: impl Answers,
     limits: Limits,
     until: CancellationToken,
     _slot: OwnedSemaphorePermit,
@@ -138,11 +150,13 @@ async fn attend(
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        router.clone().call(request)
+        answers.clone().answer(request)
     });
     let mut connection =
         std::pin::pin!(http(limits.head_within).serve_connection(TokioIo::new(Lingering::new(stream)), answer));
     let outcome = tokio::select! {
+        // In this order at each poll: to draw one by lot takes longer.
+        biased;
         outcome = connection.as_mut() => outcome,
         () = until.cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -90,6 +90,18 @@ pub struct Public {
     pub metrics: Metrics,
 }
 
+impl Public {
+    /// Whether a route is open on this node.
+    fn has(&self, route: &str) -> bool {
+        match route {
+            "/v1/tasks/{id}" => true,
+            _ if route.starts_with("/webhooks/") => self.ingress,
+            _ if route.starts_with("/v1/") => self.api,
+            _ => true,
+        }
+    }
+}
+
 /// What the admin routes work with.
 #[derive(Clone)]
 pub struct Admin {
@@ -118,7 +130,7 @@ pub struct Admin {
 }
 
 /// The public routes.
-pub fn public(public: Public) -> Router {
+pub fn public(public: Public) -> metrics::Measured {
     let mut router = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready_public))
@@ -139,11 +151,9 @@ pub fn public(public: Public) -> Router {
             .route("/v1/models/{*id}", get(gateway::model));
     }
     let public = Arc::new(public);
-    router
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(no_such_route)
-        .layer(metrics::Measure(public.clone()))
-        .with_state(public)
+    let routes =
+        router.method_not_allowed_fallback(method_not_allowed).fallback(no_such_route).with_state(public.clone());
+    metrics::Measured { routes, public }
 }
 
 async fn no_such_route(State(public): State<Arc<Public>>, uri: Uri) -> Response {

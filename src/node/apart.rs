@@ -9,7 +9,7 @@ use tokio::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::http::listener::{Limits, serve};
+use crate::http::listener::{Answers, Limits, serve};
 
 /// The runtime; ends with what runs on it when dropped.
 pub(super) struct Apart(Option<Runtime>);
@@ -25,13 +25,13 @@ impl Apart {
     }
 
     /// Serves a listener that was bound elsewhere.
-    pub fn serve(&self, listener: TcpListener, router: axum::Router, limits: Limits) -> std::io::Result<SocketAddr> {
+    pub fn serve(&self, listener: TcpListener, answers: impl Answers, limits: Limits) -> std::io::Result<SocketAddr> {
         let address = listener.local_addr()?;
         let listener = listener.into_std()?;
         // Ends with the runtime, which owns it.
         self.handle().spawn(async move {
             let listener = TcpListener::from_std(listener)?;
-            serve(listener, router, limits, CancellationToken::new()).await;
+            serve(listener, answers, limits, CancellationToken::new()).await;
             std::io::Result::Ok(())
         });
         Ok(address)

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{
@@ -60,7 +61,7 @@ pub struct Calls {
     path: PathBuf,
     kept: Duration,
     inner: Mutex<Inner>,
-    ahead: Mutex<HashMap<&'static str, Ahead>>,
+    ahead: Mutex<HashMap<&'static str, Ahead, RandomState>>,
 }
 
 struct Inner {

@@ -135,3 +135,15 @@ async fn images_files_and_forms_become_words_and_an_address_only_for_models_that
         assert_eq!(asked[5], "Order: 4711\nTopic: Refund");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_only_a_proxy_reaches_is_asked_through_it() {
+    // RFC 6761, section 6.4: nobody has a name that ends so.
+    let mut scene = Scene::with("[[ai.services]]\nbase_url = 'http://ai.invalid/v1'\n").await;
+    let proxy = scene.ai.url();
+    scene.daemon.set_environment(&[("HTTP_PROXY", &proxy), ("NO_PROXY", "127.0.0.1")]);
+    scene.daemon.restart("").await;
+    scene.say("c1", "hello").await;
+    has_replies(&scene, "c1", 1).await;
+    assert_eq!(scene.ai.stats().calls, 1);
+}

@@ -264,10 +264,10 @@ impl Progress for Watch<'_> {
         set_phase(self.state, self.parts, Phase::Waiting(on, until));
     }
 
-    fn asking(&self, service: &'static str) {
+    fn asking(&self, service: &'static str, now: Duration) {
         let ids = self.jobs.iter().map(|job| job.message.to_string());
         *self.working.lock() = Some(self.parts.in_hand.begin(ids));
-        *self.asked.lock() = Some((service, self.parts.clock.monotonic()));
+        *self.asked.lock() = Some((service, now));
         set_phase(self.state, self.parts, Phase::Ai);
         self.parts.faults.kill_on(self.parts, self.jobs);
     }

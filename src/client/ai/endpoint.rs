@@ -12,7 +12,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
 use reqwest::{
     Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     stream::Reader,
 };
 use crate::{
-    client::Provider,
+    client::{Provider, http},
     domain::{
         completion::{Invalid, Kind, Request},
         time::Timestamp,
@@ -54,6 +54,9 @@ impl Endpoint {
             && !headers.contains_key(AUTHORIZATION)
         {
             headers.insert(AUTHORIZATION, basic);
+        }
+        if let Some(host) = base.as_ref().and_then(host) {
+            headers.insert(HOST, host);
         }
         let mut endpoint = Self {
             provider: service.provider,
@@ -144,9 +147,19 @@ fn password(base: &mut Url) -> Option<HeaderValue> {
     Some(value)
 }
 
+/// The header that says who is asked (RFC 9110, section 7.2): with the port, unless it is the scheme's own.
+fn host(base: &Url) -> Option<HeaderValue> {
+    let host = base.host_str()?;
+    let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    HeaderValue::from_str(&host).ok()
+}
+
+/// All that a call says of itself, so that nothing of it is worked out again at each.
 fn headers<L, B>(service: &AiService<L, B>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(http::USER_AGENT));
     let key = service.api_key.expose();
     let (name, value) = match service.provider {
         Provider::Openai => (AUTHORIZATION, format!("Bearer {key}")),
@@ -222,6 +235,19 @@ mod tests {
             assert_eq!(headers[name], value);
             assert!(headers[name].is_sensitive());
             assert_eq!(headers.contains_key("anthropic-version"), provider == Provider::Anthropic);
+        }
+    }
+
+    #[test]
+    fn the_one_who_is_asked_is_named_by_host_and_port() {
+        for (base, expected) in [
+            ("http://h/v1", "h"),
+            ("http://h:80/v1", "h"),
+            ("https://H:8443", "h:8443"),
+            ("http://[::1]:8080/v1", "[::1]:8080"),
+            ("http://u:p@127.0.0.1:9/", "127.0.0.1:9"),
+        ] {
+            assert_eq!(endpoint(Provider::Openai, base).headers[HOST], expected, "{base}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! A request's fields in a form that is the same for the same request: in one order, texts escaped in one way, nothing
 //! between the parts.
 
+use std::borrow::Cow;
+
 use serde_json::value::RawValue;
 
 use super::{Fields, quoted};
@@ -9,15 +11,15 @@ use super::{Fields, quoted};
 const NESTED_MAX: usize = 16;
 
 /// Writes fields by name.
-pub(super) fn write(to: &mut Vec<u8>, fields: Vec<(&str, &RawValue)>) {
+pub(super) fn write(to: &mut Vec<u8>, fields: Vec<(Cow<'_, str>, &RawValue)>) {
     write_fields(to, fields, NESTED_MAX);
 }
 
-fn write_fields(to: &mut Vec<u8>, mut fields: Vec<(&str, &RawValue)>, levels: usize) {
-    fields.sort_unstable_by_key(|(name, _)| *name);
+fn write_fields(to: &mut Vec<u8>, mut fields: Vec<(Cow<'_, str>, &RawValue)>, levels: usize) {
+    fields.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     to.push(b'{');
     for (name, value) in fields {
-        to.extend_from_slice(quoted(name).as_bytes());
+        to.extend_from_slice(quoted(&name).as_bytes());
         to.push(b':');
         write_value(to, value, levels);
         to.push(b',');
@@ -30,8 +32,7 @@ fn write_value(to: &mut Vec<u8>, value: &RawValue, levels: usize) {
     match (raw.as_bytes()[0], levels.checked_sub(1)) {
         (b'{', Some(levels)) => {
             if let Ok(Fields(fields)) = serde_json::from_str(raw) {
-                let fields = fields.iter().map(|(name, value)| (name.as_str(), &**value));
-                return write_fields(to, fields.collect(), levels);
+                return write_fields(to, fields, levels);
             }
         }
         (b'[', Some(levels)) => {
@@ -60,7 +61,7 @@ mod tests {
 
     fn canonical(value: &str) -> Vec<u8> {
         let mut canonical = Vec::new();
-        write(&mut canonical, vec![("x", serde_json::from_str(value).unwrap())]);
+        write(&mut canonical, vec![("x".into(), serde_json::from_str(value).unwrap())]);
         canonical
     }
 

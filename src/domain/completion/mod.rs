@@ -4,7 +4,7 @@
 
 mod canonical;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
@@ -18,6 +18,9 @@ const FIELDS_MAX: usize = 256;
 /// Tokens that an answer is expected to have at most, whatever the client allows: else a large number would take a whole
 /// window of the service's limit for one call.
 const ANSWER_TOKENS_MAX: u64 = 4096;
+
+/// The rule of thumb of OpenAI's tokenizer guide.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,23 @@ pub struct Request {
     pub stream: bool,
     /// Whether the client wants the tokens used at the end of a stream.
     pub wants_usage: bool,
-    fields: Vec<(String, Box<RawValue>)>,
+    /// All of it, as it was sent.
+    text: String,
+    fields: Vec<Field>,
+}
+
+/// Where a field stands in the text.
+#[derive(Debug)]
+struct Field {
+    name: Name,
+    value: Range<usize>,
+}
+
+#[derive(Debug)]
+enum Name {
+    Sent(Range<usize>),
+    /// With escapes, so that it does not stand there as it reads.
+    Escaped(String),
 }
 
 /// What is wrong with a request, and with which field; holds no text of the client's.
@@ -60,8 +79,10 @@ pub struct Invalid {
 impl Request {
     /// Reads a body.
     pub fn parse(kind: Kind, body: &[u8]) -> Result<Self, Invalid> {
-        let Fields(fields) = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
-        let field = |name| find(&fields, name);
+        let text =
+            str::from_utf8(body).map_err(|_| Invalid { message: "the body is not UTF-8".into(), param: None })?;
+        let Fields(fields) = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+        let field = |name| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.get());
         let (subject, stream) = match kind {
             Kind::Chat => ("messages", read(field("stream"), "stream", "a boolean")?),
             Kind::Embeddings => ("input", None),
@@ -74,41 +95,49 @@ impl Request {
             options.is_some_and(|options| options.get("include_usage").is_some_and(|it| it.get() == "true"));
         let subject_is_there = match kind {
             Kind::Chat => has_messages(field("messages"))?,
-            Kind::Embeddings => field("input").is_some_and(|input| input.get() != "null"),
+            Kind::Embeddings => field("input").is_some_and(|input| input != "null"),
         };
         if !subject_is_there {
             return Err(Invalid::of(subject, format!("`{subject}` is missing or empty")));
         }
-        Ok(Self { kind, model, stream: stream.unwrap_or(false), wants_usage, fields })
+        let fields = fields.into_iter().map(|field| Field::within(text, field)).collect();
+        Ok(Self { kind, model, stream: stream.unwrap_or(false), wants_usage, text: text.to_owned(), fields })
     }
 
-    /// A field as it was sent.
-    pub fn field(&self, name: &str) -> Option<&RawValue> {
-        find(&self.fields, name)
+    /// The JSON of a field as it was sent.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Bytes of all values together.
+    /// Bytes of all of it.
     pub fn bytes(&self) -> usize {
-        self.fields.iter().map(|(_, value)| value.get().len()).sum()
+        self.text.len()
     }
 
-    /// All fields as they were sent, in their order.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.fields.iter().map(|(name, value)| (name.as_str(), &**value))
+    /// All fields in their order, with their JSON as it was sent.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|Field { name, value }| {
+            let name = match name {
+                Name::Sent(place) => &self.text[place.clone()],
+                Name::Escaped(name) => name,
+            };
+            (name, &self.text[value.clone()])
+        })
     }
 
     /// The request as a service gets it: its own name for the model, the tokens used told at the end of a stream, and
     /// all else byte for byte as it came.
     pub fn body(&self, model: &str) -> Vec<u8> {
-        let mut body = Vec::with_capacity(
-            self.fields.iter().map(|(name, value)| name.len() + value.get().len() + 4).sum::<usize>() + 64,
-        );
+        if self.model == model && !self.stream {
+            return self.text.clone().into_bytes();
+        }
+        let mut body = Vec::with_capacity(self.text.len() + model.len() + 64);
         body.push(b'{');
-        for (name, value) in &self.fields {
-            match name.as_str() {
+        for (name, value) in self.fields() {
+            match name {
                 "stream_options" if self.stream => {}
                 "model" => write(&mut body, name, &quoted(model)),
-                _ => write(&mut body, name, value.get()),
+                _ => write(&mut body, name, value),
             }
         }
         if self.stream {
@@ -119,7 +148,7 @@ impl Request {
     }
 
     fn stream_options(&self) -> String {
-        let given = self.field("stream_options").and_then(|given| serde_json::from_str(given.get()).ok());
+        let given = self.field("stream_options").and_then(|given| serde_json::from_str(given).ok());
         let mut options: Options = given.unwrap_or_default();
         options.insert("include_usage".into(), RawValue::TRUE.to_owned());
         serde_json::to_string(&options).expect("JSON is written as it was read")
@@ -128,25 +157,59 @@ impl Request {
     /// The same for whatever asks for the same: without what only says how the answer is to come, in one order. What
     /// is read in two ways, as numbers of many digits and fields that come twice, stands as it was sent.
     pub fn canonical(&self) -> Vec<u8> {
-        let told = self.fields().filter(|(name, _)| *name != "stream" && *name != "stream_options");
+        let Fields(mut fields) = serde_json::from_str(&self.text).expect("JSON is read as it was read");
+        fields.retain(|(name, _)| name != "stream" && name != "stream_options");
         let mut canonical = Vec::with_capacity(self.bytes());
-        canonical::write(&mut canonical, told.collect());
+        canonical::write(&mut canonical, fields);
         canonical
     }
 
     /// A rough count of the tokens it will use: those of the question, and as many for the answer as it may have, if it
     /// says so, within reason.
     pub fn tokens(&self) -> u64 {
-        let answer = ["max_completion_tokens", "max_tokens"].into_iter().filter_map(|name| self.field(name));
-        let answer = answer.filter_map(|value| value.get().parse::<u64>().ok()).next().unwrap_or(0);
-        self.tokens_asked().saturating_add(answer.min(ANSWER_TOKENS_MAX))
+        let Told { bytes, answer_max } = self.told();
+        (bytes as u64 / BYTES_PER_TOKEN).saturating_add(answer_max.unwrap_or(0).min(ANSWER_TOKENS_MAX))
     }
 
-    /// A rough count of the tokens of the question: four bytes each (the rule of thumb of OpenAI's tokenizer guide).
+    /// A rough count of the tokens of the question.
     pub fn tokens_asked(&self) -> u64 {
-        let asked = ["messages", "input", "tools", "prompt"].into_iter().filter_map(|name| self.field(name));
-        let bytes: usize = asked.map(|value| value.get().len()).sum();
-        bytes as u64 / 4
+        self.told().bytes as u64 / BYTES_PER_TOKEN
+    }
+
+    fn told(&self) -> Told {
+        let (mut bytes, mut newer, mut older) = (0, None, None);
+        for (name, value) in self.fields() {
+            match name {
+                "messages" | "input" | "tools" | "prompt" => bytes += value.len(),
+                "max_completion_tokens" => newer = value.parse().ok(),
+                "max_tokens" => older = value.parse().ok(),
+                _ => {}
+            }
+        }
+        Told { bytes, answer_max: newer.or(older) }
+    }
+}
+
+/// What a request tells of its size.
+struct Told {
+    /// Of the question.
+    bytes: usize,
+    /// Tokens its answer may have.
+    answer_max: Option<u64>,
+}
+
+impl Field {
+    /// A field that was read from this text.
+    fn within(text: &str, (name, value): (Cow<'_, str>, &RawValue)) -> Self {
+        let place = |part: &str| {
+            let begin = part.as_ptr().addr() - text.as_ptr().addr();
+            begin..begin + part.len()
+        };
+        let name = match name {
+            Cow::Borrowed(name) => Name::Sent(place(name)),
+            Cow::Owned(name) => Name::Escaped(name),
+        };
+        Self { name, value: place(value.get()) }
     }
 }
 
@@ -171,21 +234,13 @@ fn unreadable(error: &serde_json::Error) -> Invalid {
     Invalid { message, param: None }
 }
 
-fn find<'a>(fields: &'a [(String, Box<RawValue>)], name: &str) -> Option<&'a RawValue> {
-    fields.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
-}
-
-fn read<'a, T: Deserialize<'a>>(
-    value: Option<&'a RawValue>,
-    param: &'static str,
-    kind: &str,
-) -> Result<Option<T>, Invalid> {
+fn read<'a, T: Deserialize<'a>>(value: Option<&'a str>, param: &'static str, kind: &str) -> Result<Option<T>, Invalid> {
     let Some(value) = value else { return Ok(None) };
-    serde_json::from_str(value.get()).map_err(|_| Invalid::of(param, format!("`{param}` is not {kind}")))
+    serde_json::from_str(value).map_err(|_| Invalid::of(param, format!("`{param}` is not {kind}")))
 }
 
 /// Whether there is at least one message; each is an object that names its role.
-fn has_messages(value: Option<&RawValue>) -> Result<bool, Invalid> {
+fn has_messages(value: Option<&str>) -> Result<bool, Invalid> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(rename = "role", borrow)]
@@ -208,22 +263,26 @@ fn write(body: &mut Vec<u8>, name: &str, value: &str) {
     body.extend_from_slice(value.as_bytes());
 }
 
-/// The fields of an object, in their order, each once: two readers of one body must not see two requests in it.
-struct Fields(Vec<(String, Box<RawValue>)>);
+/// A text that lies in what is read, unless it has escapes.
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Fields {
+/// The fields of an object, in their order, each once: two readers of one body must not see two requests in it.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Each;
         impl<'de> Visitor<'de> for Each {
-            type Value = Fields;
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
+                while let Some((Borrowed(name), value)) = map.next_entry()? {
                     let is_known = fields.iter().any(|(known, _)| *known == name);
                     if is_known || fields.len() == FIELDS_MAX {
                         return Err(serde::de::Error::custom("a field twice, or too many"));
@@ -253,6 +312,21 @@ mod tests {
         let passed = chat(sent).unwrap().body("theirs");
         let expected = r#"{"z":1.50,"messages":[{"role":"user","content":"ü \u00fc"}],"model":"theirs","seed":12345678901234567890123,"x":{"b":1,"a":[ ]}}"#;
         assert_eq!(String::from_utf8(passed).unwrap(), expected);
+        let unchanged = chat(sent).unwrap().body("m");
+        assert_eq!(String::from_utf8(unchanged).unwrap(), sent);
+    }
+
+    #[test]
+    fn a_field_is_known_by_its_name_however_that_is_written() {
+        let sent = r#"{"mod\u0065l":"m","":1,"\u00fc":[ 2 ],"messages":[{"role":"user"}]}"#;
+        let request = chat(sent).unwrap();
+        let fields: Vec<_> = request.fields().collect();
+        assert_eq!(fields, [("model", r#""m""#), ("", "1"), ("ü", "[ 2 ]"), ("messages", r#"[{"role":"user"}]"#)]);
+        assert_eq!(
+            (request.field("model"), request.field("ü"), request.field("z")),
+            (Some(r#""m""#), Some("[ 2 ]"), None)
+        );
+        assert!(chat(r#"{"mod\u0065l":"m","model":"n","messages":[{"role":"user"}]}"#).is_err());
     }
 
     #[test]
@@ -295,6 +369,8 @@ mod tests {
             assert_eq!(wrong.param, param, "{body}: {wrong}");
             assert!(!wrong.message.contains("secret"), "{wrong}");
         }
+        let wrong = Request::parse(Kind::Chat, b"{\"model\":\"\xff\"}").unwrap_err();
+        assert_eq!((wrong.param, wrong.message.as_str()), (None, "the body is not UTF-8"));
         let embeddings = |body: &str| Request::parse(Kind::Embeddings, body.as_bytes()).map_err(|wrong| wrong.param);
         assert!(embeddings(r#"{"model":"m","input":"a"}"#).is_ok());
         assert_eq!(embeddings(r#"{"model":"m","input":null}"#).unwrap_err(), Some("input"));

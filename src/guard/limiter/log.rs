@@ -181,6 +181,12 @@ impl Log {
     }
 
     fn index_of(&self, seq: u64) -> Option<usize> {
+        // As long as none was taken out they are numbered without a gap, and a search would go all over the memory.
+        let first = self.entries.front()?.seq;
+        let place = seq.checked_sub(first).and_then(|place| usize::try_from(place).ok())?;
+        if self.entries.get(place).is_some_and(|entry| entry.seq == seq) {
+            return Some(place);
+        }
         self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()
     }
 

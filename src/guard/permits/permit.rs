@@ -19,6 +19,7 @@ pub struct Permit {
 pub struct Call {
     permits: Arc<Permits>,
     right: Right,
+    began: Duration,
 }
 
 /// Where a permit comes from.
@@ -48,7 +49,7 @@ impl Permit {
                 fleet.called(now, self.tokens, matches!(self.right, Right::Quota(_)));
             }
         }
-        valid.then(|| Call { permits, right: self.right.clone() })
+        valid.then(|| Call { permits, right: self.right.clone(), began: now })
     }
 }
 
@@ -71,6 +72,11 @@ impl Drop for Permit {
 }
 
 impl Call {
+    /// When it began (monotonic).
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
     /// The call really used so many tokens.
     pub fn settle(&self, tokens: u64) {
         match (&self.right, &self.permits.fleet) {

@@ -23,6 +23,7 @@ use crate::{
     domain::{
         answer::Tokens,
         completion::{Kind, Request},
+        hex::hex_after,
         time::Timestamp,
         verdict::{Blame, Failure, blame},
     },
@@ -112,11 +113,12 @@ impl Asking {
         let name = &gateway.config.keys[key].name;
         let tenant = || Tenant::new(&format!("key:{name}"));
         let cached = cached && request.bytes() <= CACHED_BYTES_MAX;
-        let subject = format!("{name}/{:016x}", digest(&request));
+        let subject = hex_after(&gateway.purses[key].subject, &digest(&request).to_be_bytes());
         let cached_as = cached.then(|| Key::of_request(tenant(), kind, &request.canonical()));
         Self {
             key,
-            id: format!("req_{:032x}", rand::random::<u128>()),
+            // Not by `format!`, which would take as long as a guard does.
+            id: hex_after("req_", &rand::random::<[u8; 16]>()),
             arrived: clock.now(),
             watch: Watch::new(clock),
             subject,
@@ -302,8 +304,8 @@ impl Drop for Asking {
 
 fn digest(request: &Request) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
-    for (name, value) in request.fields() {
-        (name, value.get()).hash(&mut hasher);
+    for field in request.fields() {
+        field.hash(&mut hasher);
     }
     hasher.finish()
 }

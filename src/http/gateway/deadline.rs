@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
 use super::refusal::Refusal;
 
 /// Seconds the client gives, at most as many as `http.request_timeout` does.
-const HEADER: &str = "x-request-timeout";
+const HEADER: HeaderName = HeaderName::from_static("x-request-timeout");
 
 /// When a request has to be answered, or a stream to have begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ mod tests {
     fn a_client_may_be_in_more_of_a_hurry_than_we_are() {
         let (now, limit) = (Duration::from_secs(100), Duration::from_secs(30));
         let of = |value: &str| {
-            let headers = HeaderMap::from_iter([(HEADER.parse().unwrap(), value.parse().unwrap())]);
+            let headers = HeaderMap::from_iter([(HEADER, value.parse().unwrap())]);
             Deadline::of(&headers, now, limit).ok().map(|deadline| deadline.at - now)
         };
         assert_eq!(of("2.5"), Some(Duration::from_millis(2500)));

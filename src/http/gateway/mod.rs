@@ -18,7 +18,7 @@ mod stream;
 mod watch;
 mod whole;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -26,7 +26,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio_util::task::TaskTracker;
 
 use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
@@ -103,8 +103,15 @@ impl Gateway {
     /// Reads the body; its bytes are held against the budget until the request is done with.
     async fn read(&self, key: usize, body: Body, deadline: Deadline) -> Result<(Bytes, Share), Refusal> {
         let mut share = self.purses[key].bodies.nothing();
-        let read = body::read(body, self.body_bytes_max, Announced::Believed, &mut share);
-        match tokio::time::timeout_at(self.parts.clock.instant(deadline.at), read).await {
+        let read = {
+            let mut read = pin!(body::read(body, self.body_bytes_max, Announced::Believed, &mut share));
+            // Mostly it has come with the head, and no timer has to be set.
+            match read.as_mut().now_or_never() {
+                Some(read) => Ok(read),
+                None => tokio::time::timeout_at(self.parts.clock.instant(deadline.at), read).await,
+            }
+        };
+        match read {
             Ok(Ok(body)) => Ok((body, share)),
             Ok(Err(body::Error::TooLong)) => Err(Refusal::too_large(self.body_bytes_max)),
             Ok(Err(body::Error::NoRoom)) => Err(Refusal::no_room()),
@@ -150,7 +157,8 @@ fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFu
     })
 }
 
-/// The walk of one request.
+/// The walk of one request. Streams, and what may come from the cache (`whole`), are apart in boxes: all in one, the code
+/// of a walk would not fit into a core's cache.
 async fn walk(
     gateway: &Arc<Gateway>,
     key: usize,
@@ -169,5 +177,5 @@ async fn walk(
     let is_stream = request.stream;
     let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
     let asking = Asking::new(gateway.clone(), key, request, chain, deadline, right, share, cached, under_way);
-    if is_stream { stream::answer(Arc::new(asking)).await } else { whole::answer(&asking).await }
+    if is_stream { stream::answer(Arc::new(asking)).boxed().await } else { whole::answer(&asking).await }
 }

@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Purse {
     /// The key's name as label value.
     pub label: &'static str,
+    /// How the names of what is asked with it begin, for the breakers' evidence.
+    pub subject: String,
     /// Room for the bodies of its requests.
     pub bodies: Budget,
     permits: Option<Arc<Permits>>,
@@ -29,7 +31,7 @@ impl Purse {
         let permits = parts.key_limits.iter().find(|(limited, _)| limited == name);
         let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name);
         let permits = permits.map(|(_, permits)| permits.clone());
-        Self { label: label(name), bodies, permits, allowance: allowance.cloned() }
+        Self { label: label(name), subject: format!("{name}/"), bodies, permits, allowance: allowance.cloned() }
     }
 }
 

@@ -58,7 +58,11 @@ impl Watch {
             Source::Process | Source::Fleet => "hit",
         };
         headers.insert(CACHE, HeaderValue::from_static(cache));
-        headers.insert(WAITED, HeaderValue::from(seen.waited.as_millis() as u64));
+        let waited = match seen.waited.as_millis() as u64 {
+            0 => HeaderValue::from_static("0"),
+            some => HeaderValue::from(some),
+        };
+        headers.insert(WAITED, waited);
         if let Ok(id) = HeaderValue::from_str(id) {
             headers.insert(REQUEST, id);
         }
@@ -77,12 +81,10 @@ pub fn add_usage(headers: &mut HeaderMap, tokens: Tokens, cost: Option<f64>) {
 
 impl Progress for Watch {
     fn waiting(&self, _: Wait, _: Option<Duration>) {
-        let now = self.clock.monotonic();
-        self.seen.lock().waits_since.get_or_insert(now);
+        self.seen.lock().waits_since.get_or_insert_with(|| self.clock.monotonic());
     }
 
-    fn asking(&self, service: &'static str) {
-        let now = self.clock.monotonic();
+    fn asking(&self, service: &'static str, now: Duration) {
         let mut seen = self.seen.lock();
         if let Some(since) = seen.waits_since.take() {
             seen.waited += now.saturating_sub(since);

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
+use futures_util::FutureExt;
 
 use super::{asking::Asking, refusal::Refusal, watch};
 use crate::{
@@ -29,12 +30,17 @@ pub(super) async fn answer(asking: &Asking) -> Result<Response, Refusal> {
 }
 
 async fn ask(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
-    let stack = &asking.gateway.parts.stack;
-    if !asking.is_cached() {
-        let call = |service| asking.complete(service);
-        let completion = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call)).await?;
-        return Ok((completion.body, completion.tokens, Source::Asked));
+    if asking.is_cached() {
+        return recall(asking).boxed().await;
     }
+    let stack = &asking.gateway.parts.stack;
+    let call = |service| asking.complete(service);
+    let completion = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call)).await?;
+    Ok((completion.body, completion.tokens, Source::Asked))
+}
+
+async fn recall(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
+    let stack = &asking.gateway.parts.stack;
     let call = |service| to_keep(asking, service);
     let (answer, source) = asking.persist(|| stack.ask_or_recall(asking.question(), &asking.watch, call)).await?;
     Ok((answer.text.into(), answer.tokens, source))

@@ -83,9 +83,9 @@ struct Image {
 }
 
 /// The instructions in one text, and the turns.
-pub(super) fn translate(messages: &RawValue) -> Result<(String, Vec<Turn>), Invalid> {
+pub(super) fn translate(messages: &str) -> Result<(String, Vec<Turn>), Invalid> {
     let given: Vec<Given<'_>> =
-        serde_json::from_str(messages.get()).map_err(|_| wrong("one of the messages is not as OpenAI has them"))?;
+        serde_json::from_str(messages).map_err(|_| wrong("one of the messages is not as OpenAI has them"))?;
     let (mut system, mut turns) = (Vec::new(), Vec::new());
     for message in given {
         if message.audio.is_some() || message.function_call.is_some() {

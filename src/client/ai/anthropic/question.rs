@@ -105,8 +105,8 @@ pub(in crate::client::ai) fn translate(request: &Request, model: &str, max_token
         tools,
         stop_sequences: stop(request)?,
         temperature: read::<f64>(request, "temperature", "a number")?.map(|temperature| temperature.min(1.0)),
-        top_p: field(request, "top_p"),
-        top_k: field(request, "top_k"),
+        top_p: read(request, "top_p", "JSON")?,
+        top_k: read(request, "top_k", "JSON")?,
         metadata: read::<String>(request, "user", "a string")?.map(|user_id| Metadata { user_id }),
         stream: request.stream,
     };
@@ -118,13 +118,13 @@ pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> Invali
 }
 
 /// A field that is there and not null.
-fn field<'a>(request: &'a Request, name: &str) -> Option<&'a RawValue> {
-    request.field(name).filter(|value| value.get() != "null")
+fn field<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.field(name).filter(|value| *value != "null")
 }
 
 fn read<'a, T: Deserialize<'a>>(request: &'a Request, name: &'static str, kind: &str) -> Result<Option<T>, Invalid> {
     let Some(value) = field(request, name) else { return Ok(None) };
-    serde_json::from_str(value.get()).map(Some).map_err(|_| invalid(name, format!("`{name}` is not {kind}")))
+    serde_json::from_str(value).map(Some).map_err(|_| invalid(name, format!("`{name}` is not {kind}")))
 }
 
 fn refuse_what_would_be_lost(request: &Request) -> Result<(), Invalid> {
