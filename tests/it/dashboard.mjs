@@ -142,6 +142,24 @@ const parts = {
     }
   },
 
+  async 'who has signed in is not signed out by a late refusal'() {
+    const page = await visit();
+    let release;
+    const signedIn = new Promise((resolve) => { release = resolve; });
+    await page.route('**/admin/events', async (route) => {
+      if (!route.request().headers().authorization) await signedIn;
+      await route.continue();
+    });
+    await signIn(page, facts.operator);
+    const answered = (status) => page.waitForResponse((answer) => answer.url().endsWith('/admin/events') && answer.status() === status);
+    const [refused, asked] = [answered(401), answered(200)];
+    release();
+    await refused;
+    await asked;
+    assert(!(await page.getByRole('dialog').isVisible()), 'it asks for a token again');
+    await page.context().close();
+  },
+
   async 'everything is reached with the keyboard alone'() {
     const page = await visit();
     await signIn(page, facts.operator);

@@ -12,18 +12,20 @@ export function setToken(value) {
 }
 
 export class Refusal extends Error {
-  constructor(status, problem) {
+  constructor(status, problem, token) {
     super(problem?.detail ?? `the node answered ${status}`);
     this.status = status;
+    this.token = token;
   }
 }
 
 async function ask(method, path, body) {
   const headers = {};
-  if (token()) headers.authorization = `Bearer ${token()}`;
+  const shown = token();
+  if (shown) headers.authorization = `Bearer ${shown}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null));
+  if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null), shown);
   if (answer.status === 204) return null;
   const text = await answer.text();
   const isJson = (answer.headers.get("content-type") ?? "").includes("json");
@@ -42,9 +44,10 @@ export const part = (text) => encodeURIComponent(text);
 export async function watch(take, lost) {
   for (let pause = 500; ; pause = Math.min(pause * 2, 8000)) {
     try {
-      const headers = token() ? { authorization: `Bearer ${token()}` } : {};
+      const shown = token();
+      const headers = shown ? { authorization: `Bearer ${shown}` } : {};
       const answer = await fetch("/admin/events", { headers });
-      if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null));
+      if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null), shown);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {

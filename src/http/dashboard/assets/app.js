@@ -78,6 +78,8 @@ async function show() {
 // `true` when a token is asked for.
 async function refused(error) {
   if (!(error instanceof Refusal) || error.status !== 401) return false;
+  // A late answer: somebody has signed in, or been asked to, since.
+  if (error.token !== token()) return true;
   // Not brought again and again: whoever brings wrong tokens is not listened to for a while.
   const wasWrong = Boolean(token());
   setToken("");
