@@ -27,9 +27,7 @@ mod slow_start;
 #[cfg(test)]
 mod tests;
 
-use std::{pin::pin, sync::Arc, time::Duration};
-
-use futures_util::FutureExt;
+use std::{sync::Arc, time::Duration};
 
 use self::{
     breaker::{Caller, FailureKind, Outcome},
@@ -270,16 +268,7 @@ impl Stack {
 
     /// Waits no longer than there is time, and with other services to turn to no longer than is worth it.
     async fn while_it_pays<T>(&self, bounds: Bounds, wait: impl Future<Output = T>) -> Option<T> {
-        let mut wait = pin!(wait);
-        // Mostly there is nothing to wait for, nor a timer to be set.
-        if let Some(there) = wait.as_mut().now_or_never() {
-            return Some(there);
-        }
-        let until = bounds.worth_waiting_until(self.clock.monotonic());
-        if until == Duration::MAX {
-            return Some(wait.await);
-        }
-        tokio::time::timeout_at(self.clock.instant(until), wait).await.ok()
+        self.clock.by(|| bounds.worth_waiting_until(self.clock.monotonic()), wait).await
     }
 
     async fn permit(

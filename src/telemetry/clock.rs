@@ -1,10 +1,12 @@
 //! The two clocks: the wall's, for what the outside world dates, and a monotonic one, for everything else.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use crate::domain::time::Timestamp;
@@ -52,6 +54,19 @@ impl Clock {
         self.started + monotonic.saturating_sub(HEAD_START)
     }
 
+    /// What some work brings, unless it takes until then (monotonic; `Duration::MAX`: as long as it takes). When that is,
+    /// is asked only if the work is not there at once, as it mostly is: then no timer has to be set.
+    pub async fn by<T>(&self, until: impl FnOnce() -> Duration, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        if let Some(there) = work.as_mut().now_or_never() {
+            return Some(there);
+        }
+        match until() {
+            Duration::MAX => Some(work.await),
+            until => tokio::time::timeout_at(self.instant(until), work).await.ok(),
+        }
+    }
+
     /// Whether the clocks agree well enough for deadlines to act on the wall clock.
     pub fn agrees(&self) -> bool {
         let by_wall = self.now().0.saturating_sub(self.started_wall.0);
@@ -65,6 +80,18 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_waited_for_until_then_and_what_is_there_at_once_is_not_late() {
+        let clock = Clock::system();
+        let (second, now) = (Duration::from_secs(1), clock.monotonic());
+        let takes = |span| tokio::time::sleep(span);
+        assert_eq!(clock.by(|| Duration::ZERO, std::future::ready(7)).await, Some(7));
+        assert_eq!(clock.by(|| now + second * 2, takes(second)).await, Some(()));
+        assert_eq!(clock.by(|| now + second * 2, takes(second * 60)).await, None);
+        assert_eq!(clock.monotonic(), now + second * 2);
+        assert_eq!(clock.by(|| Duration::MAX, takes(second * 60)).await, Some(()));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_wall_clock_that_is_set_is_noticed() {

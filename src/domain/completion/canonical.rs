@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::{Fields, quoted};
+use super::{fields::Fields, quoted};
 
 /// Levels of a request within which the order of fields does not matter for the cache; each is read once more.
 const NESTED_MAX: usize = 16;

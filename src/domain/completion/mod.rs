@@ -3,17 +3,14 @@
 //! OpenAI's API reference: "Create chat completion", "Create embeddings".
 
 mod canonical;
+mod fields;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-/// Fields of one request; OpenAI knows some 40.
-const FIELDS_MAX: usize = 256;
+use self::fields::{Field, Fields};
 
 /// Tokens that an answer is expected to have at most, whatever the client allows: else a large number would take a whole
 /// window of the service's limit for one call.
@@ -50,20 +47,6 @@ pub struct Request {
     /// All of it, as it was sent.
     text: String,
     fields: Vec<Field>,
-}
-
-/// Where a field stands in the text.
-#[derive(Debug)]
-struct Field {
-    name: Name,
-    value: Range<usize>,
-}
-
-#[derive(Debug)]
-enum Name {
-    Sent(Range<usize>),
-    /// With escapes, so that it does not stand there as it reads.
-    Escaped(String),
 }
 
 /// What is wrong with a request, and with which field; holds no text of the client's.
@@ -116,13 +99,7 @@ impl Request {
 
     /// All fields in their order, with their JSON as it was sent.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|Field { name, value }| {
-            let name = match name {
-                Name::Sent(place) => &self.text[place.clone()],
-                Name::Escaped(name) => name,
-            };
-            (name, &self.text[value.clone()])
-        })
+        self.fields.iter().map(|field| field.of(&self.text))
     }
 
     /// The request as a service gets it: its own name for the model, the tokens used told at the end of a stream, and
@@ -198,21 +175,6 @@ struct Told {
     answer_max: Option<u64>,
 }
 
-impl Field {
-    /// A field that was read from this text.
-    fn within(text: &str, (name, value): (Cow<'_, str>, &RawValue)) -> Self {
-        let place = |part: &str| {
-            let begin = part.as_ptr().addr() - text.as_ptr().addr();
-            begin..begin + part.len()
-        };
-        let name = match name {
-            Cow::Borrowed(name) => Name::Sent(place(name)),
-            Cow::Owned(name) => Name::Escaped(name),
-        };
-        Self { name, value: place(value.get()) }
-    }
-}
-
 impl Invalid {
     fn of(param: &'static str, message: impl Into<String>) -> Self {
         Self { message: message.into(), param: Some(param) }
@@ -261,39 +223,6 @@ fn write(body: &mut Vec<u8>, name: &str, value: &str) {
     serde_json::to_writer(&mut *body, name).expect("a text is JSON, and a vector takes everything");
     body.push(b':');
     body.extend_from_slice(value.as_bytes());
-}
-
-/// A text that lies in what is read, unless it has escapes.
-#[derive(Deserialize)]
-struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// The fields of an object, in their order, each once: two readers of one body must not see two requests in it.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
-                while let Some((Borrowed(name), value)) = map.next_entry()? {
-                    let is_known = fields.iter().any(|(known, _)| *known == name);
-                    if is_known || fields.len() == FIELDS_MAX {
-                        return Err(serde::de::Error::custom("a field twice, or too many"));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Each)
-    }
 }
 
 #[cfg(test)]

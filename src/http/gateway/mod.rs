@@ -18,7 +18,7 @@ mod stream;
 mod watch;
 mod whole;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -103,23 +103,19 @@ impl Gateway {
     /// Reads the body; its bytes are held against the budget until the request is done with.
     async fn read(&self, key: usize, body: Body, deadline: Deadline) -> Result<(Bytes, Share), Refusal> {
         let mut share = self.purses[key].bodies.nothing();
-        let read = {
-            let mut read = pin!(body::read(body, self.body_bytes_max, Announced::Believed, &mut share));
-            // Mostly it has come with the head, and no timer has to be set.
-            match read.as_mut().now_or_never() {
-                Some(read) => Ok(read),
-                None => tokio::time::timeout_at(self.parts.clock.instant(deadline.at), read).await,
-            }
-        };
-        match read {
-            Ok(Ok(body)) => Ok((body, share)),
-            Ok(Err(body::Error::TooLong)) => Err(Refusal::too_large(self.body_bytes_max)),
-            Ok(Err(body::Error::NoRoom)) => Err(Refusal::no_room()),
-            Ok(Err(body::Error::BrokeOff)) => Err(Refusal::incomplete()),
-            Err(_) => Err(Refusal::body_too_late()),
+        let read = body::read(body, self.body_bytes_max, Announced::Believed, &mut share);
+        match self.parts.clock.by(|| deadline.at, read).await {
+            Some(Ok(body)) => Ok((body, share)),
+            Some(Err(body::Error::TooLong)) => Err(Refusal::too_large(self.body_bytes_max)),
+            Some(Err(body::Error::NoRoom)) => Err(Refusal::no_room()),
+            Some(Err(body::Error::BrokeOff)) => Err(Refusal::incomplete()),
+            None => Err(Refusal::body_too_late()),
         }
     }
 }
+
+/// Where whole answers and streams are asked for.
+pub const CHAT: &str = "/v1/chat/completions";
 
 /// `POST /v1/chat/completions`
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "public", request_body(content = Object), responses((status = 200, body = Object)))]
@@ -158,7 +154,7 @@ fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFu
 }
 
 /// The walk of one request. Streams, and what may come from the cache (`whole`), are apart in boxes: all in one, the code
-/// of a walk would not fit into a core's cache.
+/// of a walk alone would fill a core's cache.
 async fn walk(
     gateway: &Arc<Gateway>,
     key: usize,

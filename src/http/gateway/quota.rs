@@ -79,8 +79,7 @@ pub(super) async fn admit(
         if permits.free_at(tokens) > until {
             return Err(refused());
         }
-        let permit = tokio::time::timeout_at(clock.instant(until), permits.acquire(tokens, Class::Api)).await;
-        let permit = permit.map_err(|_| refused())?;
+        let permit = clock.by(|| until, permits.acquire(tokens, Class::Api)).await.ok_or_else(refused)?;
         if let Some(call) = permit.used_now() {
             return Ok(Right { limited: Some(call), allowance });
         }

@@ -58,11 +58,7 @@ impl Watch {
             Source::Process | Source::Fleet => "hit",
         };
         headers.insert(CACHE, HeaderValue::from_static(cache));
-        let waited = match seen.waited.as_millis() as u64 {
-            0 => HeaderValue::from_static("0"),
-            some => HeaderValue::from(some),
-        };
-        headers.insert(WAITED, waited);
+        headers.insert(WAITED, HeaderValue::from(seen.waited.as_millis() as u64));
         if let Ok(id) = HeaderValue::from_str(id) {
             headers.insert(REQUEST, id);
         }

@@ -19,13 +19,17 @@ export class Refusal extends Error {
   }
 }
 
-async function ask(method, path, body) {
-  const headers = {};
+// Asks with the token of this tab; a refusal tells with which.
+async function send(path, options = {}) {
   const shown = token();
-  if (shown) headers.authorization = `Bearer ${shown}`;
-  if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const headers = { ...options.headers, ...(shown && { authorization: `Bearer ${shown}` }) };
+  const answer = await fetch(path, { ...options, headers });
   if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null), shown);
+  return answer;
+}
+
+async function ask(method, path, body) {
+  const answer = await send(path, body === undefined ? { method } : { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
   if (answer.status === 204) return null;
   const text = await answer.text();
   const isJson = (answer.headers.get("content-type") ?? "").includes("json");
@@ -44,10 +48,7 @@ export const part = (text) => encodeURIComponent(text);
 export async function watch(take, lost) {
   for (let pause = 500; ; pause = Math.min(pause * 2, 8000)) {
     try {
-      const shown = token();
-      const headers = shown ? { authorization: `Bearer ${shown}` } : {};
-      const answer = await fetch("/admin/events", { headers });
-      if (!answer.ok) throw new Refusal(answer.status, await answer.json().catch(() => null), shown);
+      const answer = await send("/admin/events");
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
