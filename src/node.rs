@@ -1,35 +1,32 @@
 //! A node: everything put together, started in order and ended in order.
 
-mod apart;
 mod build;
 mod fleet;
+mod served;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::{apart::Apart, build::Stores};
-
+use self::{
+    build::Stores,
+    served::{Served, bind, threads},
+};
 use crate::{
-    actors::{Branches, Budget, Desk, Inspector, Parts, Tree, grow},
+    actors::{Branches, Desk, Inspector, Parts, Tree, grow},
     config::{Config, Role},
     http::{
         self, Gateway, Health,
+        event_loops::EventLoops,
         health::{Shown, Stage},
-        listener::{Answers, Limits},
     },
     telemetry::Clock,
 };
 
 /// Actors that store deliveries. While one waits for its sync, the other gathers the next batch.
 const DESKS: usize = 2;
-
-/// Bytes of webhooks in memory at the most, from the first byte read until they are stored; while they are, each is
-/// there up to three times. At full speed a second's worth.
-const WEBHOOK_BYTES_MAX: u64 = 32 << 20;
 
 /// AI calls without an intent are given up this long before the grace is over (design rule 17).
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(5);
@@ -54,7 +51,10 @@ pub struct Node {
     admin: SocketAddr,
     gateway: Arc<Gateway>,
     grace: Duration,
-    _apart: Apart,
+    /// Of the public listener.
+    _loops: Option<EventLoops>,
+    /// Of the watchdog and the admin listener.
+    _apart: EventLoops,
 }
 
 /// Why a node ended by itself.
@@ -79,7 +79,11 @@ impl Node {
         let listeners = public_listener.iter().chain([&admin_listener]);
         let addresses = listeners.filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
         parts.nodes.introduce(build::introduction(config, &clock, addresses));
-        let apart = Apart::start()?;
+        // A runtime of its own for the watchdog and the admin listener: a blocked thread elsewhere cannot blind them.
+        let apart = EventLoops::start(1, "apart", None)?;
+        let loops =
+            public_listener.as_ref().map(|_| EventLoops::start(threads(config), "http", Some(Handle::current())));
+        let loops = loops.transpose()?;
         let health = Arc::new(Health::new(parts.clone(), desks.clone()));
         Shown::register(&mut registry, &health);
         let branches = Branches {
@@ -92,51 +96,32 @@ impl Node {
         let gateway = gateway(config, &parts, &mut registry);
         let tree = grow(&parts, &desks, branches, &guards, apart.handle(), &mut registry).await?;
         let inspector = Inspector::new(parts.clone());
+        let served = Served { config, parts: &parts, health: &health, inspector: &inspector, metrics: &metrics };
         let listening = CancellationToken::new();
-        let public = public_listener.map(|listener| {
-            let public = http::Public {
-                parts: parts.clone(),
-                desks,
-                budget: webhook_budget(config),
-                ingress: has(Role::Ingress),
-                webhook_secrets: config.zendesk.webhook_secrets.clone().into(),
-                support_secrets: config.zendesk.support_webhook_secrets.clone().into(),
-                config: config.http.clone(),
-                gateway: gateway.clone(),
-                api: has(Role::Api),
-                health: health.clone(),
-                inspector: inspector.clone(),
-                metrics: metrics.clone(),
-            };
-            let limits = Limits {
-                connections: config.http.connections,
-                head_within: config.http.request_timeout,
-                tells_peer: false,
-            };
-            serve(listener, http::public(public), limits, listening.clone())
-        });
-        let admin = http::Admin {
-            parts: parts.clone(),
-            inspector,
-            config: config.admin.clone(),
-            health: health.clone(),
-            registry: Arc::new(registry),
-            metrics: metrics.clone(),
-            effective: config.effective().into(),
-            failures: Arc::default(),
-            watched: Arc::default(),
-            app: unless_empty(&config.zendesk.app_id),
-            trace_url: unless_empty(&config.telemetry.trace_url),
+        let public = match (public_listener, &loops) {
+            (Some(listener), Some(loops)) => {
+                let answers = served.public(desks, gateway.clone());
+                Some(loops.serve(listener, answers, served.public_limits(), listening.clone())?)
+            }
+            _ => None,
         };
-        let limits = Limits {
-            connections: config.admin.connections,
-            head_within: config.http.request_timeout,
-            tells_peer: true,
-        };
-        let admin = apart.serve(admin_listener, http::admin(admin), limits)?;
+        let answers = served.admin(registry);
+        // Ends with its thread.
+        let (admin, _) = apart.serve(admin_listener, answers, served.admin_limits(), CancellationToken::new())?;
         health.enter(Stage::Running);
-        let grace = config.node.shutdown_grace;
-        Ok(Self { parts, stores, tree: Some(tree), health, listening, public, admin, gateway, grace, _apart: apart })
+        Ok(Self {
+            grace: config.node.shutdown_grace,
+            tree: Some(tree),
+            _loops: loops,
+            _apart: apart,
+            parts,
+            stores,
+            health,
+            listening,
+            public,
+            admin,
+            gateway,
+        })
     }
 
     /// Where the public listener listens, if the node has one.
@@ -198,36 +183,10 @@ impl Node {
     }
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
-}
-
-/// A text that may be empty, which stands for none.
-fn unless_empty(text: &str) -> Option<Arc<str>> {
-    (!text.is_empty()).then(|| text.into())
-}
-
-/// One webhook of the largest size must fit.
-fn webhook_budget(config: &Config) -> Budget {
-    Budget::new(usize::try_from(config.http.webhook_body_limit.max(WEBHOOK_BYTES_MAX)).unwrap_or(usize::MAX))
-}
-
 /// The synchronous road.
 fn gateway(config: &Config, parts: &Arc<Parts>, registry: &mut Registry) -> Arc<Gateway> {
     let keys = config.api.keys.iter().map(|key| key.name.as_str());
     let services = config.ai.services.iter().map(|service| service.name.as_str());
     let metrics = http::gateway::Metrics::register(registry, keys, services);
     Arc::new(Gateway::new(parts.clone(), &config.http, config.api.clone(), metrics))
-}
-
-fn serve(
-    listener: TcpListener,
-    answers: impl Answers,
-    limits: Limits,
-    until: CancellationToken,
-) -> (SocketAddr, JoinHandle<()>) {
-    let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    (address, tokio::spawn(http::listener::serve(listener, answers, limits, until)))
 }

@@ -1,8 +1,14 @@
 //! What both clients need: a TLS set-up, and bodies read within bounds.
 
-use std::{env, sync::Once, time::Duration};
+use std::{
+    env,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use tokio::runtime::{Handle, Id};
 
 /// The longest body read from a service, unless its reader says otherwise.
 pub(super) const BODY_BYTES_MAX: usize = 8 << 20;
@@ -29,9 +35,41 @@ pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Erro
     builder(timeout).timeout(timeout).build()
 }
 
-/// Makes a client whose calls end when their caller says so; a connection is made within `timeout`.
-pub(super) fn unhurried(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    builder(timeout).build()
+/// A client in each runtime that makes calls, so that a call's connection lives where its caller does: through another
+/// runtime every part of it would be handed from thread to thread.
+pub(super) struct PerRuntime {
+    connect_within: Duration,
+    /// For whoever comes first.
+    first: reqwest::Client,
+    known: ArcSwap<Vec<(Id, reqwest::Client)>>,
+}
+
+impl PerRuntime {
+    /// Clients whose calls end when their caller says so; a connection is made within the time.
+    pub fn new(connect_within: Duration) -> Result<Self, reqwest::Error> {
+        Ok(Self { connect_within, first: builder(connect_within).build()?, known: ArcSwap::default() })
+    }
+
+    /// The client of the runtime that this is called in.
+    pub fn here(&self) -> reqwest::Client {
+        let here = Handle::current().id();
+        let find = |known: &[(Id, reqwest::Client)]| {
+            known.iter().find(|(runtime, _)| *runtime == here).map(|(_, client)| client.clone())
+        };
+        let known = self.known.load();
+        if let Some(client) = find(&known) {
+            return client;
+        }
+        // Were another one refused, the first works from here as well, only slower.
+        let another = || builder(self.connect_within).build().unwrap_or_else(|_| self.first.clone());
+        let client = if known.is_empty() { self.first.clone() } else { another() };
+        self.known.rcu(|known| match find(known) {
+            // Made by a neighbour on another thread meanwhile.
+            Some(_) => known.clone(),
+            None => Arc::new(known.iter().cloned().chain([(here, client.clone())]).collect()),
+        });
+        find(&self.known.load()).unwrap_or(client)
+    }
 }
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
@@ -86,7 +124,49 @@ pub(super) async fn body_up_to(mut response: reqwest::Response, bytes_max: usize
 
 #[cfg(test)]
 mod tests {
-    use super::has_proxy;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{Router, routing::get, serve::ListenerExt};
+    use tokio::{
+        net::TcpListener,
+        runtime::{Builder, Runtime},
+    };
+
+    use super::*;
+
+    /// Calls twice from within a runtime; how many connections were made for it.
+    fn connections_of(runtime: &Runtime, clients: &PerRuntime, (url, made): &(String, Arc<AtomicUsize>)) -> usize {
+        let before = made.load(Ordering::SeqCst);
+        runtime.block_on(async {
+            for _ in 0..2 {
+                let answer = clients.here().get(url).send().await.unwrap();
+                assert_eq!(answer.text().await.unwrap(), "well");
+            }
+        });
+        made.load(Ordering::SeqCst) - before
+    }
+
+    #[test]
+    fn a_connection_lives_in_the_runtime_that_calls() {
+        let start = || Builder::new_current_thread().enable_all().build().unwrap();
+        let serving = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let listener = serving.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let service = (format!("http://{}", listener.local_addr().unwrap()), made.clone());
+        let listener = listener.tap_io(move |_| {
+            made.fetch_add(1, Ordering::SeqCst);
+        });
+        let router = Router::new().route("/", get(async || "well"));
+        serving.spawn(async move { axum::serve(listener, router).await });
+        let clients = PerRuntime::new(Duration::from_secs(5)).unwrap();
+        let (one, other) = (start(), start());
+        assert_eq!(connections_of(&one, &clients, &service), 1);
+        assert_eq!(connections_of(&other, &clients, &service), 1, "its own, and kept");
+        drop(one);
+        assert_eq!(connections_of(&other, &clients, &service), 0, "still there");
+        assert_eq!(connections_of(&start(), &clients, &service), 1);
+        assert_eq!(clients.known.load().len(), 3);
+    }
 
     #[test]
     fn a_proxy_is_named_by_any_of_the_usual_variables() {

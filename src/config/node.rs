@@ -20,7 +20,7 @@ pub struct NodeConfig {
     /// Time at one thing after which an actor that is no conversation's is killed and started again.
     #[serde(with = "units::duration")]
     pub actor_time_limit: Duration,
-    /// Worker threads; 0 = one per core.
+    /// Threads of the actors, and as many for `/v1`; 0 = one per core.
     pub worker_threads: usize,
 }
 

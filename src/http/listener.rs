@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{linger::Lingering, problem::Problem};
+use super::{event_loops::Spread, linger::Lingering, problem::Problem};
 
 /// The largest head of a request; beyond it 431.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -90,7 +90,19 @@ impl Answers for Router {
 
 /// Serves until told to stop; then nothing new is accepted and what has been asked is answered. Dropping the future
 /// cuts all connections.
-pub async fn serve(listener: TcpListener, answers: impl Answers, limits: Limits, until: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    answers: impl Answers,
+    limits: Limits,
+    loops: Spread,
+    until: CancellationToken,
+) {
+    let ending = until.clone();
+    let attend = move |connections: &mut JoinSet<()>, stream, slot| {
+        let (answers, until) = (answers.clone(), ending.clone());
+        let attend = move |stream| attend(stream, answers, limits, until, slot);
+        connections.spawn(loops.clone().attend(stream, limits.head_within, ending.clone(), attend));
+    };
     let slots = Arc::new(Semaphore::new(limits.connections));
     let doors = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
     let mut connections = JoinSet::new();
@@ -108,7 +120,7 @@ pub async fn serve(listener: TcpListener, answers: impl Answers, limits: Limits,
             },
         };
         match slots.clone().try_acquire_owned() {
-            Ok(slot) => drop(connections.spawn(attend(stream, answers.clone(), limits, until.clone(), slot))),
+            Ok(slot) => attend(&mut connections, stream, slot),
             Err(_) => {
                 let Ok(door) = doors.clone().acquire_owned().await else { break };
                 connections.spawn(turn_away(stream, door));
@@ -119,7 +131,7 @@ pub async fn serve(listener: TcpListener, answers: impl Answers, limits: Limits,
     for _ in 0..limits.connections {
         match timeout(LAST_WITHIN, listener.accept()).await {
             Ok(Ok((stream, _))) => match (slots.clone().try_acquire_owned(), doors.clone().try_acquire_owned()) {
-                (Ok(slot), _) => drop(connections.spawn(attend(stream, answers.clone(), limits, until.clone(), slot))),
+                (Ok(slot), _) => attend(&mut connections, stream, slot),
                 (_, Ok(door)) => drop(connections.spawn(turn_away(stream, door))),
                 _ => {}
             },

@@ -18,6 +18,7 @@ mod admin;
 mod body;
 mod config;
 mod dashboard;
+pub mod event_loops;
 mod extract;
 pub mod gateway;
 mod guard;

@@ -297,3 +297,17 @@ async fn a_node_that_stops_ends_its_streams_with_a_word() {
     assert!(said.contains("\"code\":\"stopping\""), "{}", &said[said.len().saturating_sub(300)..]);
     eventually("the node ends", SOON, async || scene.daemon.ended().is_some()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_blocks_the_only_thread_of_the_actors_holds_up_no_request() {
+    let scene = Scene::with("[node]\nworker_threads = 1\n").await;
+    assert_eq!(scene.daemon.crash("node/broker-link", r#"{"mode":"block","ms":20000}"#).await, 202);
+    let blocks = async || {
+        let shown = scene.daemon.admin("/admin/actors/node/broker-link").await;
+        shown["in_hand"]["phase"] == "a failure on purpose"
+    };
+    eventually("it blocks", SOON, blocks).await;
+    let gateway = Gateway::of(&scene);
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK);
+    assert!(blocks().await, "the answer came only after it");
+}

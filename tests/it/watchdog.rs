@@ -27,7 +27,8 @@ impl Work<'_> {
         let n = self.events;
         let user =
             webhooks::event(&format!("gone{n}"), "user:remove", &json!({ "user": { "id": format!("u-gone{n}") } }));
-        assert_eq!(self.scene.deliver(webhooks::delivery(&[user])).await.status, 200);
+        let answer = self.scene.deliver(webhooks::delivery(&[user])).await;
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, self.scene.daemon.log_tail());
         let failing = format!("failing{n}");
         self.scene.say(&failing, "hello").await;
         eventually("it is answered or held up", BACK_WITHIN, async || !self.scene.replies(&failing).is_empty()).await;

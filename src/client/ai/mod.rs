@@ -54,7 +54,7 @@ pub struct Ai {
     handoff_tool: String,
     timeout: Duration,
     price: Price,
-    client: reqwest::Client,
+    client: http::PerRuntime,
 }
 
 /// A whole answer.
@@ -79,7 +79,7 @@ impl Ai {
             handoff_tool: handoff_tool.to_owned(),
             timeout: service.timeout,
             price: service.price,
-            client: http::unhurried(service.timeout)?,
+            client: http::PerRuntime::new(service.timeout)?,
         })
     }
 
@@ -254,7 +254,7 @@ impl Ai {
         *call.headers_mut() = self.endpoint.headers.clone();
         span::tell(call.headers_mut());
         *call.body_mut() = Some(body.into());
-        let response = self.client.execute(call).await.map_err(|error| Refusal::of(failure(&error)))?;
+        let response = self.client.here().execute(call).await.map_err(|error| Refusal::of(failure(&error)))?;
         let status = response.status().as_u16();
         let advice = advice(response.headers(), now);
         let Some(failure) = Failure::of_status(status, advice.retry_after) else { return Ok((response, advice)) };
