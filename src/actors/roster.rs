@@ -244,7 +244,8 @@ impl Fault {
             FaultMode::Hang => std::future::pending().await,
             FaultMode::Block => {
                 std::thread::sleep(Duration::from_millis(self.ms.unwrap_or(1_000)));
-                // Who was replaced meanwhile ends here, and takes nothing away from its successor.
+                // Who was replaced meanwhile ends at its next wait. This is one: else it would take the successor's work
+                // with it, which the sender has to send again.
                 tokio::task::yield_now().await;
                 Ok(())
             }

@@ -143,7 +143,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Makes the runtime that everything but the watchdog and the admin listener runs on.
+/// Makes the runtime that everything runs on but the connections of `/v1`, the watchdog and the admin listener.
 fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if worker_threads > 0 {

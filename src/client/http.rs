@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 
 /// The longest body read from a service, unless its reader says otherwise.
@@ -36,39 +37,43 @@ pub(super) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Erro
 }
 
 /// A client in each runtime that makes calls, so that a call's connection lives where its caller does: through another
-/// runtime every part of it would be handed from thread to thread.
+/// runtime every part of it would be handed from thread to thread, and wait for that one.
 pub(super) struct PerRuntime {
     connect_within: Duration,
-    /// For whoever comes first.
-    first: reqwest::Client,
+    /// Made already, for whoever comes first.
+    spare: Mutex<Option<reqwest::Client>>,
     known: ArcSwap<Vec<(Id, reqwest::Client)>>,
 }
 
 impl PerRuntime {
     /// Clients whose calls end when their caller says so; a connection is made within the time.
     pub fn new(connect_within: Duration) -> Result<Self, reqwest::Error> {
-        Ok(Self { connect_within, first: builder(connect_within).build()?, known: ArcSwap::default() })
+        let spare = Mutex::new(Some(builder(connect_within).build()?));
+        Ok(Self { connect_within, spare, known: ArcSwap::default() })
     }
 
     /// The client of the runtime that this is called in.
-    pub fn here(&self) -> reqwest::Client {
+    ///
+    /// # Errors
+    /// It is called there for the first time, and a client cannot be made.
+    pub fn here(&self) -> Result<reqwest::Client, reqwest::Error> {
         let here = Handle::current().id();
-        let find = |known: &[(Id, reqwest::Client)]| {
+        let find = || {
+            let known = self.known.load();
             known.iter().find(|(runtime, _)| *runtime == here).map(|(_, client)| client.clone())
         };
-        let known = self.known.load();
-        if let Some(client) = find(&known) {
-            return client;
+        if let Some(client) = find() {
+            return Ok(client);
         }
-        // Were another one refused, the first works from here as well, only slower.
-        let another = || builder(self.connect_within).build().unwrap_or_else(|_| self.first.clone());
-        let client = if known.is_empty() { self.first.clone() } else { another() };
-        self.known.rcu(|known| match find(known) {
-            // Made by a neighbour on another thread meanwhile.
-            Some(_) => known.clone(),
-            None => Arc::new(known.iter().cloned().chain([(here, client.clone())]).collect()),
-        });
-        find(&self.known.load()).unwrap_or(client)
+        // One at a time: a neighbour on another thread of the runtime may be making it.
+        let mut spare = self.spare.lock();
+        if let Some(client) = find() {
+            return Ok(client);
+        }
+        let client = spare.take().map_or_else(|| builder(self.connect_within).build(), Ok)?;
+        let known = self.known.load().iter().cloned().chain([(here, client.clone())]).collect();
+        self.known.store(Arc::new(known));
+        Ok(client)
     }
 }
 
@@ -139,7 +144,7 @@ mod tests {
         let before = made.load(Ordering::SeqCst);
         runtime.block_on(async {
             for _ in 0..2 {
-                let answer = clients.here().get(url).send().await.unwrap();
+                let answer = clients.here().unwrap().get(url).send().await.unwrap();
                 assert_eq!(answer.text().await.unwrap(), "well");
             }
         });

@@ -5,9 +5,9 @@
 //!   (the first loop)  '-> else: at home, among the actors that store what comes
 //! ```
 //! Where threads take work from each other, a request's tasks and memory go from core to core, and for most of its steps
-//! somebody who sleeps is woken: together a sixth of all that a request on `/v1` takes. A webhook is stored by an actor,
-//! and would be handed from thread to thread only because of the loops. And whoever blocks the threads of the actors
-//! does not blind those who ask.
+//! somebody who sleeps is woken: together a seventh of all that a request on `/v1` takes. A webhook is stored by an actor,
+//! and would be handed from thread to thread only because of the loops. And while an actor blocks its thread, calls that
+//! need no actor, as long as permits are there at once, go on.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -44,12 +44,15 @@ impl EventLoops {
     /// Starts so many, at least one. `home`: the runtime of the actors, if there are connections that belong there.
     ///
     /// # Errors
-    /// The system has no thread for it.
+    /// No file descriptor is left for it.
     pub fn start(count: usize, name: &str, home: Option<Handle>) -> io::Result<Self> {
-        let start = |_| Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
-        let runtimes = (0..count.max(1)).map(start).collect::<io::Result<Vec<_>>>()?;
-        let loops = runtimes.iter().map(|runtime| (runtime.handle().clone(), TaskTracker::new())).collect();
-        Ok(Self { runtimes, spread: Spread { loops, home } })
+        let mut started = Self { runtimes: Vec::new(), spread: Spread { loops: Vec::new(), home } };
+        for _ in 0..count.max(1) {
+            let runtime = Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?;
+            started.spread.loops.push((runtime.handle().clone(), TaskTracker::new()));
+            started.runtimes.push(runtime);
+        }
+        Ok(started)
     }
 
     /// The first of them.
@@ -98,11 +101,13 @@ impl Spread {
     ) {
         let mut head = [0; LOOKED_AT];
         let seen = tokio::select! {
-            seen = timeout(first_within, stream.peek(&mut head)) => seen,
-            () = until.cancelled() => Ok(Ok(0)),
+            seen = timeout(first_within, stream.peek(&mut head)) => match seen {
+                Ok(Ok(seen)) if seen > 0 => seen,
+                // It has ended, or says nothing for so long that it is not waited for.
+                _ => return,
+            },
+            () = until.cancelled() => 0,
         };
-        // Who says nothing for so long is not waited for.
-        let Ok(Ok(seen)) = seen else { return };
         let (place, _counted) = self.place(&head[..seen]);
         if place.id() == Handle::current().id() {
             return attend(stream).await;
@@ -174,12 +179,15 @@ mod tests {
 
     const API: &str = "/v1/models";
 
-    fn loops(count: usize) -> (EventLoops, SocketAddr, JoinHandle<()>, CancellationToken) {
+    /// Time for what is there in milliseconds.
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn loops(count: usize, head_within: Duration) -> (EventLoops, SocketAddr, JoinHandle<()>, CancellationToken) {
         let loops = EventLoops::start(count, "test", Some(Handle::current())).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let router = Router::new().fallback(get(async || Handle::current().id().to_string()));
-        let limits = Limits { connections: 64, head_within: Duration::from_millis(200), tells_peer: false };
+        let limits = Limits { connections: 64, head_within, tells_peer: false };
         let until = CancellationToken::new();
         let listener = TcpListener::from_std(listener).unwrap();
         let (address, serving) = loops.serve(listener, router, limits, until.clone()).unwrap();
@@ -196,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_loop_with_the_fewest_connections_gets_the_next_and_keeps_it() {
-        let (loops, address, serving, until) = loops(3);
+        let (loops, address, serving, until) = loops(3, SOON);
         let mut askers = Vec::new();
         for _ in 0..9 {
             askers.push(Asker::connect(address, API).await);
@@ -209,9 +217,12 @@ mod tests {
         let left = askers[0].is_served_by.clone();
         askers.retain(|asker| asker.is_served_by != left);
         let is_empty = |spread: &Spread| spread.loops.iter().any(|(_, connections)| connections.is_empty());
-        while !is_empty(&loops.spread) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let leaving = async {
+            while !is_empty(&loops.spread) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, leaving).await.expect("they are counted no more");
         let mut next = BTreeSet::new();
         for _ in 0..3 {
             let asker = Asker::connect(address, API).await;
@@ -226,16 +237,22 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_was_served_ends_with_the_loops() {
-        let (loops, address, serving, _) = loops(2);
-        let mut asker = Asker::connect(address, API).await;
+        let (loops, address, serving, _) = loops(2, SOON);
+        let mut askers = Vec::new();
+        for path in [API, API, "/"] {
+            askers.push(Asker::connect(address, path).await);
+        }
         drop(loops);
         assert!(serving.await.unwrap_err().is_cancelled());
-        assert_eq!(asker.connection.read(&mut [0]).await.unwrap_or(0), 0);
+        for mut asker in askers {
+            let read = timeout(SOON, asker.connection.read(&mut [0])).await.expect("it is closed");
+            assert_eq!(read.unwrap_or(0), 0, "{}", asker.is_served_by);
+        }
     }
 
     #[tokio::test]
     async fn whoever_asks_for_something_else_first_is_served_at_home() {
-        let (_loops, address, ..) = loops(2);
+        let (_loops, address, ..) = loops(2, SOON);
         let home = Handle::current().id().to_string();
         for path in ["/webhooks/sunshine", "/v10", "/", "/v"] {
             let mut asker = Asker::connect(address, path).await;
@@ -249,12 +266,15 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_says_nothing_is_not_waited_for() {
-        let (_loops, address, serving, until) = loops(2);
+        let (_loops, address, ..) = loops(2, Duration::from_millis(50));
         let mut silent = TcpStream::connect(address).await.unwrap();
-        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(timeout(SOON, silent.read(&mut [0])).await.expect("it is closed").unwrap(), 0);
+        let (_loops, address, serving, until) = loops(2, SOON * 2);
         let _silent = TcpStream::connect(address).await.unwrap();
+        // Of this one it is known that the one before was accepted.
+        Asker::connect(address, API).await;
         until.cancel();
-        serving.await.unwrap();
+        timeout(SOON, serving).await.expect("at the end nobody is waited for").unwrap();
     }
 
     #[test]

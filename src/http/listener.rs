@@ -70,7 +70,7 @@ pub struct Peer(pub IpAddr);
 pub struct Limits {
     /// Connections open at once.
     pub connections: usize,
-    /// Time in which the head of a request must have come.
+    /// Time in which the head of a request must have come; of a connection's first, its first byte, and then the rest.
     pub head_within: Duration,
     /// Whether requests are told where they come from ([`Peer`]).
     pub tells_peer: bool,

@@ -85,9 +85,10 @@ pub(super) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpLi
         .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
 }
 
-/// How many threads serve the public connections.
+/// How many threads serve `/v1`; where nobody asks for it, one accepts what others serve.
 pub(super) fn threads(config: &Config) -> usize {
     match config.node.worker_threads {
+        _ if !config.node.roles.contains(&Role::Api) => 1,
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         threads => threads,
     }

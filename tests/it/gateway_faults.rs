@@ -299,7 +299,7 @@ async fn a_node_that_stops_ends_its_streams_with_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_actor_that_blocks_the_only_thread_of_the_actors_holds_up_no_request() {
+async fn an_actor_that_blocks_the_only_thread_of_the_actors_holds_up_no_call_that_needs_none() {
     let scene = Scene::with("[node]\nworker_threads = 1\n").await;
     assert_eq!(scene.daemon.crash("node/broker-link", r#"{"mode":"block","ms":20000}"#).await, 202);
     let blocks = async || {

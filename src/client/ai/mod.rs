@@ -254,7 +254,8 @@ impl Ai {
         *call.headers_mut() = self.endpoint.headers.clone();
         span::tell(call.headers_mut());
         *call.body_mut() = Some(body.into());
-        let response = self.client.here().execute(call).await.map_err(|error| Refusal::of(failure(&error)))?;
+        let broken = |error| Refusal::of(failure(&error));
+        let response = self.client.here().map_err(broken)?.execute(call).await.map_err(broken)?;
         let status = response.status().as_u16();
         let advice = advice(response.headers(), now);
         let Some(failure) = Failure::of_status(status, advice.retry_after) else { return Ok((response, advice)) };
