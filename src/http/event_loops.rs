@@ -60,7 +60,7 @@ impl EventLoops {
         self.runtimes[0].handle()
     }
 
-    /// Serves a listener that was bound elsewhere until told to stop, as [`listener::serve`] does.
+    /// Serves a listener that was bound elsewhere until told to stop; then what has been asked is still answered.
     ///
     /// # Errors
     /// The listener cannot be moved here.
