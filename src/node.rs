@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     build::Stores,
-    served::{Served, bind, threads},
+    served::{Served, bind},
 };
 use crate::{
     actors::{Branches, Desk, Inspector, Parts, Tree, grow},
@@ -81,9 +81,10 @@ impl Node {
         parts.nodes.introduce(build::introduction(config, &clock, addresses));
         // A runtime of its own for the watchdog and the admin listener: a blocked thread elsewhere cannot blind them.
         let apart = EventLoops::start(1, "apart", None)?;
-        let loops =
-            public_listener.as_ref().map(|_| EventLoops::start(threads(config), "http", Some(Handle::current())));
-        let loops = loops.transpose()?;
+        let home = Handle::current();
+        // As many as the actors have; where nobody asks for `/v1`, one accepts what others serve.
+        let count = if has(Role::Api) { home.metrics().num_workers() } else { 1 };
+        let loops = public_listener.as_ref().map(|_| EventLoops::start(count, "http", Some(home))).transpose()?;
         let health = Arc::new(Health::new(parts.clone(), desks.clone()));
         Shown::register(&mut registry, &health);
         let branches = Branches {

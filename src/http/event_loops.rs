@@ -9,7 +9,7 @@
 //! and would be handed from thread to thread only because of the loops. And while an actor blocks its thread, calls that
 //! need no actor, as long as permits are there at once, go on.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -77,7 +77,7 @@ impl EventLoops {
             let _here = self.handle().enter();
             TcpListener::from_std(listener)?
         };
-        let serving = listener::serve(listener, answers, limits, self.spread.clone(), until);
+        let serving = listener::serve(listener, answers, limits, Arc::new(self.spread.clone()), until);
         Ok((address, self.handle().spawn(serving)))
     }
 }
@@ -93,20 +93,24 @@ impl Spread {
     /// Has a connection attended to where its first request belongs, for which it has so much time unless all ends. The
     /// others that come over the same connection are served there, too; any place can serve them all.
     pub async fn attend<F: Future<Output = ()> + Send + 'static>(
-        self,
+        self: Arc<Self>,
         stream: TcpStream,
         first_within: Duration,
         until: CancellationToken,
         attend: impl FnOnce(TcpStream) -> F,
     ) {
         let mut head = [0; LOOKED_AT];
-        let seen = tokio::select! {
-            seen = timeout(first_within, stream.peek(&mut head)) => match seen {
-                Ok(Ok(seen)) if seen > 0 => seen,
-                // It has ended, or says nothing for so long that it is not waited for.
-                _ => return,
+        let seen = match &self.home {
+            // All belong to the loops.
+            None => 0,
+            Some(_) => tokio::select! {
+                seen = timeout(first_within, stream.peek(&mut head)) => match seen {
+                    Ok(Ok(seen)) if seen > 0 => seen,
+                    // It has ended, or says nothing for so long that it is not waited for.
+                    _ => return,
+                },
+                () = until.cancelled() => 0,
             },
-            () = until.cancelled() => 0,
         };
         let (place, _counted) = self.place(&head[..seen]);
         if place.id() == Handle::current().id() {

@@ -94,7 +94,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     answers: impl Answers,
     limits: Limits,
-    loops: Spread,
+    loops: Arc<Spread>,
     until: CancellationToken,
 ) {
     let ending = until.clone();

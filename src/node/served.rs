@@ -1,6 +1,6 @@
 //! What the two listeners serve, and within which limits.
 
-use std::{net::SocketAddr, num::NonZero, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -83,15 +83,6 @@ pub(super) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpLi
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}; change {key} or free the port"))
-}
-
-/// How many threads serve `/v1`; where nobody asks for it, one accepts what others serve.
-pub(super) fn threads(config: &Config) -> usize {
-    match config.node.worker_threads {
-        _ if !config.node.roles.contains(&Role::Api) => 1,
-        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
-        threads => threads,
-    }
 }
 
 /// A text that may be empty, which stands for none.
