@@ -49,7 +49,7 @@ pub use fair::{Class, Shares};
 pub use fleet::Sharing;
 pub use gate::Gate;
 pub use metrics::Metrics;
-pub use permits::{Call, Permit, Permits};
+pub use permits::{Call, Permit, Permits, VALIDITY};
 use question::Bounds;
 pub use question::{Brought, Busy, Failed, Progress, Question, Refused, ask_again_at};
 

@@ -3,6 +3,10 @@
 use crate::{
     broker,
     config::{Config, Role},
+    guard::{
+        VALIDITY,
+        limiter::{Limits, SlowBurst},
+    },
     state,
 };
 
@@ -57,5 +61,18 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
             warn(nameless, &format!("ai.services[{index}].model is empty: most services refuse such a request"));
         }
     }
+    let services = config.ai.services.iter().map(|service| &service.limits).enumerate();
+    let keys = config.api.keys.iter().map(|key| &key.limits).enumerate();
+    warnings.extend(services.filter_map(|(index, limits)| slow_burst(&format!("ai.services[{index}]"), limits)));
+    warnings.extend(keys.filter_map(|(index, limits)| slow_burst(&format!("api.keys[{index}]"), limits)));
     warnings
+}
+
+/// A burst that holds calls up before the other limits do.
+fn slow_burst(whose: &str, limits: &Limits) -> Option<String> {
+    let SlowBurst { enough, per_minute, pace_per_minute } = limits.slow_burst(VALIDITY)?;
+    let burst = limits.burst;
+    Some(format!(
+        "{whose}.limits.burst is {burst}: it lets {per_minute} calls a minute through, of {pace_per_minute} that the other limits allow; write {enough} or more"
+    ))
 }

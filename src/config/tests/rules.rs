@@ -147,7 +147,7 @@ fn a_rule_over_two_keys_names_who_set_them() {
 }
 
 #[test]
-fn what_is_missing_for_work_is_a_warning() {
+fn what_is_hardly_meant_is_a_warning() {
     let warned =
         |text: &str, key: &str| loading(text, &[], "").unwrap().warnings.iter().any(|warning| warning.starts_with(key));
     let cases = [
@@ -169,6 +169,17 @@ fn what_is_missing_for_work_is_a_warning() {
         ("state.kind = 'redis'", "broker.kind is embedded", true),
         ("broker.kind = 'rabbitmq'", "broker.rabbitmq.password", true),
         ("admin.fault_injection = true", "admin.fault_injection", true),
+        (
+            "ai.services = [{ limits = { per_minute = 10000 } }]",
+            "ai.services[0].limits.burst is 20: it lets 3921",
+            true,
+        ),
+        ("ai.services = [{ limits = { per_minute = 10000, burst = 51 } }]", "ai.services[0].limits", false),
+        (
+            "api.keys = [{ name = 'a', key = 'k', limits = { per_minute = 100, burst = 1 } }]",
+            "api.keys[0].limits.burst is 1: it lets 66",
+            true,
+        ),
     ];
     for (text, key, expected) in cases {
         assert_eq!(warned(text, key), expected, "{text}: {key}");

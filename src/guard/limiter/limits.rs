@@ -64,6 +64,21 @@ impl Limits {
         *self != Self { burst: self.burst, pace_hour: self.pace_hour, ..Self::NONE }
     }
 
+    /// Whether the burst is too small for the pace at which it is refilled, and which is not.
+    ///
+    /// Permits are used at any moment within `validity`, all at once perhaps: no more than the burst may be given in it.
+    pub fn slow_burst(&self, validity: Duration) -> Option<SlowBurst> {
+        let Bucket { capacity, interval } = Rules::of(self, None, 1.0).bucket?;
+        let enough = validity.as_nanos().div_ceil(interval.as_nanos()) + 1;
+        let in_a_minute =
+            |calls: u32, span: Duration| (MINUTE.as_secs_f64() * f64::from(calls) / span.as_secs_f64()) as u64;
+        (u128::from(capacity) < enough).then(|| SlowBurst {
+            enough: u32::try_from(enough).unwrap_or(u32::MAX),
+            per_minute: in_a_minute(capacity, validity + interval),
+            pace_per_minute: in_a_minute(1, interval),
+        })
+    }
+
     /// The same for a quota that the fleet shares.
     pub fn policy(&self, validity: Duration) -> Policy {
         Policy {
@@ -77,6 +92,17 @@ impl Limits {
             entries: Rules::of(self, None, 1.0).entries_max,
         }
     }
+}
+
+/// A burst that holds calls up before any other limit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowBurst {
+    /// The smallest burst that does not.
+    pub enough: u32,
+    /// Calls that this one lets through in 60 seconds.
+    pub per_minute: u64,
+    /// Calls that the other limits allow in 60 seconds.
+    pub pace_per_minute: u64,
 }
 
 /// What holds at the moment.

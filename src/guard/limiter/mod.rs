@@ -25,7 +25,7 @@ use std::time::Duration;
 use learning::Learning;
 pub use learning::{PAUSE_MAX, PAUSE_MIN};
 use limits::Rules;
-pub use limits::{Limits, WindowLimit};
+pub use limits::{Limits, SlowBurst, WindowLimit};
 use log::Log;
 use serde::Serialize;
 use utoipa::ToSchema;

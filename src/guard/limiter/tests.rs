@@ -45,6 +45,39 @@ fn a_saturated_default_uses_more_than_99_percent_of_its_minutes_and_hours() {
 }
 
 #[test]
+fn a_burst_that_is_too_small_for_its_pace_is_told_with_the_least_that_is_enough() {
+    for (per_minute, enough) in [(10_000, 51), (1_000, 6), (100, 2)] {
+        let limits = |burst| Limits { per_minute, burst, ..NONE };
+        let pace = Duration::from_secs(60) / per_minute as u32;
+        let keeps_up = |burst| {
+            let mut limiter = Limiter::new(limits(burst), VALIDITY);
+            (0..per_minute as u32 / 2).all(|n| take(&mut limiter, pace * n, 0).0 == pace * n)
+        };
+        assert!(keeps_up(enough) && limits(enough).slow_burst(VALIDITY).is_none(), "{per_minute}");
+        assert!(!keeps_up(enough - 1), "{per_minute}");
+        let slow = limits(enough - 1).slow_burst(VALIDITY).unwrap();
+        assert_eq!((slow.enough, slow.pace_per_minute), (enough, per_minute));
+    }
+    assert_eq!(Limits::default().slow_burst(VALIDITY), None);
+    assert_eq!(Limits { burst: 0, ..Limits::default() }.slow_burst(VALIDITY), None);
+}
+
+#[test]
+fn a_burst_that_is_too_small_lets_through_what_is_told() {
+    let limits = Limits { per_minute: 10_000, burst: 20, ..NONE };
+    let slow = limits.slow_burst(VALIDITY).unwrap();
+    assert_eq!((slow.per_minute, slow.pace_per_minute), (3921, 10_000));
+    let mut limiter = Limiter::new(limits, VALIDITY);
+    let mut now = Duration::ZERO;
+    let times = std::iter::repeat_with(|| {
+        now = take(&mut limiter, now, 0).0;
+        now
+    });
+    let through = times.take_while(|at| *at < secs(600)).count() as u64;
+    assert!(through.abs_diff(slow.per_minute * 10) <= slow.per_minute / 10, "{through} in ten minutes");
+}
+
+#[test]
 fn a_wait_that_is_too_long_reserves_nothing() {
     let mut limiter = Limiter::new(Limits { per_minute: 1, ..NONE }, VALIDITY);
     take(&mut limiter, secs(0), 0);
