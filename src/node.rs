@@ -187,7 +187,6 @@ impl Node {
 /// The synchronous road.
 fn gateway(config: &Config, parts: &Arc<Parts>, registry: &mut Registry) -> Arc<Gateway> {
     let keys = config.api.keys.iter().map(|key| key.name.as_str());
-    let services = config.ai.services.iter().map(|service| service.name.as_str());
-    let metrics = http::gateway::Metrics::register(registry, keys, services);
+    let metrics = http::gateway::Metrics::register(registry, keys);
     Arc::new(Gateway::new(parts.clone(), &config.http, config.api.clone(), metrics))
 }

@@ -28,6 +28,7 @@
 //! └─ deputy                     link.rs         looks after the watchdog
 //! ```
 
+pub mod accounts;
 mod allowance;
 mod breaker;
 mod budget;
@@ -94,6 +95,7 @@ use crate::{
 };
 
 pub use self::{
+    accounts::{Accounts, Payer},
     budget::{Budget, Share},
     bulk::Bulks,
     chat::Sender as ConversationStarter,
@@ -146,6 +148,8 @@ pub struct Parts {
     pub key_limits: Vec<(String, Arc<Permits>)>,
     /// The monthly budgets of those API keys that have one.
     pub allowances: Vec<Arc<Allowance>>,
+    /// What was used of the AI services, and by whom.
+    pub accounts: Accounts,
     /// Tells our integration from others.
     pub ours: Ours,
     /// To whom conversations are handed.

@@ -110,6 +110,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         posting: Bulkhead::new(1),
         key_limits: Vec::new(),
         allowances: Vec::new(),
+        accounts: super::Accounts::default(),
         ours: Ours { integration: String::new() },
         handoff_to: String::new(),
         post_timeout: zendesk.timeout,

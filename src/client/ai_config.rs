@@ -51,6 +51,27 @@ pub struct Price {
     pub output: f64,
 }
 
+/// The price of one model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPrice {
+    /// The model, by the provider's name.
+    pub model: String,
+    /// Of a million tokens of the question.
+    #[serde(default)]
+    pub input: f64,
+    /// Of a million tokens of the answer.
+    #[serde(default)]
+    pub output: f64,
+}
+
+impl ModelPrice {
+    /// The price alone.
+    pub fn price(&self) -> Price {
+        Price { input: self.input, output: self.output }
+    }
+}
+
 impl Price {
     /// What so many tokens cost.
     pub fn of(&self, tokens: Tokens) -> f64 {
@@ -94,6 +115,8 @@ pub struct AiService<L, B> {
     pub models: BTreeMap<String, String>,
     /// What tokens cost.
     pub price: Price,
+    /// What those of single models cost, where that is something else.
+    pub prices: Vec<ModelPrice>,
     /// What the provider allows, over all nodes together.
     pub limits: L,
     /// When calls stop because the service is broken.
@@ -116,6 +139,7 @@ impl<L: Default, B: Default> Default for AiService<L, B> {
             concurrency: 32,
             models: BTreeMap::new(),
             price: Price::default(),
+            prices: Vec::new(),
             limits: L::default(),
             breaker: B::default(),
         }

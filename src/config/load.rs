@@ -13,6 +13,7 @@ use super::{
     schema::Schema,
 };
 use crate::{
+    client::ModelPrice,
     guard::limiter::WindowLimit,
     http::{AdminToken, ApiKey},
 };
@@ -157,6 +158,7 @@ fn schema() -> Schema {
     specimen.admin.tokens.push(AdminToken::default());
     for service in &mut specimen.ai.services {
         service.limits.windows.push(window.clone());
+        service.prices.push(ModelPrice::default());
     }
     Schema::learn(&value(&specimen), Some(&value(&Config::default())))
 }

@@ -42,7 +42,7 @@ impl Used {
     }
 }
 
-/// A budget is used up.
+/// How much of a budget is used; as an error, all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the {budget} tokens of this month are used up; the next month begins at {}", until.to_rfc3339())]
 pub struct Spent {
@@ -67,10 +67,15 @@ impl Allowance {
 
     /// Whether the key may make a call, as long as anything of its budget is left.
     pub fn admit(&self) -> Result<(), Spent> {
+        let spent = self.standing();
+        if spent.used < spent.budget { Ok(()) } else { Err(spent) }
+    }
+
+    /// How much of the budget is used, whether or not anything is left.
+    pub fn standing(&self) -> Spent {
         let month = self.month();
         let used = self.months.lock().get(&month).copied().unwrap_or_default().all();
-        let spent = Spent { until: month.next().begins(), budget: self.budget, used };
-        if used < self.budget { Ok(()) } else { Err(spent) }
+        Spent { until: month.next().begins(), budget: self.budget, used }
     }
 
     /// A call has used so many tokens.

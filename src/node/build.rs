@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::Fleet;
 use crate::{
-    actors::{self, Bulks, Courtesies, Deeds, Directory, Faults, Handoffs, Parts, Pulse, Reconciler, Roster, Settings},
+    actors::{
+        self, Accounts, Bulks, Courtesies, Deeds, Directory, Faults, Handoffs, Parts, Pulse, Reconciler, Roster,
+        Settings,
+    },
     broker::{self, Broker, Embedded, Letters, Rabbitmq, Upkeep},
     client::{Ai, Sunshine},
     config::{Config, Role},
@@ -19,7 +22,11 @@ use crate::{
     guard::{self, Allowance, Cache, Gate, Permits, Service, Stack, bulkhead::Bulkhead, limiter::Limits},
     http::ApiKey,
     state::{Local, board::Boards, nodes, redis::Link},
-    store::{FolderLock, calls::Calls, in_hand::InHand},
+    store::{
+        FolderLock,
+        calls::{Calls, Past},
+        in_hand::InHand,
+    },
     telemetry::{Clock, series::label},
 };
 
@@ -47,21 +54,14 @@ pub(super) fn build(
     clock: &Clock,
     registry: &mut Registry,
 ) -> anyhow::Result<(Arc<Parts>, Stores, guard::Metrics)> {
-    let folder = Path::new(&config.broker.embedded.path);
-    let lock = FolderLock::take(folder)?;
-    let (broker, upkeep, letters) = open_broker(config, clock)?;
-    let state = Local::open(folder, config.retention.clone(), clock.now())?;
-    let copies = config.broker.kind == broker::Kind::Rabbitmq;
-    let state = Arc::new(if copies { state.expect_copies() } else { state });
+    let Opened { lock, broker, upkeep, letters, state, in_hand, calls, past } = open(config, clock)?;
     let fleet = Fleet::new(config, clock, &state)?;
     let redis = fleet.redis.clone();
-    let in_hand = InHand::open(&folder.join("in-hand"))?;
-    let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
-    let calls = Arc::new(calls);
     let guards = register(config, clock, registry, (&broker, &upkeep));
     let limits = fleet.limits.clone();
     let permits = |name, of| Permits::among(name, of, clock.clone(), calls.clone(), &past, limits.clone());
     let cache = Cache::new(&config.cache, fleet.answers);
+    let ai = ai(config)?;
     let services = services(config, clock, &permits, fleet.boards.as_ref());
     let parts = Parts {
         broker,
@@ -71,7 +71,8 @@ pub(super) fn build(
         nodes: fleet.nodes,
         redis: redis.clone(),
         stack: Stack::new(services, cache, clock.clone(), guards.clone()),
-        ai: ai(config)?,
+        accounts: accounts(config, &ai, registry),
+        ai,
         sunshine: Sunshine::new(&config.zendesk, clock.clone()).context("the client of Zendesk")?,
         zendesk_up: true.into(),
         zendesk_refuses: false.into(),
@@ -105,6 +106,30 @@ pub(super) fn build(
         giving_up: CancellationToken::new(),
     };
     Ok((Arc::new(parts), Stores { upkeep, state, redis, _lock: lock }, guards))
+}
+
+/// What lies on the disk, or in RabbitMQ.
+struct Opened {
+    lock: FolderLock,
+    broker: Arc<dyn Broker>,
+    upkeep: Arc<dyn Upkeep>,
+    letters: Arc<dyn Letters>,
+    state: Arc<Local>,
+    in_hand: InHand,
+    calls: Arc<Calls>,
+    past: Past,
+}
+
+fn open(config: &Config, clock: &Clock) -> anyhow::Result<Opened> {
+    let folder = Path::new(&config.broker.embedded.path);
+    let lock = FolderLock::take(folder)?;
+    let (broker, upkeep, letters) = open_broker(config, clock)?;
+    let state = Local::open(folder, config.retention.clone(), clock.now())?;
+    let copies = config.broker.kind == broker::Kind::Rabbitmq;
+    let state = Arc::new(if copies { state.expect_copies() } else { state });
+    let in_hand = InHand::open(&folder.join("in-hand"))?;
+    let (calls, past) = Calls::open(&folder.join("calls"), longest_window(config), clock.now())?;
+    Ok(Opened { lock, broker, upkeep, letters, state, in_hand, calls: Arc::new(calls), past })
 }
 
 /// One broker in its three parts.
@@ -189,6 +214,13 @@ fn key_limits(config: &Config, permits: &dyn Fn(&'static str, Limits) -> Arc<Per
 fn allowances(config: &Config, clock: &Clock) -> Vec<Arc<Allowance>> {
     let with_budget = api_keys(config).filter(|key| key.monthly_budget > 0);
     with_budget.map(|key| Arc::new(Allowance::new(key.name.clone(), key.monthly_budget, clock.clone()))).collect()
+}
+
+fn accounts(config: &Config, ai: &[Ai], registry: &mut Registry) -> Accounts {
+    let names = config.ai.services.iter().map(|service| service.name.as_str());
+    let services: Vec<(&str, &Ai)> = names.zip(ai).collect();
+    let keys: Vec<&str> = api_keys(config).map(|key| key.name.as_str()).collect();
+    Accounts::register(registry, &services, &keys)
 }
 
 /// As long as this a call counts.

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use serde_json::{Value, json};
 use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::task::JoinSet;
 
@@ -28,7 +29,9 @@ async fn limits_and_budgets_of_keys_have_actors_of_their_own_and_are_shown() {
     let limits: Vec<_> = shop["used"].as_array().into_iter().flatten().map(|window| window["limit"].clone()).collect();
     assert_eq!(limits, [7, 20], "{limiters}");
     assert_eq!(shop["waiting"], 0, "{limiters}");
-    assert!(limiters.get("key:free").is_none() && limiters.get("zendesk").is_some(), "{limiters}");
+    assert_eq!((&shop["budget"]["tokens"], &shop["budget"]["used"]), (&json!(1000), &json!(0)), "{limiters}");
+    assert_eq!(limiters["key:free"], json!({ "used": [], "waiting": 0 }), "{limiters}");
+    assert!(limiters.get("zendesk").is_some(), "{limiters}");
     for path in ["node/guards/limiter/key:shop", "node/guards/allowance/shop"] {
         let works = async || {
             let actor = scene.daemon.admin(&format!("/admin/actors/{path}")).await;
@@ -38,6 +41,47 @@ async fn limits_and_budgets_of_keys_have_actors_of_their_own_and_are_shown() {
     }
     let guards = scene.daemon.admin("/admin/actors/node/guards").await;
     assert!(!guards.to_string().contains("free"), "{guards}");
+}
+
+/// A token of a question costs 1 and one of an answer 2; of the other model ten times as much.
+const PRICES: &str = "[[ai.services]]\nmodels = { small = 'theirs' }\nprice = { input = 1e6, output = 2e6 }\n\
+    prices = [{ model = 'theirs', input = 1e7, output = 2e7 }]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_and_cost_is_told_by_service_model_and_who_asked() {
+    let scene = Scene::with(&format!("{KEYS}{PRICES}")).await;
+    let gateway = Gateway::with_key(&scene, "one");
+    let mut expected = Vec::new();
+    for (asked, model, times) in [("simulated", "simulated", 1.0), ("small", "theirs", 10.0)] {
+        let answer = gateway.post("/v1/chat/completions", &chat(asked)).await;
+        let usage = &answer.json()["usage"];
+        let [input, output] = ["prompt_tokens", "completion_tokens"].map(|kind| usage[kind].as_u64().unwrap());
+        let cost = (input + 2 * output) as f64 * times;
+        assert_eq!(answer.header("x-tidegate-cost"), format!("{cost:.6}"));
+        expected.push(json!({ "service": "primary", "model": model, "key": "shop", "input_tokens": input,
+            "output_tokens": output, "cost": cost }));
+    }
+    scene.say("c", "hello").await;
+    scene.settles().await;
+    let limiters = scene.daemon.admin("/admin/limiters").await;
+    let shop = &limiters["key:shop"];
+    assert_eq!(shop["accounts"], json!(expected), "{limiters}");
+    let used: u64 =
+        expected.iter().flat_map(|of| [&of["input_tokens"], &of["output_tokens"]]).filter_map(Value::as_u64).sum();
+    assert_eq!(shop["budget"]["used"], used, "{limiters}");
+    assert_eq!(limiters["key:free"].get("accounts"), None, "{limiters}");
+    let primary = limiters["primary"]["accounts"].as_array().unwrap();
+    let (chat, keys): (Vec<_>, Vec<_>) = primary.iter().cloned().partition(|account| account.get("key").is_none());
+    assert_eq!(keys, expected, "{limiters}");
+    assert_eq!((chat.len(), &chat[0]["model"]), (1, &json!("simulated")), "{limiters}");
+    let [input, output] = ["input_tokens", "output_tokens"].map(|kind| chat[0][kind].as_u64().unwrap());
+    assert!(output > 0 && chat[0]["cost"] == (input + 2 * output) as f64, "{limiters}");
+    for (series, value) in [
+        ("tidegate_api_cost_total{key=\"shop\",service=\"primary\",model=\"theirs\"}", &expected[1]["cost"]),
+        ("tidegate_chat_cost_total{service=\"primary\",model=\"simulated\"}", &chat[0]["cost"]),
+    ] {
+        assert_eq!(Some(scene.daemon.metric(series).await), value.as_f64(), "{series}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,7 +75,7 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
     prints(&scene, "breaker list", &["primary", "open"]).await;
     prints(&scene, "breaker auto primary", &["auto"]).await;
     prints(&scene, "limits set primary --per-minute 7 --concurrency 3", &["done"]).await;
-    prints(&scene, "limits list", &["7 requests in", "0/3"]).await;
+    prints(&scene, "limits list", &["7 requests in", "0/3", "COST", "the chat"]).await;
     prints(&scene, "limits reset primary", &["done"]).await;
     prints(&scene, "pause chat", &["chat is paused"]).await;
     prints(&scene, "resume chat", &["chat works again"]).await;

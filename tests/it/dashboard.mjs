@@ -62,6 +62,7 @@ const parts = {
     await page.getByRole('navigation', { name: 'Pages' }).waitFor();
     await open(page, 'services');
     assert(await page.getByRole('button', { name: 'Hold open…' }).first().isDisabled(), 'a viewer only looks');
+    await page.getByRole('row', { name: /the chat/ }).waitFor();
     await page.context().close();
   },
 

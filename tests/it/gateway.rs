@@ -50,7 +50,10 @@ async fn a_stream_is_the_services_own_event_for_event_and_tells_usage_only_to_wh
         let told = chunks.iter().filter(|chunk| chunk["usage"].is_object()).count();
         assert_eq!(told, usize::from(usage), "{chunks:?}");
     }
-    let used = scene.daemon.metric("tidegate_api_tokens_total{key=\"test\",service=\"primary\",type=\"output\"}").await;
+    let used = scene
+        .daemon
+        .metric("tidegate_api_tokens_total{key=\"test\",service=\"primary\",model=\"simulated\",type=\"output\"}")
+        .await;
     assert!(used > 0.5, "what a stream used is counted, also when its client did not ask for it");
 }
 

@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 
 use super::{Next, finish, prepare, set_phase};
 use crate::{
-    actors::{Parts, conversation::State, hand::Phase, posting},
+    actors::{Parts, Payer, conversation::State, hand::Phase, posting},
     domain::{
         answer::Answer,
         job::{Job, Kind},
@@ -130,6 +130,14 @@ async fn alone<'a>(
     }
 }
 
+/// Asks one service. What that used is counted whoever the answer is for.
+async fn ask_one(parts: &Parts, service: usize, prompt: &Prompt) -> Result<Answer, Failure> {
+    let ai = &parts.ai[service];
+    let answer = ai.ask(prompt, parts.clock.now()).await?;
+    parts.charge(Payer::Chat, service, ai.model(), answer.tokens);
+    Ok(answer)
+}
+
 async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &Prompt, held: &mut bool) -> Attempt {
     let head = &jobs[0];
     let key = cache_key(parts, state, head, prompt);
@@ -146,7 +154,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };
-    let call = |index: usize| parts.ai[index].ask(prompt, parts.clock.now());
+    let call = |service: usize| ask_one(parts, service, prompt);
     let asking = parts.stack.ask(question, &watch, call);
     tokio::pin!(asking);
     let soft_limit = state.cell.lock().hand.as_ref().map(|hand| hand.soft_limit.clone()).unwrap_or_default();

@@ -57,6 +57,7 @@ pub(in crate::cli) fn limits(options: &Options) -> ExitCode {
                 let told = node.get("/admin/limiters").await?;
                 if !node.printed(&told) {
                     list(&told);
+                    accounts(&told);
                 }
                 return Ok(());
             }
@@ -87,7 +88,10 @@ fn list(told: &Value) {
             .map(|slots| format!("{}/{}", slots["in_use"], slots["effective"]))
             .unwrap_or_default();
         let windows = items(&it["used"]);
-        if windows.is_empty() {
+        if let Some(budget) = it["budget"].as_object() {
+            let limit = format!("{} tokens until {}", budget["tokens"], text(&budget["until"]));
+            rows.push(vec![name.clone(), limit, text(&budget["used"]), String::new(), String::new()]);
+        } else if windows.is_empty() {
             rows.push(vec![name.clone(), "no limit".into(), String::new(), text(&it["waiting"]), slots.clone()]);
         }
         for window in windows {
@@ -99,4 +103,20 @@ fn list(told: &Value) {
         }
     }
     table::print(&["WHOSE", "LIMIT", "USED", "WAITING", "SLOTS"], &rows);
+}
+
+/// What was used, by service, model and who asked; those of the keys are among those of the services.
+fn accounts(told: &Value) {
+    let of_services = told.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with("key:"));
+    let row = |account: &Value| {
+        let asked_by = account["key"].as_str().map_or("the chat".to_owned(), |key| format!("key {key}"));
+        let used = ["input_tokens", "output_tokens"].map(|kind| text(&account[kind]));
+        let cost = account["cost"].as_f64().map(|cost| format!("{cost:.4}")).unwrap_or_default();
+        [vec![text(&account["service"]), text(&account["model"]), asked_by], used.to_vec(), vec![cost]].concat()
+    };
+    let rows: Vec<_> = of_services.flat_map(|(_, it)| items(&it["accounts"])).map(row).collect();
+    if !rows.is_empty() {
+        println!("\nused on this node since it began:");
+        table::print(&["SERVICE", "MODEL", "ASKED BY", "TOKENS IN", "TOKENS OUT", "COST"], &rows);
+    }
 }

@@ -18,7 +18,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use reqwest::{
@@ -32,7 +35,7 @@ pub use self::{
     refusal::Refusal,
     stream::{Chunk, Stream},
 };
-use super::{AiService, Price, Provider, http};
+use super::{AiService, ModelPrice, Price, Provider, http};
 use crate::domain::{
     answer::{Answer, Tokens},
     completion::{Kind, Request},
@@ -54,6 +57,7 @@ pub struct Ai {
     handoff_tool: String,
     timeout: Duration,
     price: Price,
+    prices: Vec<ModelPrice>,
     client: http::PerRuntime,
 }
 
@@ -79,6 +83,7 @@ impl Ai {
             handoff_tool: handoff_tool.to_owned(),
             timeout: service.timeout,
             price: service.price,
+            prices: service.prices.clone(),
             client: http::PerRuntime::new(service.timeout)?,
         })
     }
@@ -111,9 +116,16 @@ impl Ai {
         }
     }
 
-    /// What tokens cost.
-    pub fn price(&self) -> Price {
-        self.price
+    /// What tokens of a model cost, by the provider's name.
+    pub fn price(&self, model: &str) -> Price {
+        let own = self.prices.iter().find(|priced| priced.model == model);
+        own.map_or(self.price, ModelPrice::price)
+    }
+
+    /// The provider's names of all models that may be asked for, each once.
+    pub fn own_models(&self) -> impl Iterator<Item = &str> {
+        let all: BTreeSet<&str> = self.models.values().chain([&self.model]).map(String::as_str).collect();
+        all.into_iter()
     }
 
     /// The names clients may ask for, each once.

@@ -6,7 +6,7 @@ use super::Rules;
 use crate::{
     actors::Service,
     broker,
-    client::Provider,
+    client::{Price, Provider},
     config::{Config, address::is_node},
     guard::{breaker, limiter::Limits},
     http::ApiKey,
@@ -188,12 +188,24 @@ fn service_alone(service: &Service, at: &str, rules: &mut Rules) {
     rules.together(versioned, &key, &[&with], "is empty, but provider is azure", "write a version like 2024-10-21");
     let named = service.models.iter().all(|(ours, theirs)| !ours.trim().is_empty() && !theirs.trim().is_empty());
     rules.holds(named, &format!("{at}.models"), "has an empty name in it", "write both names of each model");
-    for (name, price) in [("input", service.price.input), ("output", service.price.output)] {
-        let sound = price.is_finite() && price >= 0.0;
-        rules.holds(sound, &format!("{at}.price.{name}"), format!("{price} is no price"), "write a number from 0 up");
+    price(service.price, &format!("{at}.price"), rules);
+    for (index, of) in service.prices.iter().enumerate() {
+        let at = format!("{at}.prices[{index}]");
+        price(of.price(), &at, rules);
+        let asked = of.model == service.model || service.models.values().any(|model| *model == of.model);
+        let wrong = "is no model that this service is asked for";
+        let remedy = "write the provider's name of one, as in `model` or behind the = in `models`";
+        rules.holds(asked, &format!("{at}.model"), wrong, remedy);
     }
     windows(&service.limits, &format!("{at}.limits"), rules);
     breaker(&service.breaker, &format!("{at}.breaker"), rules);
+}
+
+fn price(price: Price, at: &str, rules: &mut Rules) {
+    for (name, price) in [("input", price.input), ("output", price.output)] {
+        let sound = price.is_finite() && price >= 0.0;
+        rules.holds(sound, &format!("{at}.{name}"), format!("{price} is no price"), "write a number from 0 up");
+    }
 }
 
 fn windows(limits: &Limits, at: &str, rules: &mut Rules) {

@@ -144,7 +144,7 @@ fn every_problem_is_reported_at_once() {
         ("CACHE_TTL", "soon"),
     ];
     let expected = [
-        "ai.services[0].url: is not a key; write one of api_key, api_version, base_url, breaker, concurrency, images, limits, max_output_tokens, model, models, name, price, provider, timeout (set by test.toml)",
+        "ai.services[0].url: is not a key; write one of api_key, api_version, base_url, breaker, concurrency, images, limits, max_output_tokens, model, models, name, price, prices, provider, timeout (set by test.toml)",
         "ai.services[1].limits.burst: is out of range; write a whole number from 0 to 4294967295 (set by test.toml)",
         "ai.services[1].name: is the same as ai.services[0].name; write another one",
         "ai.services[7].name: leaves a gap in the list before it; number the elements from 0 without gaps (set by TIDEGATE__AI__SERVICES__7__NAME)",

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 72] = [
+const SENSELESS: [(&str, &[&str]); 73] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -59,6 +59,10 @@ const SENSELESS: [(&str, &[&str]); 72] = [
     (
         "ai.services = [{ price = { input = -0.1, output = nan } }]",
         &["ai.services[0].price.input", "ai.services[0].price.output"],
+    ),
+    (
+        "ai.services = [{ models = { ours = 'theirs' }, prices = [{ model = 'theirs', input = -1 }, { model = 'ours' }] }]",
+        &["ai.services[0].prices[0].input", "ai.services[0].prices[1].model"],
     ),
     (
         "ai.services = [{ limits.windows = [{ requests = 0, per = '0s' }] }]",

@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use super::{Admin, Who};
 use crate::{
+    actors::Accounts,
     broker::Standing,
     domain::time::{Timestamp, millis},
-    guard::{Permits, breaker, bulkhead::Usage, limiter::WindowUse},
+    guard::{Permits, Spent, breaker, bulkhead::Usage, limiter::WindowUse},
     http::AdminRole,
     state::nodes::Node,
     telemetry::Clock,
@@ -126,8 +127,8 @@ fn breaker(of: breaker::Snapshot, clock: &Clock) -> BreakerView {
     }
 }
 
-/// A limiter.
-#[derive(Debug, Serialize, ToSchema)]
+/// A limiter, and what went through it.
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct LimiterView {
     /// How full each window is.
     used: Vec<WindowUse>,
@@ -136,18 +137,85 @@ pub struct LimiterView {
     /// Of a service: its slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<Usage>,
+    /// Of an API key with a monthly budget: how much of it is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<BudgetView>,
+    /// What was used on this node since it began: of a service by whom, of an API key of which service.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accounts: Vec<AccountView>,
 }
 
-/// Of the services, of the posts, and of the API keys that are limited.
+/// A monthly budget.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BudgetView {
+    /// Tokens that may be used in a month.
+    tokens: u64,
+    /// Those used in this one, on all nodes, as far as this one knows.
+    used: u64,
+    /// When the next month begins.
+    until: String,
+}
+
+/// What was used of a model.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct AccountView {
+    service: &'static str,
+    /// By the provider's name.
+    model: &'static str,
+    /// The API key that asked; the conversations have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'static str>,
+    /// Tokens of questions.
+    input_tokens: u64,
+    /// Tokens of answers.
+    output_tokens: u64,
+    /// What they cost, in the currency of the prices.
+    cost: f64,
+}
+
+/// Of the services, of the posts, and of the API keys.
 pub(super) fn of_limiters(admin: &Admin) -> Named<LimiterView> {
-    let view = |permits: &Permits, slots| LimiterView { used: permits.used(), waiting: permits.waiting(), slots };
-    let services = admin.parts.stack.services().iter();
-    let mut all: Named<LimiterView> =
-        services.map(|of| (of.name.to_owned(), view(&of.permits, Some(of.bulkhead.usage())))).collect();
-    all.insert("zendesk".into(), view(&admin.parts.posts, None));
-    let keys = admin.parts.key_limits.iter();
-    all.extend(keys.map(|(key, permits)| (format!("key:{key}"), view(permits, None))));
+    let parts = &admin.parts;
+    let accounts = of_accounts(&parts.accounts);
+    let limiter =
+        |permits: &Permits| LimiterView { used: permits.used(), waiting: permits.waiting(), ..LimiterView::default() };
+    let mut all = Named::new();
+    for service in parts.stack.services() {
+        let of_service = accounts.iter().filter(|account| account.service == service.name).cloned().collect();
+        let slots = Some(service.bulkhead.usage());
+        all.insert(service.name.to_owned(), LimiterView { slots, accounts: of_service, ..limiter(&service.permits) });
+    }
+    all.insert("zendesk".into(), limiter(&parts.posts));
+    for (key, _) in parts.accounts.keys() {
+        let permits = parts.key_limits.iter().find(|(limited, _)| limited == key);
+        let allowance = parts.allowances.iter().find(|allowance| allowance.name() == key);
+        let budget = allowance.map(|allowance| BudgetView::of(allowance.standing()));
+        let accounts = accounts.iter().filter(|account| account.key == Some(key)).cloned().collect();
+        let limiter = permits.map(|(_, permits)| limiter(permits)).unwrap_or_default();
+        all.insert(format!("key:{key}"), LimiterView { budget, accounts, ..limiter });
+    }
     all
+}
+
+/// Those in which there is something.
+fn of_accounts(accounts: &Accounts) -> Vec<AccountView> {
+    let chat = accounts.chat().iter().map(|account| (None, account));
+    let keys = accounts.keys().flat_map(|(key, accounts)| accounts.iter().map(move |account| (Some(key), account)));
+    let views = chat.chain(keys).map(|(key, account)| AccountView {
+        service: account.service,
+        model: account.model,
+        key,
+        input_tokens: account.tokens().input,
+        output_tokens: account.tokens().output,
+        cost: account.cost(),
+    });
+    views.filter(|account| account.input_tokens + account.output_tokens > 0).collect()
+}
+
+impl BudgetView {
+    fn of(spent: Spent) -> Self {
+        Self { tokens: spent.budget, used: spent.used, until: spent.until.to_rfc3339() }
+    }
 }
 
 /// A message that was in hand when the process died.

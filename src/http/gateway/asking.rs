@@ -18,7 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Gateway, deadline::Deadline, models, quota::Right, refusal::Refusal, watch::Watch};
 use crate::{
-    actors::Share,
+    actors::{Payer, Share},
     client::{self, Ai, Completion, Stream},
     domain::{
         answer::Tokens,
@@ -72,8 +72,8 @@ struct Said {
 /// What a call that is under way has used so far.
 #[derive(Default)]
 struct Meter {
-    /// It is under way, and not counted yet.
-    running: bool,
+    /// The service, while its call is under way and not counted yet.
+    service: Option<usize>,
     bytes: usize,
 }
 
@@ -178,7 +178,7 @@ impl Asking {
         // What another one said is no answer of this one.
         *self.said.lock() = Said::default();
         let within = self.enough_for(service)?;
-        self.meter.lock().running = true;
+        self.meter.lock().service = Some(service);
         let ai = &self.gateway.parts.ai[service];
         Ok((ai, models::model_at(ai, &self.request), within, self.gateway.parts.clock.now()))
     }
@@ -211,7 +211,7 @@ impl Asking {
     fn note(&self, refusal: client::Refusal) -> Failure {
         *self.said.lock() = Said { body: refusal.body, retry_after: refusal.retry_after };
         // A call that failed is not paid for.
-        self.meter.lock().running = false;
+        self.meter.lock().service = None;
         refusal.failure
     }
 
@@ -279,24 +279,21 @@ impl Asking {
 
     /// Counts what was used; what it cost, if that is known. Of what a service does not tell an estimate is counted.
     pub fn used(&self, tokens: Tokens) -> Option<f64> {
-        let Meter { running, bytes } = std::mem::take(&mut *self.meter.lock());
-        let untold = running && tokens.total() == 0 && self.request.kind == Kind::Chat;
+        let Meter { service, bytes } = std::mem::take(&mut *self.meter.lock());
+        let untold = service.is_some() && tokens.total() == 0 && self.request.kind == Kind::Chat;
         let estimate = || Tokens { input: self.request.tokens_asked(), output: bytes as u64 / BYTES_PER_TOKEN };
         let tokens = if untold { estimate() } else { tokens };
         self.right.used(tokens.total());
-        let service = self.watch.service()?;
-        let place = self.gateway.parts.stack.services().iter().position(|known| known.name == service)?;
-        let price = self.gateway.parts.ai[place].price();
-        let cost = price.of(tokens);
-        self.gateway.metrics.used(self.key, service, tokens, cost);
-        (!price.is_none()).then_some(cost)
+        let (service, parts) = (service?, &self.gateway.parts);
+        parts.charge(Payer::Key(self.key), service, models::model_at(&parts.ai[service], &self.request), tokens)
     }
 }
 
 impl Drop for Asking {
     /// Whoever leaves in the middle of an answer has used what has come of it.
     fn drop(&mut self) {
-        if self.meter.lock().running {
+        let under_way = self.meter.lock().service.is_some();
+        if under_way {
             self.used(Tokens::default());
         }
     }

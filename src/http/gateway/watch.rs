@@ -39,11 +39,6 @@ impl Watch {
         Self { clock, seen: Mutex::new(seen) }
     }
 
-    /// The service asked last.
-    pub fn service(&self) -> Option<&'static str> {
-        self.seen.lock().service
-    }
-
     /// The headers that tell how the request fared.
     pub fn headers(&self, id: &str, source: Source) -> HeaderMap {
         let seen = self.seen.lock();

@@ -2,6 +2,7 @@
 
 import { get, part, put, remove } from "./api.js";
 import { act, confirm, facts, h, number, table, tag, time } from "./ui.js";
+import { gauge } from "./charts.js";
 import { LAMPS, use } from "./now.js";
 
 export async function services(shared) {
@@ -11,7 +12,20 @@ export async function services(shared) {
     h("h1", null, "Services"),
     h("div", { class: "grid" }, Object.entries(breakers).map(([name, it]) => service(shared, name, it, limiters[name], settings))),
     others.length > 0 && h("section", { class: "card" }, h("h2", null, "Other limits"), table("Zendesk, and API keys", ["Whose", "Used", ["Waiting", "number"]],
-      others.map(([name, it]) => [name, it.used.map((window) => use(window)), number(it.waiting)]))));
+      others.map(([name, it]) => [name, [it.used.map((window) => use(window)), it.budget && budget(it.budget)], number(it.waiting)]))),
+    accounts(Object.keys(breakers).flatMap((name) => limiters[name].accounts ?? [])));
+}
+
+function budget(it) {
+  const text = `${number(it.used)} of ${number(it.tokens)} tokens of this month`;
+  return h("div", null, h("p", { class: "soft" }, text), gauge(it.used, it.tokens, text));
+}
+
+function accounts(all) {
+  const money = (sum) => sum.toLocaleString(undefined, { maximumFractionDigits: 4 });
+  return h("section", { class: "card" }, h("h2", null, "Used since this node began"),
+    table("Tokens and cost, by service, model and who asked", ["Service", "Model", "Asked by", ["Tokens in", "number"], ["Tokens out", "number"], ["Cost", "number"]],
+      all.map((it) => [it.service, it.model, it.key ? `key ${it.key}` : "the chat", number(it.input_tokens), number(it.output_tokens), money(it.cost)]), "Nothing yet."));
 }
 
 function service(shared, name, it, limiter, settings) {
