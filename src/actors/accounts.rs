@@ -16,11 +16,13 @@ use crate::{
     telemetry::series::{Counters, Labels, label},
 };
 
-/// A sum of money.
-type Sum = Counter<f64, AtomicU64>;
-
-/// The same by `N` labels.
-type Sums<const N: usize> = Family<Labels<N>, Sum>;
+/// The accounts of all who may ask.
+#[derive(Default)]
+pub struct Accounts {
+    chat: Vec<Account>,
+    /// By the place of the key.
+    keys: Vec<(&'static str, Vec<Account>)>,
+}
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +31,6 @@ pub enum Payer {
     Chat,
     /// The API key at this place of the configuration.
     Key(usize),
-}
-
-/// The accounts of all who may ask.
-#[derive(Default)]
-pub struct Accounts {
-    chat: Vec<Account>,
-    /// By the place of the key.
-    keys: Vec<(&'static str, Vec<Account>)>,
 }
 
 /// What one payer has used of one model of one service.
@@ -51,6 +45,12 @@ pub struct Account {
     output: Counter,
     cost: Sum,
 }
+
+/// A sum of money.
+type Sum = Counter<f64, AtomicU64>;
+
+/// The same by `N` labels.
+type Sums<const N: usize> = Family<Labels<N>, Sum>;
 
 impl Account {
     /// Tokens used.
@@ -75,17 +75,18 @@ impl Accounts {
         registry.register("tidegate_chat_cost", format!("Cost of conversations, {money}"), chat_costs.clone());
         registry.register("tidegate_api_tokens", "Tokens used by key", key_tokens.clone());
         registry.register("tidegate_api_cost", format!("Cost by key, {money}"), key_costs.clone());
-        let chat = each(services, |service, model| {
+        let chat = open(services, |service, model| {
             let tokens = |kind| chat_tokens.get_or_create(&[service, model, ("type", kind)]).clone();
             (tokens("input"), tokens("output"), chat_costs.get_or_create(&[service, model]).clone())
         });
         let of_key = |name: &&str| {
-            let key = ("key", label(name));
-            let accounts = each(services, |service, model| {
+            let name = label(name);
+            let key = ("key", name);
+            let accounts = open(services, |service, model| {
                 let tokens = |kind| key_tokens.get_or_create(&[key, service, model, ("type", kind)]).clone();
                 (tokens("input"), tokens("output"), key_costs.get_or_create(&[key, service, model]).clone())
             });
-            (key.1, accounts)
+            (name, accounts)
         };
         Self { chat, keys: keys.iter().map(of_key).collect() }
     }
@@ -112,27 +113,26 @@ impl Accounts {
 /// A label and its value.
 type Pair = (&'static str, &'static str);
 
-/// One account for each model of each service; `counters`: for the tokens of questions and answers, and for the cost.
-fn each(services: &[(&str, &Ai)], counters: impl Fn(Pair, Pair) -> (Counter, Counter, Sum)) -> Vec<Account> {
-    let open = |place, service, model| {
+/// Opens one account for each model of each service; `counters`: for the tokens of questions and answers, and for the cost.
+fn open(services: &[(&str, &Ai)], counters: impl Fn(Pair, Pair) -> (Counter, Counter, Sum)) -> Vec<Account> {
+    let account = |place, service, model| {
         let (input, output, cost) = counters(("service", service), ("model", model));
         Account { service, model, place, input, output, cost }
     };
     let all = services.iter().enumerate();
-    all.flat_map(|(place, (name, ai))| ai.own_models().map(move |model| open(place, label(name), label(model))))
+    all.flat_map(|(place, (name, ai))| ai.own_models().map(move |model| account(place, label(name), label(model))))
         .collect()
 }
 
 impl Parts {
     /// Counts what a call used of a model, by the provider's name; what it cost, if the price is known.
     pub fn charge(&self, payer: Payer, service: usize, model: &str, tokens: Tokens) -> Option<f64> {
-        let price = self.ai[service].price(model);
-        let cost = price.of(tokens);
+        let cost = self.ai[service].price(model).map(|price| price.of(tokens));
         if let Some(account) = self.accounts.of(payer, service, model) {
             account.input.inc_by(tokens.input);
             account.output.inc_by(tokens.output);
-            account.cost.inc_by(cost);
+            account.cost.inc_by(cost.unwrap_or_default());
         }
-        (!price.is_none()).then_some(cost)
+        cost
     }
 }

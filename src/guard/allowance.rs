@@ -42,10 +42,14 @@ impl Used {
     }
 }
 
-/// How much of a budget is used; as an error, all of it.
+/// A budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the {budget} tokens of this month are used up; the next month begins at {}", until.to_rfc3339())]
-pub struct Spent {
+#[error("the {} tokens of this month are used up; the next month begins at {}", .0.budget, .0.until.to_rfc3339())]
+pub struct Spent(pub BudgetUse);
+
+/// How much of a budget is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetUse {
     /// When the next month begins.
     pub until: Timestamp,
     /// Tokens that may be used in a month.
@@ -67,15 +71,15 @@ impl Allowance {
 
     /// Whether the key may make a call, as long as anything of its budget is left.
     pub fn admit(&self) -> Result<(), Spent> {
-        let spent = self.standing();
-        if spent.used < spent.budget { Ok(()) } else { Err(spent) }
+        let standing = self.standing();
+        if standing.used < standing.budget { Ok(()) } else { Err(Spent(standing)) }
     }
 
-    /// How much of the budget is used, whether or not anything is left.
-    pub fn standing(&self) -> Spent {
+    /// How much of the budget is used.
+    pub fn standing(&self) -> BudgetUse {
         let month = self.month();
         let used = self.months.lock().get(&month).copied().unwrap_or_default().all();
-        Spent { until: month.next().begins(), budget: self.budget, used }
+        BudgetUse { until: month.next().begins(), budget: self.budget, used }
     }
 
     /// A call has used so many tokens.
@@ -190,10 +194,10 @@ mod tests {
         assert_eq!(other.admit(), Ok(()), "it does not know of the other yet");
         assert!(scene.tell(0, false) && scene.tell(1, false));
         let until = at("2026-12-01T00:00:00Z");
-        assert_eq!(other.admit(), Err(Spent { until, budget: BUDGET, used: BUDGET }));
+        assert_eq!(other.admit(), Err(Spent(BudgetUse { until, budget: BUDGET, used: BUDGET })));
         assert_eq!(one.admit(), Ok(()), "told before the other");
         assert!(scene.tell(0, false));
-        assert_eq!(one.admit(), Err(Spent { until, budget: BUDGET, used: BUDGET }));
+        assert_eq!(one.admit(), Err(Spent(BudgetUse { until, budget: BUDGET, used: BUDGET })));
         let said = one.admit().unwrap_err().to_string();
         assert_eq!(said, "the 100 tokens of this month are used up; the next month begins at 2026-12-01T00:00:00Z");
         scene.set("2026-12-01T00:00:00Z");

@@ -42,7 +42,7 @@ use crate::{
     telemetry::Clock,
 };
 
-pub use allowance::{Allowance, Spent};
+pub use allowance::{Allowance, BudgetUse, Spent};
 pub use cache::{Cache, Fleet as CacheFleet, Key, Sealer, Source, Tenant};
 pub use config::CacheConfig;
 pub use fair::{Class, Shares};

@@ -86,7 +86,7 @@ async fn a_conversation_is_answered_by_every_provider() {
         let ask = |text: &'static str| {
             let prompt = Prompt::new("be kind", &history, &[text, "please"], Vec::new());
             let ai = &ai;
-            async move { ai.ask(&prompt, NOW).await }
+            async move { ai.ask(&prompt, NOW).await.1 }
         };
         let answer = ask("one [ref:00000001]").await.unwrap();
         // Strict about neighbours of one role, Anthropic sees the last two turns as one.

@@ -130,12 +130,13 @@ async fn alone<'a>(
     }
 }
 
-/// Asks one service. What that used is counted whoever the answer is for.
+/// Asks one service. What that used is counted once it has answered, whatever it says; of a call that is given up
+/// nobody knows it.
 async fn ask_one(parts: &Parts, service: usize, prompt: &Prompt) -> Result<Answer, Failure> {
     let ai = &parts.ai[service];
-    let answer = ai.ask(prompt, parts.clock.now()).await?;
-    parts.charge(Payer::Chat, service, ai.model(), answer.tokens);
-    Ok(answer)
+    let (tokens, answer) = ai.ask(prompt, parts.clock.now()).await;
+    parts.charge(Payer::Chat, service, ai.model(), tokens);
+    answer
 }
 
 async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &Prompt, held: &mut bool) -> Attempt {

@@ -1,4 +1,4 @@
-//! `tidegate limits`: how the limiters stand, and other limits for a service.
+//! `tidegate limits`: how the limiters stand, what was used and what it cost, and other limits for a service.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Options {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Lists the limiters.
+    /// Lists the limiters, and what was used and what it cost.
     List,
     /// Sets other limits for a service, on all nodes; what is not told stays as configured.
     Set {

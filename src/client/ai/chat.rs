@@ -114,10 +114,17 @@ pub(super) fn question(prompt: &Prompt, model: &str, images: bool, handoff_tool:
     serde_json::to_vec(&Request { model, messages: messages.collect(), tools }).expect("a request is plain data")
 }
 
-/// Reads the answer.
-pub(super) fn answer(body: &[u8], handoff_tool: &str) -> Result<Answer, Failure> {
-    let completion: Completion = serde_json::from_slice(body).map_err(|_| Failure::UnusableAnswer)?;
-    let choice = completion.choices.into_iter().next().ok_or(Failure::UnusableAnswer)?;
+/// Reads the answer, and the tokens used, which are paid for whatever is said.
+pub(super) fn answer(body: &[u8], handoff_tool: &str) -> (Tokens, Result<Answer, Failure>) {
+    let Ok(Completion { choices, usage }) = serde_json::from_slice(body) else {
+        return (Tokens::default(), Err(Failure::UnusableAnswer));
+    };
+    let tokens = Tokens { input: count(&usage["prompt_tokens"]), output: count(&usage["completion_tokens"]) };
+    (tokens, said(choices, tokens, handoff_tool))
+}
+
+fn said(choices: Vec<Choice>, tokens: Tokens, handoff_tool: &str) -> Result<Answer, Failure> {
+    let choice = choices.into_iter().next().ok_or(Failure::UnusableAnswer)?;
     let refused = choice.finish_reason.as_deref() == Some("content_filter") || choice.message.refusal.is_some();
     if refused {
         return Err(Failure::ContentRefused);
@@ -128,10 +135,6 @@ pub(super) fn answer(body: &[u8], handoff_tool: &str) -> Result<Answer, Failure>
     if text.trim().is_empty() && !handoff {
         return Err(Failure::UnusableAnswer);
     }
-    let tokens = Tokens {
-        input: count(&completion.usage["prompt_tokens"]),
-        output: count(&completion.usage["completion_tokens"]),
-    };
     Ok(Answer { text, handoff, tokens, ..Answer::default() })
 }
 
@@ -185,7 +188,17 @@ mod tests {
             ),
             (r#"{"choices":[{"message":{"content":"a","refusal":"no"}}]}"#.to_owned(), Err(Failure::ContentRefused)),
         ] {
-            assert_eq!(answer(body.as_bytes(), "human"), expected, "{body}");
+            assert_eq!(answer(body.as_bytes(), "human").1, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_counted_also_of_what_is_no_answer() {
+        for said in [r#"{"content":" "}"#, r#"{"content":"a","refusal":"no"}"#] {
+            let usage = r#"{"prompt_tokens":3,"completion_tokens":5}"#;
+            let body = format!(r#"{{"choices":[{{"message":{said}}}],"usage":{usage}}}"#);
+            let (tokens, answer) = answer(body.as_bytes(), "");
+            assert!(answer.is_err() && (tokens.input, tokens.output) == (3, 5), "{said}");
         }
     }
 }

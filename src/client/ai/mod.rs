@@ -116,10 +116,10 @@ impl Ai {
         }
     }
 
-    /// What tokens of a model cost, by the provider's name.
-    pub fn price(&self, model: &str) -> Price {
-        let own = self.prices.iter().find(|priced| priced.model == model);
-        own.map_or(self.price, ModelPrice::price)
+    /// What tokens of a model cost, by the provider's name; `None`: nobody has said it.
+    pub fn price(&self, model: &str) -> Option<Price> {
+        let own = self.prices.iter().find(|priced| priced.model == model).map(ModelPrice::price);
+        own.or_else(|| Some(self.price).filter(|price| !price.is_none()))
     }
 
     /// The provider's names of all models that may be asked for, each once.
@@ -134,15 +134,23 @@ impl Ai {
         ours.into_iter().chain(self.models.keys().map(String::as_str))
     }
 
-    /// Asks one question of a conversation. `now`: the wall clock, for a `Retry-After` that is a date.
-    pub async fn ask(&self, prompt: &Prompt, now: Timestamp) -> Result<Answer, Failure> {
+    /// Asks one question of a conversation; with the tokens that it used, also when what came is no answer for a
+    /// customer. `now`: the wall clock, for a `Retry-After` that is a date.
+    pub async fn ask(&self, prompt: &Prompt, now: Timestamp) -> (Tokens, Result<Answer, Failure>) {
         let span = self.endpoint.span(Kind::Chat, &self.model);
-        let asked = span.over(self.put(prompt, now)).await;
-        span::ended(&span, asked.as_ref().map(|answer| answer.tokens));
-        asked
+        let (tokens, answer) = match span.over(self.put(prompt, now)).await {
+            Ok((body, advice)) => {
+                let (tokens, answer) = chat::answer(&body, &self.handoff_tool);
+                (tokens, answer.map(|answer| Answer { limit_requests: advice.limit_requests, ..answer }))
+            }
+            Err(failure) => (Tokens::default(), Err(failure)),
+        };
+        span::ended(&span, answer.as_ref().map(|_| tokens));
+        (tokens, answer)
     }
 
-    async fn put(&self, prompt: &Prompt, now: Timestamp) -> Result<Answer, Failure> {
+    /// What comes to a question, in OpenAI's shape.
+    async fn put(&self, prompt: &Prompt, now: Timestamp) -> Result<(Bytes, Advice), Failure> {
         let question = chat::question(prompt, &self.model, self.images, &self.handoff_tool);
         let body = match self.endpoint.provider {
             Provider::Openai | Provider::Azure => question,
@@ -158,8 +166,7 @@ impl Ai {
             Provider::Openai | Provider::Azure => body,
             Provider::Anthropic => anthropic::answer::translate(&body, now).map_err(|refusal| refusal.failure)?.0,
         };
-        let answer = chat::answer(&body, &self.handoff_tool)?;
-        Ok(Answer { limit_requests: advice.limit_requests, ..answer })
+        Ok((body, advice))
     }
 
     /// Gets one whole answer to a client's request, which must not ask for a stream. `model`: by the provider's name.

@@ -188,7 +188,7 @@ async fn every_status_is_told_apart_on_every_road() {
                 assert_eq!(message, (status != 401).then(|| json!("m")), "{provider:?} {status}");
             }
             let prompt = Prompt::new("", &History::default(), &["hi"], Vec::new());
-            assert_eq!(ai.ask(&prompt, NOW).await, Err(failure.clone()), "{provider:?}");
+            assert_eq!(ai.ask(&prompt, NOW).await.1, Err(failure.clone()), "{provider:?}");
         }
     }
 }

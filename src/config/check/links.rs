@@ -188,23 +188,30 @@ fn service_alone(service: &Service, at: &str, rules: &mut Rules) {
     rules.together(versioned, &key, &[&with], "is empty, but provider is azure", "write a version like 2024-10-21");
     let named = service.models.iter().all(|(ours, theirs)| !ours.trim().is_empty() && !theirs.trim().is_empty());
     rules.holds(named, &format!("{at}.models"), "has an empty name in it", "write both names of each model");
-    price(service.price, &format!("{at}.price"), rules);
-    for (index, of) in service.prices.iter().enumerate() {
-        let at = format!("{at}.prices[{index}]");
-        price(of.price(), &at, rules);
-        let asked = of.model == service.model || service.models.values().any(|model| *model == of.model);
-        let wrong = "is no model that this service is asked for";
-        let remedy = "write the provider's name of one, as in `model` or behind the = in `models`";
-        rules.holds(asked, &format!("{at}.model"), wrong, remedy);
-    }
+    prices(service, at, rules);
     windows(&service.limits, &format!("{at}.limits"), rules);
     breaker(&service.breaker, &format!("{at}.breaker"), rules);
 }
 
+fn prices(service: &Service, at: &str, rules: &mut Rules) {
+    price(service.price, &format!("{at}.price"), rules);
+    for (index, priced) in service.prices.iter().enumerate() {
+        let at = format!("{at}.prices[{index}]");
+        price(priced.price(), &at, rules);
+        let key = format!("{at}.model");
+        let asked = priced.model == service.model || service.models.values().any(|model| *model == priced.model);
+        let wrong = "is no model that this service is asked for";
+        let remedy = "write the provider's name of one, as in `model` or behind the = in `models`";
+        rules.holds(asked, &key, wrong, remedy);
+        let first = service.prices[..index].iter().all(|earlier| earlier.model != priced.model);
+        rules.holds(first, &key, "has a price already", "remove one of the two");
+    }
+}
+
 fn price(price: Price, at: &str, rules: &mut Rules) {
-    for (name, price) in [("input", price.input), ("output", price.output)] {
-        let sound = price.is_finite() && price >= 0.0;
-        rules.holds(sound, &format!("{at}.{name}"), format!("{price} is no price"), "write a number from 0 up");
+    for (name, amount) in [("input", price.input), ("output", price.output)] {
+        let sound = amount.is_finite() && amount >= 0.0;
+        rules.holds(sound, &format!("{at}.{name}"), format!("{amount} is no price"), "write a number from 0 up");
     }
 }
 

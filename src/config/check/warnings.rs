@@ -10,7 +10,7 @@ use crate::{
     state,
 };
 
-/// Returns what is missing for a node that does all it is told to; until then messages wait and callers are refused.
+/// Returns what is missing or hardly meant, each with what follows from it.
 pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |applies: bool, text: &str| {
@@ -61,18 +61,26 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
             warn(nameless, &format!("ai.services[{index}].model is empty: most services refuse such a request"));
         }
     }
-    let services = config.ai.services.iter().map(|service| &service.limits).enumerate();
-    let keys = config.api.keys.iter().map(|key| &key.limits).enumerate();
-    warnings.extend(services.filter_map(|(index, limits)| slow_burst(&format!("ai.services[{index}]"), limits)));
-    warnings.extend(keys.filter_map(|(index, limits)| slow_burst(&format!("api.keys[{index}]"), limits)));
+    warnings.extend(slow_bursts(config));
     warnings
+}
+
+fn slow_bursts(config: &Config) -> Vec<String> {
+    let does = |role: Role| config.node.roles.contains(&role);
+    let services = config.ai.services.iter().filter(|_| does(Role::Chat) || does(Role::Api));
+    let keys = config.api.keys.iter().filter(|_| does(Role::Api));
+    let services = services.enumerate().map(|(index, service)| (format!("ai.services[{index}]"), &service.limits));
+    let keys = keys.enumerate().map(|(index, key)| (format!("api.keys[{index}]"), &key.limits));
+    services.chain(keys).filter_map(|(whose, limits)| slow_burst(&whose, limits)).collect()
 }
 
 /// A burst that holds calls up before the other limits do.
 fn slow_burst(whose: &str, limits: &Limits) -> Option<String> {
-    let SlowBurst { enough, per_minute, pace_per_minute } = limits.slow_burst(VALIDITY)?;
+    let SlowBurst { enough, per_minute, others_per_minute } = limits.slow_burst(VALIDITY)?;
     let burst = limits.burst;
+    let rate = |rate: f64| if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
+    let (through, allowed) = (rate(per_minute), rate(others_per_minute));
     Some(format!(
-        "{whose}.limits.burst is {burst}: it lets {per_minute} calls a minute through, of {pace_per_minute} that the other limits allow; write {enough} or more"
+        "{whose}.limits.burst is {burst}: it lets {through} calls a minute through, of {allowed} that the other limits allow; write {enough} or more"
     ))
 }

@@ -61,8 +61,8 @@ const SENSELESS: [(&str, &[&str]); 73] = [
         &["ai.services[0].price.input", "ai.services[0].price.output"],
     ),
     (
-        "ai.services = [{ models = { ours = 'theirs' }, prices = [{ model = 'theirs', input = -1 }, { model = 'ours' }] }]",
-        &["ai.services[0].prices[0].input", "ai.services[0].prices[1].model"],
+        "ai.services = [{ models = { ours = 'theirs' }, prices = [{ model = 'theirs', input = -1 }, { model = 'ours' }, { model = 'theirs' }] }]",
+        &["ai.services[0].prices[0].input", "ai.services[0].prices[1].model", "ai.services[0].prices[2].model"],
     ),
     (
         "ai.services = [{ limits.windows = [{ requests = 0, per = '0s' }] }]",
@@ -175,13 +175,18 @@ fn what_is_hardly_meant_is_a_warning() {
         ("admin.fault_injection = true", "admin.fault_injection", true),
         (
             "ai.services = [{ limits = { per_minute = 10000 } }]",
-            "ai.services[0].limits.burst is 20: it lets 3921",
+            "ai.services[0].limits.burst is 20: it lets 3922 calls a minute through, of 5000",
             true,
         ),
-        ("ai.services = [{ limits = { per_minute = 10000, burst = 51 } }]", "ai.services[0].limits", false),
+        ("ai.services = [{ limits = { per_minute = 10000, burst = 26 } }]", "ai.services[0].limits", false),
+        (
+            "node.roles = ['ingress']\nai.services = [{ limits = { per_minute = 10000 } }]",
+            "ai.services[0].limits",
+            false,
+        ),
         (
             "api.keys = [{ name = 'a', key = 'k', limits = { per_minute = 100, burst = 1 } }]",
-            "api.keys[0].limits.burst is 1: it lets 66",
+            "api.keys[0].limits.burst is 1: it lets 66.7",
             true,
         ),
     ];

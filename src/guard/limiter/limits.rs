@@ -14,6 +14,8 @@ const TOKEN_ONLY_REQUESTS_MAX: u64 = 8192;
 const WINDOW_REQUESTS_MAX: u64 = 1 << 20;
 /// Makes 49 of 100 * 0.7 * 0.7, which is a little less in binary.
 const ROUNDING: f64 = 1e-6;
+/// A burst that costs less than a hundredth of what may go through is not told of.
+const WORTH_A_WORD: f64 = 0.99;
 /// Whatever is more in a minute or an hour is no limit; Redis's scripts write numbers of 10^14 and more inexactly.
 const SHARED_MAX: u64 = 1_000_000_000_000;
 /// Reservations that may lie ahead; more callers than this at once are refused, not queued.
@@ -64,18 +66,25 @@ impl Limits {
         *self != Self { burst: self.burst, pace_hour: self.pace_hour, ..Self::NONE }
     }
 
-    /// Whether the burst is too small for the pace at which it is refilled, and which is not.
+    /// Whether the burst holds up calls that the other limits would let through.
     ///
     /// Permits are used at any moment within `validity`, all at once perhaps: no more than the burst may be given in it.
     pub fn slow_burst(&self, validity: Duration) -> Option<SlowBurst> {
-        let Bucket { capacity, interval } = Rules::of(self, None, 1.0).bucket?;
-        let enough = validity.as_nanos().div_ceil(interval.as_nanos()) + 1;
-        let in_a_minute =
-            |calls: u32, span: Duration| (MINUTE.as_secs_f64() * f64::from(calls) / span.as_secs_f64()) as u64;
-        (u128::from(capacity) < enough).then(|| SlowBurst {
-            enough: u32::try_from(enough).unwrap_or(u32::MAX),
-            per_minute: in_a_minute(capacity, validity + interval),
-            pace_per_minute: in_a_minute(1, interval),
+        let rules = Rules::of(self, None, 1.0);
+        let Bucket { capacity, interval } = rules.bucket?;
+        let in_a_minute = |calls: f64, span: Duration| calls * MINUTE.as_secs_f64() / span.as_secs_f64();
+        let of_window = |rule: &Rule| {
+            let calls = rule.limit as f64;
+            if rule.span < MINUTE { in_a_minute(calls, rule.span + validity) } else { calls }
+        };
+        let pace = in_a_minute(1.0, interval);
+        let others_per_minute = rules.windows.iter().map(of_window).fold(pace, f64::min);
+        let per_minute = in_a_minute(f64::from(capacity), validity + interval);
+        let enough = others_per_minute / in_a_minute(1.0, validity + interval);
+        (per_minute < others_per_minute * WORTH_A_WORD).then_some(SlowBurst {
+            enough: (enough - ROUNDING).ceil() as u32,
+            per_minute,
+            others_per_minute,
         })
     }
 
@@ -95,14 +104,14 @@ impl Limits {
 }
 
 /// A burst that holds calls up before any other limit does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowBurst {
     /// The smallest burst that does not.
     pub enough: u32,
-    /// Calls that this one lets through in 60 seconds.
-    pub per_minute: u64,
-    /// Calls that the other limits allow in 60 seconds.
-    pub pace_per_minute: u64,
+    /// Calls that this one lets through in 60 seconds, one minute after the other.
+    pub per_minute: f64,
+    /// Calls that the other limits allow in the first 60 seconds.
+    pub others_per_minute: f64,
 }
 
 /// What holds at the moment.

@@ -44,37 +44,55 @@ fn a_saturated_default_uses_more_than_99_percent_of_its_minutes_and_hours() {
     assert!(times.windows(101).all(|few| few[100] - few[0] >= secs(60) + VALIDITY));
 }
 
-#[test]
-fn a_burst_that_is_too_small_for_its_pace_is_told_with_the_least_that_is_enough() {
-    for (per_minute, enough) in [(10_000, 51), (1_000, 6), (100, 2)] {
-        let limits = |burst| Limits { per_minute, burst, ..NONE };
-        let pace = Duration::from_secs(60) / per_minute as u32;
-        let keeps_up = |burst| {
-            let mut limiter = Limiter::new(limits(burst), VALIDITY);
-            (0..per_minute as u32 / 2).all(|n| take(&mut limiter, pace * n, 0).0 == pace * n)
-        };
-        assert!(keeps_up(enough) && limits(enough).slow_burst(VALIDITY).is_none(), "{per_minute}");
-        assert!(!keeps_up(enough - 1), "{per_minute}");
-        let slow = limits(enough - 1).slow_burst(VALIDITY).unwrap();
-        assert_eq!((slow.enough, slow.pace_per_minute), (enough, per_minute));
-    }
-    assert_eq!(Limits::default().slow_burst(VALIDITY), None);
-    assert_eq!(Limits { burst: 0, ..Limits::default() }.slow_burst(VALIDITY), None);
-}
-
-#[test]
-fn a_burst_that_is_too_small_lets_through_what_is_told() {
-    let limits = Limits { per_minute: 10_000, burst: 20, ..NONE };
-    let slow = limits.slow_burst(VALIDITY).unwrap();
-    assert_eq!((slow.per_minute, slow.pace_per_minute), (3921, 10_000));
-    let mut limiter = Limiter::new(limits, VALIDITY);
-    let mut now = Duration::ZERO;
+/// How many are let through in so many seconds by one who never stops asking.
+fn through(limits: &Limits, within: Duration) -> usize {
+    let (mut limiter, mut now) = (Limiter::new(limits.clone(), VALIDITY), Duration::ZERO);
     let times = std::iter::repeat_with(|| {
         now = take(&mut limiter, now, 0).0;
         now
     });
-    let through = times.take_while(|at| *at < secs(600)).count() as u64;
-    assert!(through.abs_diff(slow.per_minute * 10) <= slow.per_minute / 10, "{through} in ten minutes");
+    times.take_while(|at| *at < within).count()
+}
+
+#[test]
+fn a_burst_that_holds_calls_up_is_told_with_the_least_that_does_not() {
+    let of = |per_minute, per_hour, windows: &[(u64, u64)], burst| {
+        let windows = windows.iter().map(|(requests, per)| WindowLimit { requests: *requests, per: secs(*per) });
+        Limits { per_minute, per_hour, windows: windows.collect(), burst, ..NONE }
+    };
+    for (limits, enough, told) in [
+        (of(10_000, 0, &[], 20), 51, (3921.6, 10_000.0)),
+        (of(10_000, 0, &[], 50), 51, (9803.9, 10_000.0)),
+        (of(100, 0, &[], 1), 2, (66.7, 100.0)),
+        (of(7, 0, &[], 1), 2, (6.8, 7.0)),
+        (of(10_000, 5_000, &[], 20), 26, (3921.6, 5_000.0)),
+        (of(0, 0, &[(100, 1)], 20), 24, (3871.0, 4615.4)),
+    ] {
+        let slow = limits.slow_burst(VALIDITY).unwrap();
+        let rounded = |rate: f64| (rate * 10.0).round() / 10.0;
+        assert_eq!((slow.enough, rounded(slow.per_minute), rounded(slow.others_per_minute)), (enough, told.0, told.1));
+        let better = Limits { burst: enough, ..limits.clone() };
+        assert_eq!(better.slow_burst(VALIDITY), None, "{better:?}");
+        let counts = |limits: &Limits| [60, 300].map(|seconds| through(limits, secs(seconds)));
+        assert!(counts(&limits) < counts(&better), "{limits:?}");
+        let best = through(&Limits { burst: u32::MAX, ..limits }, secs(60));
+        assert!(through(&better, secs(60)) * 100 >= best * 98, "{better:?}");
+    }
+}
+
+#[test]
+fn a_burst_that_holds_nothing_up_is_not_told_of() {
+    let window = |requests, per| vec![WindowLimit { requests, per: secs(per) }];
+    for limits in [
+        Limits::default(),
+        Limits { burst: 0, ..Limits::default() },
+        Limits { per_minute: 1, burst: 1, ..NONE },
+        Limits { per_hour: 30, burst: 1, ..NONE },
+        Limits { windows: window(100, 1), burst: 25, ..NONE },
+        Limits { per_minute: 600, windows: window(5, 1), burst: 3, ..NONE },
+    ] {
+        assert_eq!(limits.slow_burst(VALIDITY), None, "{limits:?}");
+    }
 }
 
 #[test]

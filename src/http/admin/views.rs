@@ -8,10 +8,13 @@ use utoipa::ToSchema;
 
 use super::{Admin, Who};
 use crate::{
-    actors::Accounts,
+    actors::{Parts, accounts::Account},
     broker::Standing,
-    domain::time::{Timestamp, millis},
-    guard::{Permits, Spent, breaker, bulkhead::Usage, limiter::WindowUse},
+    domain::{
+        answer::Tokens,
+        time::{Timestamp, millis},
+    },
+    guard::{BudgetUse, Permits, breaker, bulkhead::Usage, limiter::WindowUse},
     http::AdminRole,
     state::nodes::Node,
     telemetry::Clock,
@@ -32,7 +35,7 @@ pub async fn breakers(State(admin): State<Admin>) -> Json<Named<BreakerView>> {
 /// `GET /admin/limiters`
 #[utoipa::path(get, path = "/admin/limiters", tag = "views", responses((status = 200, body = BTreeMap<String, LimiterView>)))]
 pub async fn limiters(State(admin): State<Admin>) -> Json<Named<LimiterView>> {
-    Json(of_limiters(&admin))
+    Json(with_use(&admin))
 }
 
 /// What is told by name.
@@ -173,48 +176,59 @@ pub struct AccountView {
     cost: f64,
 }
 
-/// Of the services, of the posts, and of the API keys.
+/// Of the services, of the posts, and of the API keys that are limited.
 pub(super) fn of_limiters(admin: &Admin) -> Named<LimiterView> {
-    let parts = &admin.parts;
-    let accounts = of_accounts(&parts.accounts);
-    let limiter =
-        |permits: &Permits| LimiterView { used: permits.used(), waiting: permits.waiting(), ..LimiterView::default() };
-    let mut all = Named::new();
-    for service in parts.stack.services() {
-        let of_service = accounts.iter().filter(|account| account.service == service.name).cloned().collect();
-        let slots = Some(service.bulkhead.usage());
-        all.insert(service.name.to_owned(), LimiterView { slots, accounts: of_service, ..limiter(&service.permits) });
+    let limiter = |permits: &Permits, slots| {
+        let (used, waiting) = (permits.used(), permits.waiting());
+        LimiterView { used, waiting, slots, ..LimiterView::default() }
+    };
+    let services = admin.parts.stack.services().iter();
+    let mut all: Named<LimiterView> =
+        services.map(|of| (of.name.to_owned(), limiter(&of.permits, Some(of.bulkhead.usage())))).collect();
+    all.insert("zendesk".into(), limiter(&admin.parts.posts, None));
+    let keys = admin.parts.key_limits.iter();
+    all.extend(keys.map(|(key, permits)| (limiter_of(key), limiter(permits, None))));
+    all
+}
+
+/// The same, and of every API key, with what was used.
+fn with_use(admin: &Admin) -> Named<LimiterView> {
+    let mut all = of_limiters(admin);
+    let Parts { accounts, allowances, .. } = &*admin.parts;
+    for (key, _) in accounts.keys() {
+        let allowance = allowances.iter().find(|allowance| allowance.name() == key);
+        let of_key = all.entry(limiter_of(key)).or_default();
+        of_key.budget = allowance.map(|allowance| BudgetView::of(allowance.standing()));
     }
-    all.insert("zendesk".into(), limiter(&parts.posts));
-    for (key, _) in parts.accounts.keys() {
-        let permits = parts.key_limits.iter().find(|(limited, _)| limited == key);
-        let allowance = parts.allowances.iter().find(|allowance| allowance.name() == key);
-        let budget = allowance.map(|allowance| BudgetView::of(allowance.standing()));
-        let accounts = accounts.iter().filter(|account| account.key == Some(key)).cloned().collect();
-        let limiter = permits.map(|(_, permits)| limiter(permits)).unwrap_or_default();
-        all.insert(format!("key:{key}"), LimiterView { budget, accounts, ..limiter });
+    let chat = accounts.chat().iter().map(|account| (None, account));
+    let keys = accounts.keys().flat_map(|(key, accounts)| accounts.iter().map(move |account| (Some(key), account)));
+    for (key, account) in chat.chain(keys).filter(|(_, account)| account.tokens().total() > 0) {
+        let view = AccountView::of(key, account);
+        if let Some(of_key) = key.and_then(|key| all.get_mut(&limiter_of(key))) {
+            of_key.accounts.push(view.clone());
+        }
+        if let Some(of_service) = all.get_mut(account.service) {
+            of_service.accounts.push(view);
+        }
     }
     all
 }
 
-/// Those in which there is something.
-fn of_accounts(accounts: &Accounts) -> Vec<AccountView> {
-    let chat = accounts.chat().iter().map(|account| (None, account));
-    let keys = accounts.keys().flat_map(|(key, accounts)| accounts.iter().map(move |account| (Some(key), account)));
-    let views = chat.chain(keys).map(|(key, account)| AccountView {
-        service: account.service,
-        model: account.model,
-        key,
-        input_tokens: account.tokens().input,
-        output_tokens: account.tokens().output,
-        cost: account.cost(),
-    });
-    views.filter(|account| account.input_tokens + account.output_tokens > 0).collect()
+fn limiter_of(key: &str) -> String {
+    format!("key:{key}")
 }
 
 impl BudgetView {
-    fn of(spent: Spent) -> Self {
-        Self { tokens: spent.budget, used: spent.used, until: spent.until.to_rfc3339() }
+    fn of(BudgetUse { until, budget, used }: BudgetUse) -> Self {
+        Self { tokens: budget, used, until: until.to_rfc3339() }
+    }
+}
+
+impl AccountView {
+    fn of(key: Option<&'static str>, account: &Account) -> Self {
+        let &Account { service, model, .. } = account;
+        let Tokens { input, output } = account.tokens();
+        Self { service, model, key, input_tokens: input, output_tokens: output, cost: account.cost() }
     }
 }
 

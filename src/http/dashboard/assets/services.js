@@ -12,8 +12,13 @@ export async function services(shared) {
     h("h1", null, "Services"),
     h("div", { class: "grid" }, Object.entries(breakers).map(([name, it]) => service(shared, name, it, limiters[name], settings))),
     others.length > 0 && h("section", { class: "card" }, h("h2", null, "Other limits"), table("Zendesk, and API keys", ["Whose", "Used", ["Waiting", "number"]],
-      others.map(([name, it]) => [name, [it.used.map((window) => use(window)), it.budget && budget(it.budget)], number(it.waiting)]))),
+      others.map(([name, it]) => [name, uses(it), number(it.waiting)]))),
     accounts(Object.keys(breakers).flatMap((name) => limiters[name].accounts ?? [])));
+}
+
+function uses(it) {
+  const all = [...it.used.map((window) => use(window)), it.budget && budget(it.budget)].filter(Boolean);
+  return all.length > 0 ? all : h("p", { class: "soft" }, "No limit.");
 }
 
 function budget(it) {
@@ -48,7 +53,7 @@ function service(shared, name, it, limiter, settings) {
         ? [h("button", { class: "danger", disabled: off, onclick: () => hold("open") }, "Hold open…"), h("button", { disabled: off, onclick: () => hold("closed") }, "Hold closed…")]
         : h("button", { class: "main", disabled: off, onclick: auto }, "Let it decide")),
     h("h3", null, "Limits"),
-    limiter.used.length ? limiter.used.map((window) => use(window)) : h("p", { class: "soft" }, "No limit."),
+    uses(limiter),
     h("p", { class: "soft" }, `${limiter.slots.in_use} of ${limiter.slots.effective} slots in use, ${limiter.slots.waiting} wait; ${limiter.waiting} wait for a permit`),
     limits && h("p", null, tag("warn", "changed"), ` by ${limits.by} `, time(limits.at), " ",
       h("button", { disabled: off, onclick: () => act(() => remove(`/admin/limiters/${part(name)}`), "The configured limits hold again", shared.refresh) }, "Back to the configured")),
