@@ -72,6 +72,7 @@ pub async fn gateway(options: &Options) {
 pub struct Main {
     pub at_rate: Vec<Vec<Seen>>,
     pub full: Vec<Vec<Seen>>,
+    pub many: Vec<Streams>,
 }
 
 /// What was sent, and what came of it.
@@ -113,7 +114,7 @@ impl Bench<'_> {
             }
         }
         report::many_streams(&format!("{streams} streams at once"), all, &many);
-        Main { at_rate, full }
+        Main { at_rate, full, many }
     }
 
     /// The others, at what they can carry, and ours at the same.

@@ -320,6 +320,11 @@ impl Permits {
         self.machine.lock().limiter.used(self.clock.monotonic())
     }
 
+    /// Permits that are given and calls that are under way.
+    pub fn in_use(&self) -> u32 {
+        self.slow_start.lock().outstanding
+    }
+
     /// How many wait in line.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -6,12 +6,16 @@ use std::sync::{
 };
 
 use serde_json::{Value, json};
-use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
+use tidegate::simulate::{
+    Ai, Zendesk,
+    ai::{self, Behaviour},
+    zendesk,
+};
 use tokio::task::JoinSet;
 
 use crate::support::{
     ANYWHERE, Daemon, SOON, Scene, eventually,
-    gateway::{Gateway, chat},
+    gateway::{Gateway, chat, stream},
     redis::Redis,
 };
 
@@ -30,7 +34,7 @@ async fn limits_and_budgets_of_keys_have_actors_of_their_own_and_are_shown() {
     assert_eq!(limits, [7, 20], "{limiters}");
     assert_eq!(shop["waiting"], 0, "{limiters}");
     assert_eq!((&shop["budget"]["tokens"], &shop["budget"]["used"]), (&json!(1000), &json!(0)), "{limiters}");
-    assert_eq!(limiters["key:free"], json!({ "used": [], "waiting": 0 }), "{limiters}");
+    assert_eq!(limiters["key:free"], json!({ "used": [], "waiting": 0, "in_use": 0 }), "{limiters}");
     assert!(limiters.get("zendesk").is_some(), "{limiters}");
     for path in ["node/guards/limiter/key:shop", "node/guards/allowance/shop"] {
         let works = async || {
@@ -85,6 +89,51 @@ async fn what_was_used_and_cost_is_told_by_service_model_and_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_before_the_tokens_are_told_pays_an_estimate() {
+    let scene = Scene::with(&format!("{KEYS}{PRICES}")).await;
+    let gateway = Gateway::with_key(&scene, "one");
+    let paid = async |model: &str| {
+        let limiters = scene.daemon.admin("/admin/limiters").await;
+        let accounts = limiters["key:shop"]["accounts"].as_array().cloned().unwrap_or_default();
+        let of_model =
+            accounts.iter().find(|account| account["model"] == model).map(|account| account["cost"].as_f64());
+        of_model.flatten().unwrap_or_default()
+    };
+    scene.ai.behave(Behaviour { chunk_gap_ms: 20, reply_chars: 24 * 500, ..Behaviour::default() });
+    drop(gateway.begin(&stream("small")).await);
+    eventually("the beginning of a stream is paid for", SOON, async || paid("theirs").await > 0.0).await;
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    let texts = json!({ "model": "simulated", "input": ["a tide"] });
+    let calls = scene.ai.stats().calls;
+    let leaves = async {
+        tokio::select! {
+            answer = gateway.post("/v1/embeddings", &texts) => panic!("{}", answer.text()),
+            () = eventually("it is asked", SOON, async || scene.ai.stats().calls > calls) => {}
+        }
+    };
+    leaves.await;
+    eventually("the texts are paid for", SOON, async || paid("simulated").await > 0.0).await;
+    let before = paid("simulated").await;
+    scene.ai.behave(Behaviour { status: 400, ..Behaviour::default() });
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, 400);
+    assert_eq!(paid("simulated").await, before, "a call that failed is not paid for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_from_the_cache_costs_a_key_no_tokens() {
+    let key = "{ name = 'a', key = 'k', cache = true, limits = { tokens_per_minute = 1500 } }";
+    let scene = Scene::with(&format!("[api]\nwait = '0s'\nkeys = [{key}]\n")).await;
+    let gateway = Gateway::with_key(&scene, "k");
+    let mut body = chat("simulated");
+    // So many count until it is known how many it used.
+    body["max_tokens"] = json!(1000);
+    for cache in ["miss", "hit", "hit", "hit"] {
+        let answer = gateway.post("/v1/chat/completions", &body).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-tidegate-cache")), (200, cache), "{}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_one_node_uses_up_is_used_up_on_all() {
     let redis = Redis::start();
     let (zendesk, ai) = (Zendesk::start(ANYWHERE, zendesk::Options::default()).await.unwrap(), ai().await);
@@ -109,13 +158,13 @@ async fn ai() -> Ai {
     Ai::start(ANYWHERE, ai::Options::default()).await.unwrap()
 }
 
-/// Ten calls a second, for a chat with a long backlog and as many programs as always leave some waiting.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_of_the_chat_leaves_the_api_its_share() {
-    let scene = Scene::with(
-        "[api]\nwait = '20s'\n[cache]\nenabled = false\n[[ai.services]]\nconcurrency = 8\n\
-         limits = { windows = [{ requests = 10, per = '1s' }] }\n",
-    )
+/// Ten calls a second, for a chat with a long backlog and as many programs as always leave some waiting; what both had
+/// while the chat had so many.
+async fn shared(shares: &str, of_chat: u64) -> (u64, u64) {
+    let scene = Scene::with(&format!(
+        "[api]\nwait = '20s'\n[cache]\nenabled = false\n[ai]\nshares = {shares}\n[[ai.services]]\nconcurrency = 8\n\
+         limits = {{ windows = [{{ requests = 10, per = '1s' }}] }}\n",
+    ))
     .await;
     for n in 0..60 {
         scene.say(&format!("c{n}"), "hello").await;
@@ -137,11 +186,22 @@ async fn a_backlog_of_the_chat_leaves_the_api_its_share() {
     // Before that, those who were there first have all slots.
     eventually("the programs have their first", SOON, async || answered.load(Ordering::Relaxed) >= 4).await;
     let (chat_before, api_before) = (replied(), answered.load(Ordering::Relaxed));
-    eventually("the chat has had its share", SOON, async || replied() >= chat_before + 30).await;
-    let (of_chat, of_api) = (replied() - chat_before, answered.load(Ordering::Relaxed) - api_before);
+    eventually("the chat has had its share", SOON, async || replied() >= chat_before + of_chat).await;
+    let had = (replied() - chat_before, answered.load(Ordering::Relaxed) - api_before);
     programs.shutdown().await;
-    println!("{of_chat} of the chat, {of_api} of the API");
-    // In the order of coming they would wait for the whole backlog.
-    assert!(of_api * 3 >= of_chat * 2 && of_api * 2 <= of_chat * 3, "{of_chat} of the chat, {of_api} of the API");
     scene.settles().await;
+    had
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_the_chat_leaves_the_api_its_share() {
+    let (chat, api) = shared("{ chat = 1, api = 1 }", 30).await;
+    // In the order of coming they would wait for the whole backlog.
+    assert!(api * 3 >= chat * 2 && api * 2 <= chat * 3, "{chat} of the chat, {api} of the API");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shares_are_those_of_the_configuration() {
+    let (chat, api) = shared("{ chat = 1, api = 3 }", 15).await;
+    assert!(api >= chat * 2 && api <= chat * 4, "{chat} of the chat, {api} of the API");
 }

@@ -2,9 +2,13 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
-    Scene,
+    KEY, Scene,
     gateway::{Gateway, QUESTION, chat},
 };
 
@@ -105,6 +109,42 @@ async fn what_is_wrong_is_refused_in_openais_shape_and_never_as_our_failure() {
     assert_eq!(scene.ai.stats().calls, 1, "nothing of this was asked");
     let failed = scene.daemon.metric("tidegate_api_requests_total{key=\"a\",outcome=\"failed\"}").await;
     assert!(failed < 0.5);
+}
+
+/// What comes back for a request's head as it is, up to the end of the connection.
+async fn told_for(scene: &Scene, lines: &str) -> String {
+    let body = chat("simulated").to_string();
+    let head =
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let request = format!("{head}content-length: {}\r\n{lines}\r\n\r\n{body}", body.len());
+    let mut connection = TcpStream::connect(scene.daemon.url("").trim_start_matches("http://")).await.unwrap();
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut told = Vec::new();
+    // What is cut off was refused, too.
+    let _ = connection.read_to_end(&mut told).await;
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_smuggles_lines_is_refused_and_never_passed_on() {
+    let scene = Scene::with("").await;
+    let key = format!("authorization: Bearer {KEY}");
+    assert!(told_for(&scene, &key).await.starts_with("HTTP/1.1 200 "));
+    for lines in [
+        format!("{key}\rx-injected: 1"),
+        format!("{key}\u{0}"),
+        format!("{key}\r\n x-injected: 1"),
+        format!("{key}\r\nx-request-timeout: 5\r\r\nx-injected: 1"),
+        format!("{key}\r\nx injected: 1"),
+        format!("{key}\r\ncontent-length: 3"),
+        format!("{key}\r\nx-long: {}", "x".repeat(1 << 20)),
+    ] {
+        let told = told_for(&scene, &lines).await;
+        let shown = &lines[..lines.len().min(80)];
+        assert!(told.is_empty() || told.starts_with("HTTP/1.1 4"), "{shown:?}: {told}");
+        assert!(told.matches("HTTP/1.1").count() <= 1 && !told.contains("x-injected"), "{shown:?}: {told}");
+    }
+    assert_eq!(scene.ai.stats().calls, 1, "nothing of this was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,17 @@ const parts = {
     const question = [{ role: 'user', content: '[[ai:handoff]] where is it?' }];
     const answer = await client.chat.completions.create({ model: 'simulated', messages: question, tools });
     assert.equal(answer.choices[0].message.tool_calls[0].function.name, 'moon');
+    const names = [];
+    for await (const part of await client.chat.completions.create({ model: 'simulated', messages: question, tools, stream: true })) {
+      names.push(...(part.choices[0]?.delta?.tool_calls ?? []).map((call) => call.function.name));
+    }
+    assert.deepEqual(names, ['moon']);
+  },
+  async structured() {
+    const schema = { type: 'object', properties: { answer: { type: 'string' } }, required: ['answer'], additionalProperties: false };
+    const format = { type: 'json_schema', json_schema: { name: 'tide', strict: true, schema } };
+    const answer = await client.chat.completions.parse({ model: 'simulated', messages, response_format: format });
+    assert.equal(typeof JSON.parse(answer.choices[0].message.content).answer, 'string');
   },
   async embedded() {
     const answer = await client.embeddings.create({ model: 'simulated', input: ['a', 'b'], dimensions: 16 });
@@ -61,7 +72,15 @@ const parts = {
     await behave({ status: 429, retry_after: 1 });
     await assert.rejects(client.chat.completions.create({ model: 'simulated', messages }), OpenAI.RateLimitError);
     await behave({});
-    await client.chat.completions.create({ model: 'simulated', messages }, { maxRetries: 5 });
+    const statuses = [];
+    const counting = async (...request) => {
+      const response = await fetch(...request);
+      statuses.push(response.status);
+      return response;
+    };
+    const patient = new OpenAI({ baseURL, apiKey, maxRetries: 5, fetch: counting });
+    await patient.chat.completions.create({ model: 'simulated', messages });
+    assert.ok(statuses.length > 1 && statuses.at(-1) === 200 && statuses[0] === 429, statuses);
   },
 };
 

@@ -122,7 +122,9 @@ def tried_again():
     else:
         raise AssertionError("a 429 was to come")
     behave()
-    client.with_options(max_retries=5).chat.completions.create(model="simulated", messages=QUESTION)
+    patient = client.with_options(max_retries=5).chat.completions.with_raw_response
+    answer = patient.create(model="simulated", messages=QUESTION)
+    assert answer.retries_taken >= 1 and answer.status_code == 200, answer.retries_taken
 
 
 for part in [whole, streamed, tools, structured, embedded, refused, broken_off, tried_again]:

@@ -21,13 +21,15 @@ fn slowly() -> Behaviour {
     Behaviour { chunk_gap_ms: 20, reply_chars: 24 * 500, ..Behaviour::default() }
 }
 
-async fn in_use(scene: &Scene) -> u64 {
-    let shown = scene.daemon.admin("/admin/limiters").await;
-    shown["primary"]["slots"]["in_use"].as_u64().expect("slots are shown")
+/// Slots and permits of the first service that are taken, and those who wait for one.
+async fn taken(scene: &Scene) -> [u64; 4] {
+    let shown = &scene.daemon.admin("/admin/limiters").await["primary"];
+    let counts = [&shown["slots"]["in_use"], &shown["in_use"], &shown["slots"]["waiting"], &shown["waiting"]];
+    counts.map(|count| count.as_u64().expect("all are shown"))
 }
 
 async fn all_slots_are_free(scene: &Scene) {
-    eventually("every slot is free", SOON, async || in_use(scene).await == 0).await;
+    eventually("every slot and permit is free", SOON, async || taken(scene).await == [0; 4]).await;
 }
 
 async fn state_of_breaker(scene: &Scene) -> String {
@@ -114,6 +116,85 @@ async fn while_the_first_service_hangs_the_second_answers_and_the_first_is_only_
     all_slots_are_free(&scene).await;
 }
 
+/// As it is by default: a call may take as long as a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_service_that_hangs_leaves_the_second_enough_time() {
+    let (second, config) = second().await;
+    let scene = Scene::with(&format!("[http]\nrequest_timeout = '5s'\n{}", config.replace("'1s'", "'5s'"))).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    for body in [chat("simulated"), stream("simulated")] {
+        let answer = gateway.post("/v1/chat/completions", &body).await;
+        let told = (answer.status, answer.header("x-tidegate-service"));
+        assert_eq!(told, (StatusCode::OK, "second"), "{}", answer.text());
+    }
+    assert_eq!((scene.ai.stats().calls, second.stats().calls), (2, 2));
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_hangs_is_told_when_there_is_no_other() {
+    let scene = Scene::with("[api]\nmax_retries = 0\n[[ai.services]]\ntimeout = '1s'\n").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    for body in [chat("simulated"), stream("simulated")] {
+        let answer = gateway.post("/v1/chat/completions", &body).await;
+        let told = (answer.status, &answer.json()["error"]["code"]);
+        assert_eq!(told, (StatusCode::GATEWAY_TIMEOUT, &json!("upstream_timeout")));
+    }
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_429_leaks_nothing_and_ends() {
+    let service = "[[ai.services]]\nconcurrency = 256\nlimits = { per_minute = 10000, per_hour = 0, burst = 100 }\n";
+    let scene = Scene::with(&format!("[api]\nwait = '300ms'\nbackoff_factor = 0.01\n{service}")).await;
+    let gateway = Gateway::of(&scene);
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK);
+    all_slots_are_free(&scene).await;
+    let quota = vec![Quota { requests: 20, per_ms: 1_000 }];
+    scene.ai.behave(Behaviour { quota, latency_ms: 50, ..Behaviour::default() });
+    let asked = (0..200u64).map(|n| {
+        let gateway = gateway.clone();
+        async move {
+            let body = if n % 2 == 0 { chat("simulated") } else { stream("simulated") };
+            let asking = gateway.post("/v1/chat/completions", &body);
+            let patience = if n % 5 == 0 { Duration::from_millis(n) } else { SOON };
+            timeout(patience, asking).await.ok().map(|answer| answer.status.as_u16())
+        }
+    });
+    let seen = futures_util::future::join_all(asked).await;
+    let count = |status| seen.iter().filter(|seen| **seen == status).count();
+    let (answered, refused, left) = (count(Some(200)), count(Some(429)), count(None));
+    assert_eq!(answered + refused + left, 200, "{seen:?}");
+    assert!(answered >= 5 && refused >= 50 && left >= 1, "{answered} answered, {refused} refused, {left} left");
+    assert!(scene.ai.stats().status_429 >= 1);
+    all_slots_are_free(&scene).await;
+    scene.ai.behave(Behaviour::default());
+    let passes = async || gateway.post("/v1/chat/completions", &chat("simulated")).await.status == StatusCode::OK;
+    eventually("calls pass again", SOON, passes).await;
+    all_slots_are_free(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_that_does_not_say_when_to_come_again_is_passed_on_with_the_time_of_the_pause() {
+    let scene = Scene::with("[api]\nmax_retries = 0\nwait = '100ms'\n").await;
+    let gateway = Gateway::of(&scene);
+    for retry_after in [None, Some(0)] {
+        scene.ai.behave(Behaviour { status: 429, retry_after, ..Behaviour::default() });
+        let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+        let asked_until = Instant::now();
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        scene.ai.behave(Behaviour::default());
+        let told = Duration::from_millis(refused.header("retry-after-ms").parse().unwrap());
+        assert!(told >= Duration::from_millis(900), "{told:?}");
+        let early = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+        assert_eq!(early.status, StatusCode::TOO_MANY_REQUESTS);
+        tokio::time::sleep_until(asked_until + told).await;
+        assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK, "as told");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_tried_again_while_nothing_has_reached_the_client() {
     let scene = Scene::with("[api]\nbackoff_factor = 0.2\n").await;
@@ -148,6 +229,29 @@ async fn further_tries_do_not_multiply_an_outage() {
     }
     let calls = scene.ai.stats().calls;
     assert!((101..=121).contains(&calls), "100 requests, a tenth of them again and ten saved up: {calls}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_call_allows_no_further_tries() {
+    let breaker =
+        "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 1000\nfailure_rate = 1.0\nminimum_calls = 1000\n";
+    let keys = "keys = [{ name = 'a', key = 'k', cache = true }]\nbackoff_factor = 0.001\n";
+    let scene = Scene::with(&format!("[api]\n{keys}{breaker}")).await;
+    let gateway = Gateway::with_key(&scene, "k");
+    let known = chat("simulated");
+    assert_eq!(gateway.post("/v1/chat/completions", &known).await.status, StatusCode::OK);
+    scene.ai.behave(Behaviour { status: 500, ..Behaviour::default() });
+    let before = scene.ai.stats().calls;
+    for seed in 0..40 {
+        for _ in 0..10 {
+            assert_eq!(gateway.post("/v1/chat/completions", &known).await.header("x-tidegate-cache"), "hit");
+        }
+        let mut other = chat("simulated");
+        other["seed"] = json!(seed);
+        assert_eq!(gateway.post("/v1/chat/completions", &other).await.status, StatusCode::BAD_GATEWAY);
+    }
+    let calls = scene.ai.stats().calls - before;
+    assert!((41..=55).contains(&calls), "40 requests, a tenth of them again and ten saved up: {calls}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +299,7 @@ async fn a_client_that_goes_takes_its_call_with_it() {
     scene.ai.behave(slowly());
     let mut streaming = gateway.begin(&stream("simulated")).await;
     assert!(streaming.chunk().await.unwrap().is_some());
-    assert_eq!(in_use(&scene).await, 1);
+    assert_eq!(taken(&scene).await[0], 1);
     drop(streaming);
     eventually("the stream's call is cancelled", SOON, async || scene.ai.stats().aborted_by_client == 1).await;
     scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
@@ -246,7 +350,7 @@ async fn one_who_does_not_read_holds_up_nobody() {
     });
     let finished = futures_util::future::join_all(all).await;
     assert!(finished.iter().all(|finished| *finished));
-    assert_eq!(in_use(&scene).await, 1, "the one who does not read holds his slot still");
+    assert_eq!(taken(&scene).await, [1, 1, 0, 0], "the one who does not read holds his slot still");
     drop(unread);
     all_slots_are_free(&scene).await;
 }
@@ -257,7 +361,7 @@ async fn one_who_does_not_read_is_given_up() {
     let unread = unread(&scene, &Gateway::of(&scene)).await;
     all_slots_are_free(&scene).await;
     eventually("with the call to the service", SOON, async || scene.ai.stats().aborted_by_client == 1).await;
-    drop(unread);
+    assert!(unread.bytes().await.is_err(), "what has no end does not look whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,6 +137,8 @@ pub struct LimiterView {
     used: Vec<WindowUse>,
     /// How many wait for a permit.
     waiting: usize,
+    /// Permits that are given and calls that are under way on this node.
+    in_use: u32,
     /// Of a service: its slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<Usage>,
@@ -179,8 +181,8 @@ pub struct AccountView {
 /// Of the services, of the posts, and of the API keys that are limited.
 pub(super) fn of_limiters(admin: &Admin) -> Named<LimiterView> {
     let limiter = |permits: &Permits, slots| {
-        let (used, waiting) = (permits.used(), permits.waiting());
-        LimiterView { used, waiting, slots, ..LimiterView::default() }
+        let (used, waiting, in_use) = (permits.used(), permits.waiting(), permits.in_use());
+        LimiterView { used, waiting, in_use, slots, ..LimiterView::default() }
     };
     let services = admin.parts.stack.services().iter();
     let mut all: Named<LimiterView> =

@@ -2,7 +2,10 @@
 
 use std::{
     hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use crate::{
         time::Timestamp,
         verdict::{Blame, Failure, blame},
     },
-    guard::{Brought, Class, Key, Question, Refused, Tenant, breaker::Caller},
+    guard::{Brought, Class, Key, Question, Refused, Tenant, ask_again_at, breaker::Caller},
 };
 
 /// Larger requests are not looked up in the cache: to compare them they are read whole, which takes much more memory.
@@ -56,6 +59,8 @@ pub struct Asking {
     /// Rung with the first part of a stream.
     begun: Notify,
     meter: Mutex<Meter>,
+    /// Whether it has paid into the budget of further tries, as who makes a call does once.
+    has_paid: AtomicBool,
     /// What a service said when it refused.
     said: Mutex<Said>,
     _body: Share,
@@ -100,6 +105,7 @@ impl Asking {
         request: Request,
         chain: Vec<usize>,
         deadline: Deadline,
+        watch: Watch,
         right: Right,
         body: Share,
         cached: bool,
@@ -120,10 +126,11 @@ impl Asking {
             // Not by `format!`, which would take as long as a guard does.
             id: hex_after("req_", &rand::random::<[u8; 16]>()),
             arrived: clock.now(),
-            watch: Watch::new(clock),
+            watch,
             subject,
             begun: Notify::new(),
             meter: Mutex::default(),
+            has_paid: AtomicBool::new(false),
             said: Mutex::default(),
             _body: body,
             _under_way: under_way,
@@ -143,7 +150,8 @@ impl Asking {
 
     /// The question as the guards see it.
     pub fn question(&self) -> Question<'_> {
-        let patience = self.gateway.parts.clock.monotonic() + self.gateway.config.wait;
+        let left = self.gateway.config.wait.saturating_sub(self.watch.waited());
+        let patience = self.gateway.parts.clock.monotonic() + left;
         Question {
             caller: Caller { conversation: &self.subject, message: &self.id },
             received: self.arrived,
@@ -178,20 +186,38 @@ impl Asking {
         // What another one said is no answer of this one.
         *self.said.lock() = Said::default();
         let within = self.enough_for(service)?;
+        if !self.has_paid.swap(true, Ordering::Relaxed) {
+            self.gateway.retries.called();
+        }
         self.meter.lock().service = Some(service);
         let ai = &self.gateway.parts.ai[service];
         Ok((ai, models::model_at(ai, &self.request), within, self.gateway.parts.clock.now()))
     }
 
-    /// The time for a call: what is left of that which the configuration gives. With less than half of what a call may
-    /// take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
+    /// The time for a call: what is left of that which the configuration gives, without half of what the next service
+    /// usually has, if there is enough for both: it answers where this one hangs. With less than two fifths of what a
+    /// call may take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
     fn enough_for(&self, service: usize) -> Result<Duration, Failure> {
         let left = self.deadline.by_config.saturating_sub(self.gateway.parts.clock.monotonic());
-        if left < self.least_for(service) { Err(Failure::OutOfTime) } else { Ok(left.min(self.usual_for(service))) }
+        let least = self.least_for(service);
+        if left < least {
+            return Err(Failure::OutOfTime);
+        }
+        let of_next = self.next_after(service).map(|next| self.usual_for(next) / 2);
+        let shared = left.saturating_sub(of_next.unwrap_or_default());
+        let within = if shared < least { left } else { shared };
+        Ok(within.min(self.usual_for(service)))
+    }
+
+    /// The service that would be asked next.
+    fn next_after(&self, service: usize) -> Option<usize> {
+        let services = self.gateway.parts.stack.services();
+        let later = self.chain.iter().copied().skip_while(|known| *known != service).skip(1);
+        later.into_iter().find(|next| services[*next].gate.is_closed())
     }
 
     fn least_for(&self, service: usize) -> Duration {
-        self.usual_for(service) / 2
+        self.usual_for(service) * 2 / 5
     }
 
     fn usual_for(&self, service: usize) -> Duration {
@@ -221,7 +247,6 @@ impl Asking {
     where
         F: Future<Output = Result<T, Refused>>,
     {
-        self.gateway.retries.called();
         let mut tries = 0;
         loop {
             let refused = match ask().await {
@@ -250,8 +275,10 @@ impl Asking {
         };
         let after = self.gateway.parts.clock.monotonic() + pause;
         let enough = self.chain.iter().map(|service| self.least_for(*service)).min().unwrap_or_default();
-        let in_time = after < self.deadline.at && after + enough <= self.deadline.by_config;
-        let allowed = in_time && self.gateway.retries.take();
+        if after >= self.deadline.at || after + enough > self.deadline.by_config {
+            return None;
+        }
+        let allowed = self.gateway.retries.take();
         self.gateway.metrics.tried_again(allowed);
         allowed.then_some(pause)
     }
@@ -263,9 +290,19 @@ impl Asking {
                 let Said { body, retry_after } = std::mem::take(&mut *self.said.lock());
                 let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
                 // What it says of our own trouble with it, of our key for instance, is not for the client.
-                Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after)
+                let refusal = Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after);
+                let is_throttled = matches!(failed.failure, Failure::Throttled(_));
+                refusal.not_before(is_throttled.then(|| self.free_in().max(retry_after.unwrap_or_default())))
             }
         }
+    }
+
+    /// In what time the first of its services may be asked again.
+    fn free_in(&self) -> Duration {
+        let (services, now) = (self.gateway.parts.stack.services(), self.gateway.parts.clock.monotonic());
+        let tokens = self.request.tokens();
+        let free_at = self.chain.iter().map(|service| services[*service].permits.free_at(tokens)).min();
+        ask_again_at(free_at.unwrap_or(now), now) - now
     }
 
     /// Gives up when the time is over. No `async fn`, which would have room for the work twice.
@@ -280,11 +317,15 @@ impl Asking {
     /// Counts what was used; what it cost, if that is known. Of what a service does not tell an estimate is counted.
     pub fn used(&self, tokens: Tokens) -> Option<f64> {
         let Meter { service, bytes } = std::mem::take(&mut *self.meter.lock());
-        let untold = service.is_some() && tokens.total() == 0 && self.request.kind == Kind::Chat;
+        let untold = service.is_some() && tokens.total() == 0;
         let estimate = || Tokens { input: self.request.tokens_asked(), output: bytes as u64 / BYTES_PER_TOKEN };
         let tokens = if untold { estimate() } else { tokens };
+        let Some(service) = service else {
+            self.right.unused();
+            return None;
+        };
         self.right.used(tokens.total());
-        let (service, parts) = (service?, &self.gateway.parts);
+        let parts = &self.gateway.parts;
         parts.charge(Payer::Key(self.key), service, models::model_at(&parts.ai[service], &self.request), tokens)
     }
 }

@@ -29,7 +29,7 @@ use axum::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio_util::task::TaskTracker;
 
-use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget};
+use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget, watch::Watch};
 use super::{
     ApiConfig, Public,
     body::{self, Announced},
@@ -169,9 +169,10 @@ async fn walk(
     // The request has it all; while it waits it need not be there twice.
     drop(body);
     let chain = models::chain(gateway, &gateway.config.keys[key], &request)?;
+    let watch = Watch::new(gateway.parts.clock.clone());
     let right = quota::admit(gateway, key, &request, deadline).await?;
     let is_stream = request.stream;
     let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
-    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, right, share, cached, under_way);
+    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, watch, right, share, cached, under_way);
     if is_stream { stream::answer(Arc::new(asking)).boxed().await } else { whole::answer(&asking).await }
 }

@@ -42,6 +42,13 @@ pub struct Right {
 }
 
 impl Right {
+    /// Nobody was asked for the request.
+    pub fn unused(&self) {
+        if let Some(call) = &self.limited {
+            call.settle(0);
+        }
+    }
+
     /// The request used so many tokens.
     pub fn used(&self, tokens: u64) {
         if let Some(call) = &self.limited
@@ -76,7 +83,8 @@ pub(super) async fn admit(
         Refusal::key_limited(ask_again_at(permits.free_at(tokens), now) - now)
     };
     loop {
-        if permits.free_at(tokens) > until {
+        // Also who does not wait takes what is there.
+        if permits.free_at(tokens) > until.max(clock.monotonic()) {
             return Err(refused());
         }
         let permit = clock.by(|| until, permits.acquire(tokens, Class::Api)).await.ok_or_else(refused)?;

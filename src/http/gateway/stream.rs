@@ -4,14 +4,14 @@
 //! ended. It ends when the client goes: nobody reads what it sends. Until the first part nothing has reached the
 //! client, and the answer may still be an error or another service's.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -31,6 +31,18 @@ const PARTS_AHEAD: usize = 16;
 /// The last event of every stream.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
+/// What is passed on at once.
+struct Part {
+    bytes: Bytes,
+    /// Whether the answer ends with it.
+    is_last: bool,
+}
+
+/// The answer has no end: its client did not read for too long. It must not look whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was given up")]
+struct GivenUp;
+
 /// An answer in parts that has come to an end.
 struct Streamed {
     tokens: Tokens,
@@ -41,7 +53,7 @@ struct Streamed {
 
 /// Where the parts go.
 struct Sink {
-    parts: mpsc::Sender<Bytes>,
+    parts: mpsc::Sender<Part>,
     /// Told the headers with the first part.
     begun: Mutex<Option<oneshot::Sender<HeaderMap>>>,
     /// A client that was waited for so long in all is given up.
@@ -53,7 +65,7 @@ struct Gone;
 
 /// Answers a request in parts.
 pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
-    let (parts, mut received) = mpsc::channel(PARTS_AHEAD);
+    let (parts, received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
     let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: Mutex::new(asking.gateway.request_timeout) };
     let task = tokio::spawn(span::here().over(run(asking.clone(), sink)));
@@ -64,8 +76,25 @@ pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // NGINX would collect parts otherwise (ngx_http_proxy_module, proxy_buffering).
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    let parts = stream::poll_fn(move |context| received.poll_recv(context).map(|part| part.map(Ok::<_, Infallible>)));
-    Ok((headers, Body::from_stream(parts)).into_response())
+    Ok((headers, Body::from_stream(up_to_the_last(received))).into_response())
+}
+
+/// The parts up to the last one; without that they end with an error, by which the connection is cut.
+fn up_to_the_last(mut received: mpsc::Receiver<Part>) -> impl Stream<Item = Result<Bytes, GivenUp>> {
+    let mut is_over = false;
+    stream::poll_fn(move |context| {
+        received.poll_recv(context).map(|part| match part {
+            Some(Part { bytes, is_last }) => {
+                is_over = is_last;
+                Some(Ok(bytes))
+            }
+            None if is_over => None,
+            None => {
+                is_over = true;
+                Some(Err(GivenUp))
+            }
+        })
+    })
 }
 
 /// The whole life of a call; the refusal, if nothing was sent.
@@ -81,7 +110,7 @@ async fn run(asking: Arc<Asking>, sink: Sink) -> Option<Refusal> {
     if sink.begun.lock().is_some() {
         return Some(refusal);
     }
-    let _ = sink.send(refusal.event()).await;
+    let _ = sink.send(Part { bytes: refusal.event(), is_last: true }).await;
     None
 }
 
@@ -129,12 +158,13 @@ async fn call(asking: &Asking, sink: &Sink, service: usize) -> Result<Streamed, 
                 tokens = chunk.tokens.unwrap_or(tokens);
                 asking.came(chunk.bytes.len());
                 let is_for_us = chunk.usage_only && !asking.request.wants_usage;
-                if !is_for_us && sink.send(chunk.bytes).await.is_err() {
+                let part = Part { bytes: chunk.bytes, is_last: false };
+                if !is_for_us && sink.send(part).await.is_err() {
                     return ended(tokens, None);
                 }
             }
             Ok(None) => {
-                let _ = sink.send(DONE).await;
+                let _ = sink.send(Part { bytes: DONE, is_last: true }).await;
                 return ended(tokens, None);
             }
             Err(failure) => return ended(tokens, Some(failure)),
@@ -150,7 +180,7 @@ impl Sink {
         }
     }
 
-    async fn send(&self, part: Bytes) -> Result<(), Gone> {
+    async fn send(&self, part: Part) -> Result<(), Gone> {
         let patience = *self.patience.lock();
         let began = Instant::now();
         let sent = timeout(patience, self.parts.send(part)).await;

@@ -33,10 +33,17 @@ struct Seen {
 }
 
 impl Watch {
-    /// Begins with a request's arrival: until a service is asked it waits.
+    /// Begins when a request is let in: until a service is asked it waits.
     pub fn new(clock: Clock) -> Self {
         let seen = Seen { service: None, waits_since: Some(clock.monotonic()), waited: Duration::ZERO };
         Self { clock, seen: Mutex::new(seen) }
+    }
+
+    /// How long it has waited so far.
+    pub fn waited(&self) -> Duration {
+        let seen = self.seen.lock();
+        let present = seen.waits_since.map(|since| self.clock.monotonic().saturating_sub(since));
+        seen.waited + present.unwrap_or_default()
     }
 
     /// The headers that tell how the request fared.
