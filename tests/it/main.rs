@@ -32,6 +32,7 @@ mod fleet_ledger;
 mod fleet_limits;
 mod gateway;
 mod gateway_faults;
+mod gateway_throttled;
 mod gateway_waits;
 mod handoffs;
 mod ingress;

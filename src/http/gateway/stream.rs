@@ -14,7 +14,7 @@ use axum::{
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, timeout},
 };
 
@@ -25,8 +25,9 @@ use crate::{
     telemetry::span,
 };
 
-/// Parts that a client may be behind; then the service waits for it.
+/// Parts and bytes that a client may be behind; then the service waits for it. One part always fits.
 const PARTS_AHEAD: usize = 16;
+const BYTES_AHEAD: usize = 256 << 10;
 
 /// The last event of every stream.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -37,6 +38,9 @@ struct Part {
     /// Whether the answer ends with it.
     is_last: bool,
 }
+
+/// A part on its way, with the room that it takes until it is passed on.
+type Sent = (Part, OwnedSemaphorePermit);
 
 /// The answer has no end: its client did not read for too long. It must not look whole.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +57,8 @@ struct Streamed {
 
 /// Where the parts go.
 struct Sink {
-    parts: mpsc::Sender<Part>,
+    parts: mpsc::Sender<Sent>,
+    room: Arc<Semaphore>,
     /// Told the headers with the first part.
     begun: Mutex<Option<oneshot::Sender<HeaderMap>>>,
     /// A client that was waited for so long in all is given up.
@@ -67,7 +72,8 @@ struct Gone;
 pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     let (parts, received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
-    let sink = Sink { parts, begun: Mutex::new(Some(begun)), patience: Mutex::new(asking.gateway.request_timeout) };
+    let (room, patience) = (Arc::new(Semaphore::new(BYTES_AHEAD)), Mutex::new(asking.gateway.request_timeout));
+    let sink = Sink { parts, room, begun: Mutex::new(Some(begun)), patience };
     let task = tokio::spawn(span::here().over(run(asking.clone(), sink)));
     let Ok(mut headers) = beginning.await else {
         return Err(task.await.ok().flatten().unwrap_or_else(Refusal::stopping));
@@ -80,11 +86,11 @@ pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
 }
 
 /// The parts up to the last one; without that they end with an error, by which the connection is cut.
-fn up_to_the_last(mut received: mpsc::Receiver<Part>) -> impl Stream<Item = Result<Bytes, GivenUp>> {
+fn up_to_the_last(mut received: mpsc::Receiver<Sent>) -> impl Stream<Item = Result<Bytes, GivenUp>> {
     let mut is_over = false;
     stream::poll_fn(move |context| {
         received.poll_recv(context).map(|part| match part {
-            Some(Part { bytes, is_last }) => {
+            Some((Part { bytes, is_last }, _)) => {
                 is_over = is_last;
                 Some(Ok(bytes))
             }
@@ -183,12 +189,15 @@ impl Sink {
     async fn send(&self, part: Part) -> Result<(), Gone> {
         let patience = *self.patience.lock();
         let began = Instant::now();
-        let sent = timeout(patience, self.parts.send(part)).await;
+        let sent = timeout(patience, self.pass(part)).await;
         *self.patience.lock() = patience.saturating_sub(began.elapsed());
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
+        sent.unwrap_or(Err(Gone))
+    }
+
+    async fn pass(&self, part: Part) -> Result<(), Gone> {
+        let bytes = part.bytes.len().min(BYTES_AHEAD) as u32;
+        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        self.parts.send((part, room)).await.map_err(|_| Gone)
     }
 }
 

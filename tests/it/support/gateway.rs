@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Scene, daemon::KEY};
+use super::{SOON, Scene, daemon::KEY, eventually};
 
 /// What is asked.
 pub static QUESTION: LazyLock<Value> = LazyLock::new(|| json!([{ "role": "user", "content": "what is a tide?" }]));
@@ -123,4 +123,16 @@ impl Answered {
     pub fn events(&self) -> Vec<&str> {
         self.text().split_terminator("\n\n").map(|event| event.strip_prefix("data: ").expect("it is data")).collect()
     }
+}
+
+/// Slots and permits of the first service that are taken, and those who wait for one.
+pub async fn taken(scene: &Scene) -> [u64; 4] {
+    let shown = &scene.daemon.admin("/admin/limiters").await["primary"];
+    let counts = [&shown["slots"]["in_use"], &shown["in_use"], &shown["slots"]["waiting"], &shown["waiting"]];
+    counts.map(|count| count.as_u64().expect("all are shown"))
+}
+
+/// Waits until none is.
+pub async fn all_slots_are_free(scene: &Scene) {
+    eventually("every slot and permit is free", SOON, async || taken(scene).await == [0; 4]).await;
 }
