@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     ANYWHERE, KEY, SOON, Scene, eventually,
-    gateway::{Answered, Gateway, chat, rest_of, stream},
+    gateway::{Answered, Gateway, chat, rest_of, stream, taken},
 };
 
 static CHAT: LazyLock<Value> = LazyLock::new(|| chat("simulated"));
@@ -42,6 +42,28 @@ async fn a_service_that_fails_is_asked_again_when_it_wants_to_be() {
     let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
     assert_eq!((refused.status, refused.header("retry-after")), (StatusCode::BAD_GATEWAY, "300"));
     assert_eq!(scene.ai.stats().calls, before + 1, "there is no time for another try");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_the_keys_own_limit_is_told_and_is_a_part_of_the_whole_wait() {
+    let key = "{ name = 'a', key = 'k', limits = { windows = [{ requests = 1, per = '2s' }] } }";
+    let service = "[[ai.services]]\nconcurrency = 1\n";
+    let scene =
+        Scene::with(&format!("[api]\nwait = '3s'\nkeys = [{key}, {{ name = 'b', key = 'other' }}]\n{service}")).await;
+    let (limited, other) = (Gateway::with_key(&scene, "k"), Gateway::with_key(&scene, "other"));
+    assert_eq!(limited.post("/v1/chat/completions", &CHAT).await.status, StatusCode::OK);
+    let second = limited.post("/v1/chat/completions", &CHAT).await;
+    let waited: u64 = second.header("x-tidegate-wait-ms").parse().unwrap();
+    assert!(second.status == StatusCode::OK && waited >= 1_500, "{waited} ms");
+    scene.ai.behave(Behaviour { latency_ms: 20_000, ..Behaviour::default() });
+    let holds_the_slot = tokio::spawn(async move { other.post("/v1/chat/completions", &CHAT).await.status });
+    eventually("the slot is taken", SOON, async || taken(&scene).await[0] == 1).await;
+    let began = Instant::now();
+    let refused = limited.post("/v1/chat/completions", &CHAT).await;
+    assert_eq!((refused.status, code(&refused)), (StatusCode::SERVICE_UNAVAILABLE, json!("overloaded")));
+    // Two for the key and three for the slot, if each had its own wait.
+    assert!(began.elapsed() < Duration::from_millis(4_500), "{:?}", began.elapsed());
+    holds_the_slot.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
