@@ -100,7 +100,7 @@ impl Stack {
     where
         F: Future<Output = Result<Answer, Failure>> + Send,
     {
-        let question = Question { until: None, ..question };
+        let question = Question { patience: None, until: None, ..question };
         loop {
             match self.ask_or_recall(question, progress, &call).await {
                 Ok((answer, _)) => return Ok(answer),
@@ -151,7 +151,9 @@ impl Stack {
             Some(chain) => chain.iter().filter_map(|index| Some((*index, self.services.get(*index)?))).collect(),
             None => self.services.iter().enumerate().collect(),
         };
-        let until = question.until.unwrap_or(Duration::MAX);
+        let deadline = question.until.unwrap_or(Duration::MAX);
+        let patience = question.patience.unwrap_or(Duration::MAX);
+        let mut until = self.clock.monotonic().saturating_add(patience).min(deadline);
         loop {
             // Asked before the breakers are looked at: a change meanwhile is not slept through.
             let versions: Vec<u64> = chain.iter().map(|(_, service)| service.gate.version()).collect();
@@ -165,10 +167,14 @@ impl Stack {
                     Tried::Answered(answer) => return Ok(answer),
                     Tried::Busy(on, at) if at < retry_at => (wait, retry_at) = (on, at),
                     Tried::Busy(..) => {}
-                    Tried::Failed(failed) => match blame(&failed.failure) {
+                    Tried::Failed(failed, took) => match blame(&failed.failure) {
                         // Another service would fail on it as well.
                         Blame::Message | Blame::Hopeless => return Err(Refused::Failed(failed)),
-                        Blame::Service | Blame::Setup => last_failure = Some(failed),
+                        Blame::Service | Blame::Setup => {
+                            last_failure = Some(failed);
+                            // A call is no wait.
+                            until = until.saturating_add(took).min(deadline);
+                        }
                     },
                 }
             }
@@ -237,7 +243,7 @@ impl Stack {
                     tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up; its messages wait");
                 }
                 let answers_others = service.gate.is_closed() && service.gate.answered_lately();
-                Tried::Failed(Failed { service: service.name, failure, answers_others })
+                Tried::Failed(Failed { service: service.name, failure, answers_others }, took)
             }
         }
     }
@@ -361,7 +367,8 @@ enum Tried<T> {
     Answered(T),
     /// Cannot be asked before then (monotonic), for this reason.
     Busy(Wait, Duration),
-    Failed(Failed),
+    /// After a call that took so long.
+    Failed(Failed, Duration),
 }
 
 /// An answer that broke off is a failure, too.

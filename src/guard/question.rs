@@ -46,7 +46,9 @@ pub struct Question<'a> {
     pub chain: Option<&'a [usize]>,
     /// Rung when the first part of an answer is there, if it comes in parts.
     pub begun: Option<&'a Notify>,
-    /// How long (monotonic) somebody to ask is waited for; `None`: as long as it takes.
+    /// For how long somebody to ask is waited for, in all; `None`: as long as it takes.
+    pub patience: Option<Duration>,
+    /// Until when (monotonic) at the longest; `None`: without end.
     pub until: Option<Duration>,
 }
 

@@ -62,6 +62,7 @@ impl Chain {
             key: None,
             chain: None,
             begun: None,
+            patience: None,
             until: None,
         }
     }

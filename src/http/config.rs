@@ -105,7 +105,7 @@ pub struct ApiConfig {
     pub max_retries: u32,
     /// Seconds before the first further try; each pause is twice the one before.
     pub backoff_factor: f64,
-    /// All further tries together, as a share of all calls; from 0 to 1.
+    /// All further tries together, as a share of the requests that called a service; from 0 to 1.
     pub retry_budget: f64,
     /// How long a free slot, a permit or a closed breaker is waited for, within `http.request_timeout`.
     #[serde(with = "units::duration")]

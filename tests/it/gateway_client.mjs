@@ -69,7 +69,7 @@ const parts = {
     await behave({});
   },
   async triedAgain() {
-    await behave({ status: 429, retry_after: 1 });
+    await behave({ status: 429, retry_after: 3 });
     await assert.rejects(client.chat.completions.create({ model: 'simulated', messages }), OpenAI.RateLimitError);
     await behave({});
     const statuses = [];

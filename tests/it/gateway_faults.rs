@@ -69,7 +69,7 @@ async fn while_the_first_service_hangs_the_second_answers_and_the_first_is_only_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_service_that_hangs_leaves_the_second_enough_time() {
     let (second, config) = second().await;
-    let scene = Scene::with(&format!("[http]\nrequest_timeout = '5s'\n{}", config.replace("'1s'", "'5s'"))).await;
+    let scene = Scene::with(&format!("[http]\nrequest_timeout = '10s'\n{}", config.replace("'1s'", "'10s'"))).await;
     let gateway = Gateway::of(&scene);
     scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
     for body in [chat("simulated"), stream("simulated")] {

@@ -46,10 +46,10 @@ async fn a_service_that_fails_is_asked_again_when_it_wants_to_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wait_for_the_keys_own_limit_is_told_and_is_a_part_of_the_whole_wait() {
-    let key = "{ name = 'a', key = 'k', limits = { windows = [{ requests = 1, per = '2s' }] } }";
+    let key = "{ name = 'a', key = 'k', limits = { windows = [{ requests = 1, per = '3s' }] } }";
     let service = "[[ai.services]]\nconcurrency = 1\n";
     let scene =
-        Scene::with(&format!("[api]\nwait = '3s'\nkeys = [{key}, {{ name = 'b', key = 'other' }}]\n{service}")).await;
+        Scene::with(&format!("[api]\nwait = '4s'\nkeys = [{key}, {{ name = 'b', key = 'other' }}]\n{service}")).await;
     let (limited, other) = (Gateway::with_key(&scene, "k"), Gateway::with_key(&scene, "other"));
     assert_eq!(limited.post("/v1/chat/completions", &CHAT).await.status, StatusCode::OK);
     let second = limited.post("/v1/chat/completions", &CHAT).await;
@@ -61,9 +61,32 @@ async fn the_wait_for_the_keys_own_limit_is_told_and_is_a_part_of_the_whole_wait
     let began = Instant::now();
     let refused = limited.post("/v1/chat/completions", &CHAT).await;
     assert_eq!((refused.status, code(&refused)), (StatusCode::SERVICE_UNAVAILABLE, json!("overloaded")));
-    // Two for the key and three for the slot, if each had its own wait.
-    assert!(began.elapsed() < Duration::from_millis(4_500), "{:?}", began.elapsed());
+    // Three for the key and four for the slot, if each had its own wait.
+    assert!(began.elapsed() < Duration::from_millis(5_500), "{:?}", began.elapsed());
     holds_the_slot.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_call_in_vain_is_no_wait_for_the_next_service() {
+    let second = Ai::start(ANYWHERE, ai::Options::default()).await.unwrap();
+    let config = format!(
+        "[api]\nwait = '2s'\nmax_retries = 0\n[[ai.services]]\ntimeout = '3s'\n[[ai.services]]\nname = 'second'\n\
+         base_url = '{}/v1'\nmodel = 'other'\nconcurrency = 1\n",
+        second.url()
+    );
+    let scene = Scene::with(&config).await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
+    // The second is busy when the first is given up, and for a second more.
+    second.behave(Behaviour { latency_ms: 4_000, ..Behaviour::default() });
+    let other = chat("other");
+    let asks = async {
+        eventually("the second is busy", SOON, async || second.stats().calls == 1).await;
+        gateway.post("/v1/chat/completions", &CHAT).await
+    };
+    let (_, answer) = tokio::join!(gateway.post("/v1/chat/completions", &other), asks);
+    let told = (answer.status, answer.header("x-tidegate-service"));
+    assert_eq!(told, (StatusCode::OK, "second"), "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -152,6 +152,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         key,
         chain: None,
         begun: None,
+        patience: None,
         until: None,
     };
     let watch = Watch { parts, state, jobs, working: Mutex::new(None), asked: Mutex::new(None) };

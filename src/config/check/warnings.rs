@@ -1,5 +1,7 @@
 //! What a node can start with, though it is hardly meant.
 
+use humantime::format_duration;
+
 use crate::{
     broker,
     config::{Config, Role},
@@ -62,7 +64,23 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
         }
     }
     warnings.extend(slow_bursts(config));
+    warnings.extend(shared_time(config));
     warnings
+}
+
+/// On the synchronous road a service has less than its time, so that the next one can still answer.
+fn shared_time(config: &Config) -> Option<String> {
+    let [first, next, ..] = &config.ai.services[..] else { return None };
+    let request = config.http.request_timeout;
+    let enough = first.timeout + next.timeout / 2;
+    let shares = config.node.roles.contains(&Role::Api) && config.api.stand_in && !config.api.keys.is_empty();
+    let left = request.saturating_sub(next.timeout.min(request) / 2);
+    (shares && left < first.timeout).then(|| {
+        let [request, left, all, enough] = [request, left, first.timeout, enough].map(format_duration);
+        format!(
+            "http.request_timeout is {request}: on /v1 it leaves ai.services[0] {left} of its {all}, so that the next service has time where it hangs; write {enough} or more if its whole answers take longer"
+        )
+    })
 }
 
 fn slow_bursts(config: &Config) -> Vec<String> {

@@ -150,6 +150,11 @@ fn a_rule_over_two_keys_names_who_set_them() {
     );
 }
 
+fn two_services(request_timeout: &str) -> String {
+    let services = "ai.services = [{ name = 'a' }, { name = 'b' }]\napi.keys = [{ name = 'k', key = 'k' }]";
+    format!("http.request_timeout = '{request_timeout}'\n{services}")
+}
+
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
     let warned =
@@ -173,6 +178,8 @@ fn what_is_hardly_meant_is_a_warning() {
         ("state.kind = 'redis'", "broker.kind is embedded", true),
         ("broker.kind = 'rabbitmq'", "broker.rabbitmq.password", true),
         ("admin.fault_injection = true", "admin.fault_injection", true),
+        (&two_services("30s"), "http.request_timeout is 30s: on /v1 it leaves ai.services[0] 15s of its 30s", true),
+        (&two_services("45s"), "http.request_timeout", false),
         (
             "ai.services = [{ limits = { per_minute = 10000 } }]",
             "ai.services[0].limits.burst is 20: it lets 3922 calls a minute through, of 5000",

@@ -30,7 +30,7 @@ use crate::{
         time::Timestamp,
         verdict::{Blame, Failure, blame},
     },
-    guard::{Brought, Class, Key, Question, Refused, Tenant, ask_again_at, breaker::Caller},
+    guard::{Brought, Class, Key, Question, Refused, Service, Tenant, ask_again_at, breaker::Caller},
 };
 
 /// Larger requests are not looked up in the cache: to compare them they are read whole, which takes much more memory.
@@ -150,8 +150,6 @@ impl Asking {
 
     /// The question as the guards see it.
     pub fn question(&self) -> Question<'_> {
-        let left = self.gateway.config.wait.saturating_sub(self.watch.waited());
-        let patience = self.gateway.parts.clock.monotonic() + left;
         Question {
             caller: Caller { conversation: &self.subject, message: &self.id },
             received: self.arrived,
@@ -160,7 +158,8 @@ impl Asking {
             key: self.cached_as,
             chain: Some(&self.chain),
             begun: Some(&self.begun),
-            until: Some(patience.min(self.deadline.at)),
+            patience: Some(self.gateway.config.wait.saturating_sub(self.watch.waited())),
+            until: Some(self.deadline.at),
         }
     }
 
@@ -194,26 +193,31 @@ impl Asking {
         Ok((ai, models::model_at(ai, &self.request), within, self.gateway.parts.clock.now()))
     }
 
-    /// The time for a call: what is left of that which the configuration gives, without half of what the next service
-    /// usually has, if there is enough for both: it answers where this one hangs. With less than two fifths of what a
-    /// call may take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
+    /// The time for a call: what is left of that which the configuration gives, without up to half of what the next
+    /// service usually has, if there is enough for both: it answers where this one hangs. With less than two fifths of
+    /// what a call may take nobody is asked: that it does not answer in a shorter time proves nothing against a service.
     fn enough_for(&self, service: usize) -> Result<Duration, Failure> {
         let left = self.deadline.by_config.saturating_sub(self.gateway.parts.clock.monotonic());
         let least = self.least_for(service);
         if left < least {
             return Err(Failure::OutOfTime);
         }
-        let of_next = self.next_after(service).map(|next| self.usual_for(next) / 2);
-        let shared = left.saturating_sub(of_next.unwrap_or_default());
-        let within = if shared < least { left } else { shared };
+        let of_next = self.next_after(service, left).map(|next| self.usual_for(next));
+        // A little more than its least, for some time goes by until it is asked.
+        let shared = of_next.filter(|usual| left >= least + *usual * 9 / 20);
+        let within = shared.map_or(left, |usual| left.saturating_sub(usual / 2).max(least));
         Ok(within.min(self.usual_for(service)))
     }
 
-    /// The service that would be asked next.
-    fn next_after(&self, service: usize) -> Option<usize> {
+    /// The service that would be asked next, and could be within the time.
+    fn next_after(&self, service: usize, left: Duration) -> Option<usize> {
         let services = self.gateway.parts.stack.services();
+        let (tokens, by) = (self.request.tokens(), self.gateway.parts.clock.monotonic() + left);
         let later = self.chain.iter().copied().skip_while(|known| *known != service).skip(1);
-        later.into_iter().find(|next| services[*next].gate.is_closed())
+        later.into_iter().find(|next| {
+            let Service { gate, permits, .. } = &services[*next];
+            gate.is_closed() && permits.free_at(tokens) <= by
+        })
     }
 
     fn least_for(&self, service: usize) -> Duration {
@@ -254,6 +258,7 @@ impl Asking {
                 Err(refused) => refused,
             };
             let Some(pause) = self.pause(&refused, tries) else { return Err(self.refusal(&refused)) };
+            self.watch.failed();
             tries += 1;
             tokio::time::sleep(pause).await;
         }
@@ -291,17 +296,18 @@ impl Asking {
                 let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
                 // What it says of our own trouble with it, of our key for instance, is not for the client.
                 let refusal = Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after);
-                let is_throttled = matches!(failed.failure, Failure::Throttled(_));
-                refusal.not_before(is_throttled.then(|| self.free_in().max(retry_after.unwrap_or_default())))
+                let Failure::Throttled(told) = failed.failure else { return refusal };
+                refusal.not_before([retry_after, told, Some(self.free_in())].into_iter().flatten().max())
             }
         }
     }
 
-    /// In what time the first of its services may be asked again.
+    /// In what time the first of its services may be asked again, as far as their limits go.
     fn free_in(&self) -> Duration {
         let (services, now) = (self.gateway.parts.stack.services(), self.gateway.parts.clock.monotonic());
         let tokens = self.request.tokens();
-        let free_at = self.chain.iter().map(|service| services[*service].permits.free_at(tokens)).min();
+        let answering = self.chain.iter().map(|service| &services[*service]).filter(|it| it.gate.is_closed());
+        let free_at = answering.map(|service| service.permits.free_at(tokens)).min();
         ask_again_at(free_at.unwrap_or(now), now) - now
     }
 

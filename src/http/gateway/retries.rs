@@ -1,4 +1,4 @@
-//! Further tries must not multiply an outage: they are a share of the calls made.
+//! Further tries must not multiply an outage: they are a share of the requests that called a service.
 //!
 //! The idea and the bucket are those of Finagle's `RetryBudget` and of gRPC's retry throttling (proposal A6): each call
 //! pays a fraction in, each further try takes a whole one out.

@@ -39,6 +39,11 @@ impl Watch {
         Self { clock, seen: Mutex::new(seen) }
     }
 
+    /// A call has failed, its own or one that it shared, which was no wait for somebody to ask.
+    pub fn failed(&self) {
+        self.seen.lock().waits_since = None;
+    }
+
     /// How long it has waited so far.
     pub fn waited(&self) -> Duration {
         let seen = self.seen.lock();
