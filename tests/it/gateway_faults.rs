@@ -16,6 +16,10 @@ use crate::support::{
     gateway::{Gateway, all_slots_are_free, chat, rest_of, stream, taken},
 };
 
+/// A breaker that lets every call through.
+const NEVER_OPENS: &str =
+    "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 1000\nfailure_rate = 1.0\nminimum_calls = 1000\n";
+
 /// Long enough to be under way while something happens to it.
 fn slowly() -> Behaviour {
     Behaviour { chunk_gap_ms: 20, reply_chars: 24 * 500, ..Behaviour::default() }
@@ -114,9 +118,7 @@ async fn a_failure_is_tried_again_while_nothing_has_reached_the_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn further_tries_do_not_multiply_an_outage() {
-    let breaker =
-        "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 1000\nfailure_rate = 1.0\nminimum_calls = 1000\n";
-    let scene = Scene::with(&format!("[api]\nbackoff_factor = 0.001\n{breaker}")).await;
+    let scene = Scene::with(&format!("[api]\nbackoff_factor = 0.001\n{NEVER_OPENS}")).await;
     let gateway = Gateway::of(&scene);
     scene.ai.behave(Behaviour { status: 500, ..Behaviour::default() });
     for _ in 0..100 {
@@ -132,10 +134,8 @@ async fn further_tries_do_not_multiply_an_outage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_no_call_allows_no_further_tries() {
-    let breaker =
-        "[[ai.services]]\n[ai.services.breaker]\nfailure_threshold = 1000\nfailure_rate = 1.0\nminimum_calls = 1000\n";
     let keys = "keys = [{ name = 'a', key = 'k', cache = true }]\nbackoff_factor = 0.001\n";
-    let scene = Scene::with(&format!("[api]\n{keys}{breaker}")).await;
+    let scene = Scene::with(&format!("[api]\n{keys}{NEVER_OPENS}")).await;
     let gateway = Gateway::with_key(&scene, "k");
     let known = chat("simulated");
     assert_eq!(gateway.post("/v1/chat/completions", &known).await.status, StatusCode::OK);

@@ -55,7 +55,7 @@ async fn after_a_429_nobody_asks_before_its_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_429_leaks_nothing_and_ends() {
-    let service = "[[ai.services]]\nconcurrency = 256\n\n\
+    let service = "[[ai.services]]\nconcurrency = 256\n\
         limits = { per_minute = 0, per_hour = 0, burst = 0, windows = [{ requests = 1000, per = '1s' }] }\n";
     let scene = Scene::with(&format!("[api]\nwait = '300ms'\nbackoff_factor = 0.01\n{service}")).await;
     let gateway = Gateway::of(&scene);

@@ -212,11 +212,11 @@ impl Asking {
     /// The service that would be asked next, and could be within the time.
     fn next_after(&self, service: usize, left: Duration) -> Option<usize> {
         let services = self.gateway.parts.stack.services();
-        let (tokens, by) = (self.request.tokens(), self.gateway.parts.clock.monotonic() + left);
-        let later = self.chain.iter().copied().skip_while(|known| *known != service).skip(1);
-        later.into_iter().find(|next| {
+        let mut later = self.chain.iter().copied().skip_while(|known| *known != service).skip(1);
+        later.find(|next| {
             let Service { gate, permits, .. } = &services[*next];
-            gate.is_closed() && permits.free_at(tokens) <= by
+            let by = self.gateway.parts.clock.monotonic() + left;
+            gate.is_closed() && permits.free_at(self.request.tokens()) <= by
         })
     }
 
@@ -295,9 +295,11 @@ impl Asking {
                 let Said { body, retry_after } = std::mem::take(&mut *self.said.lock());
                 let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
                 // What it says of our own trouble with it, of our key for instance, is not for the client.
-                let refusal = Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after);
-                let Failure::Throttled(told) = failed.failure else { return refusal };
-                refusal.not_before([retry_after, told, Some(self.free_in())].into_iter().flatten().max())
+                let pause = match failed.failure {
+                    Failure::Throttled(told) => told.max(Some(self.free_in())),
+                    _ => None,
+                };
+                Refusal::failed(failed).saying(body.filter(|_| is_clients_fault)).not_before(retry_after.max(pause))
             }
         }
     }
@@ -323,13 +325,12 @@ impl Asking {
     /// Counts what was used; what it cost, if that is known. Of what a service does not tell an estimate is counted.
     pub fn used(&self, tokens: Tokens) -> Option<f64> {
         let Meter { service, bytes } = std::mem::take(&mut *self.meter.lock());
-        let untold = service.is_some() && tokens.total() == 0;
-        let estimate = || Tokens { input: self.request.tokens_asked(), output: bytes as u64 / BYTES_PER_TOKEN };
-        let tokens = if untold { estimate() } else { tokens };
         let Some(service) = service else {
             self.right.unused();
             return None;
         };
+        let estimate = || Tokens { input: self.request.tokens_asked(), output: bytes as u64 / BYTES_PER_TOKEN };
+        let tokens = if tokens.total() == 0 { estimate() } else { tokens };
         self.right.used(tokens.total());
         let parts = &self.gateway.parts;
         parts.charge(Payer::Key(self.key), service, models::model_at(&parts.ai[service], &self.request), tokens)
