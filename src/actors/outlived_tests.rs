@@ -67,19 +67,10 @@ struct Scene {
     _folder: TempDir,
 }
 
-fn parts(url: &str, folder: &TempDir) -> Parts {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let (clock, registry, path) = (Clock::system(), &mut Registry::default(), folder.path());
-    let service = Service { base_url: format!("{url}/v1"), ..Service::default() };
-    let zendesk = client::SunshineConfig {
-        app_id: "app".into(),
-        api_url: url.into(),
-        timeout: Duration::from_millis(300),
-        ..Default::default()
-    };
-    let no_limits = Limits::NONE;
-    let calls = Arc::new(Calls::open(&path.join("calls"), Duration::ZERO, clock.now()).unwrap().0);
-    let permits = |name| guard::Permits::new(name, no_limits.clone(), clock.clone(), calls.clone(), &Past::default());
+/// One service behind its guards, and the permits for posts.
+fn guards(service: &Service, folder: &TempDir, clock: &Clock, registry: &mut Registry) -> (Stack, Arc<guard::Permits>) {
+    let calls = Arc::new(Calls::open(&folder.path().join("calls"), Duration::ZERO, clock.now()).unwrap().0);
+    let permits = |name| guard::Permits::new(name, Limits::NONE, clock.clone(), calls.clone(), &Past::default());
     let guarded = guard::Service {
         name: "primary",
         gate: Gate::new(service.breaker.clone(), service.timeout, clock.clone()),
@@ -90,6 +81,20 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
     let no_cache = guard::CacheConfig { enabled: false, ..Default::default() };
     let metrics = guard::Metrics::register(registry, &["primary"]);
     let stack = Stack::new(vec![guarded], Cache::new(&no_cache, None), clock.clone(), metrics);
+    (stack, permits("zendesk"))
+}
+
+fn parts(url: &str, folder: &TempDir) -> Parts {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (clock, registry, path) = (Clock::system(), &mut Registry::default(), folder.path());
+    let service = Service { base_url: format!("{url}/v1"), ..Service::default() };
+    let (stack, posts) = guards(&service, folder, &clock, registry);
+    let zendesk = client::SunshineConfig {
+        app_id: "app".into(),
+        api_url: url.into(),
+        timeout: Duration::from_millis(300),
+        ..Default::default()
+    };
     let chat = ChatConfig { merge_quiet: Duration::ZERO, history: 0, ..ChatConfig::default() };
     let keep = Duration::from_secs(3_600);
     let broker = Arc::new(Embedded::open(path, &broker::Config::default(), keep, clock.clone()).unwrap());
@@ -105,7 +110,7 @@ fn parts(url: &str, folder: &TempDir) -> Parts {
         sunshine: Sunshine::new(&zendesk, clock.clone()).unwrap(),
         zendesk_up: true.into(),
         zendesk_refuses: false.into(),
-        posts: permits("zendesk"),
+        posts,
         // One slot: who holds it decides when a reply may be posted.
         posting: Bulkhead::new(1),
         key_limits: Vec::new(),

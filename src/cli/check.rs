@@ -9,7 +9,7 @@ use super::{Source, failed, runtime};
 use crate::{
     broker,
     client::{self, Sunshine},
-    config::{Config, Loaded, Origin},
+    config::{Config, Loaded, Origin, Warning},
     domain::ids::ConversationId,
     store::{self, FolderLock},
     telemetry::Clock,
@@ -100,7 +100,7 @@ fn print(loaded: &Loaded, findings: &[Finding]) {
 
 async fn findings(loaded: &Loaded) -> Vec<Finding> {
     let config = &loaded.config;
-    let mut findings: Vec<Finding> = loaded.warnings.iter().map(|warning| missing(warning)).collect();
+    let mut findings: Vec<Finding> = loaded.warnings.iter().map(warned).collect();
     findings.push(folder(config));
     findings.extend(rabbitmq::findings(config).await);
     findings.extend(redis::findings(config).await);
@@ -111,28 +111,10 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
     findings
 }
 
-/// A broker and a state that fit one node only are no mistake where there is one, and whether a user without a password
-/// is let in RabbitMQ tells itself.
-fn missing(warning: &str) -> Finding {
-    if warning.starts_with("broker.kind is") {
-        return Finding::warn(
-            "configuration",
-            warning,
-            "with several nodes use RabbitMQ and Redis; with one all is well",
-        );
-    }
-    if warning.starts_with("broker.rabbitmq.password is") {
-        return Finding::warn(
-            "configuration",
-            warning,
-            "set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD",
-        );
-    }
-    // What is missing keeps the node from its work; whatever else is set is set on purpose.
-    if !warning.contains(" is empty") {
-        return Finding::warn("configuration", warning, "if it is meant so, all is well");
-    }
-    Finding::bad("configuration", warning, "set it in the file or as TIDEGATE__SECTION__KEY")
+/// What is missing keeps the node from its work; whatever else is set may be set on purpose.
+fn warned(warning: &Warning) -> Finding {
+    let Warning { text, remedy, hinders } = warning;
+    if *hinders { Finding::bad("configuration", text, *remedy) } else { Finding::warn("configuration", text, *remedy) }
 }
 
 /// The ledger and the journals are there also when RabbitMQ is the queue.

@@ -58,9 +58,8 @@ async fn serve(loaded: &Loaded) -> ExitCode {
     if let Err(error) = outlive_file_limits() {
         return failed(&error.into());
     }
-    for line in loaded.notices.iter().chain(&loaded.warnings) {
-        tracing::warn!("{line}");
-    }
+    loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut node = match Node::start(&loaded.config).await {
         Ok(node) => node,
         Err(error) => return failed(&error),

@@ -9,7 +9,7 @@ use super::{
     check::{self, Finding},
     layers::{Layers, Path},
     old_names,
-    problem::{Origin, Problem, Refused},
+    problem::{Origin, Problem, Refused, Warning},
     schema::Schema,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub struct Loaded {
     /// What was accepted and has no effect; for the log, once.
     pub notices: Vec<String>,
     /// What the node can start with but is hardly meant; for the log, once.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Loads the configuration: defaults, then `file`, then `environment`, then `flags`.

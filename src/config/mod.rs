@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     load::{File, Loaded, load},
     node::{NodeConfig, Role},
-    problem::{Origin, Problem, Refused},
+    problem::{Origin, Problem, Refused, Warning},
 };
 use crate::{
     actors::{Ai, ChatConfig, FaultsConfig, RetryConfig},

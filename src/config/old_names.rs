@@ -10,7 +10,7 @@ use toml::Value;
 use super::{
     address::Address,
     layers::{Layers, Path},
-    problem::{Origin, Problem},
+    problem::{Origin, Problem, Warning},
 };
 use crate::http::AdminConfig;
 
@@ -18,7 +18,7 @@ use crate::http::AdminConfig;
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) notices: Vec<String>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// How the text of an old variable is read.
@@ -169,10 +169,10 @@ impl Old<'_> {
         let host = address.node.rsplit_once(':').map_or("", |(host, _)| host);
         let endpoint = format!("http://{host}:4318");
         if self.put("JAEGER_AGENT_HOST", key, endpoint.as_str()) {
-            self.notes.warnings.push(format!(
+            self.notes.warnings.push(Warning::doubtful(format!(
                 "JAEGER_AGENT_HOST: the agent's protocol is gone, traces go to {endpoint} by OTLP; \
                  set OTEL_EXPORTER_OTLP_ENDPOINT"
-            ));
+            )));
         }
     }
 
@@ -197,7 +197,7 @@ impl Old<'_> {
             other => {
                 if !["RequestException", "Exception"].contains(&other) {
                     let warning = format!("{name}: unknown exception, so connect, timeout and 5xx count as failures");
-                    self.notes.warnings.push(warning);
+                    self.notes.warnings.push(Warning::doubtful(warning));
                 }
                 &["connect", "timeout", "5xx"]
             }
@@ -240,9 +240,9 @@ impl Old<'_> {
         let beyond = asked == 0 || asked > HEARTBEAT_MAX;
         let seconds = if beyond { HEARTBEAT_MAX } else { asked };
         if self.put(name, key, format!("{seconds}s")) && beyond {
-            self.notes.warnings.push(format!(
+            self.notes.warnings.push(Warning::doubtful(format!(
                 "{name}: a heartbeat of {asked} s finds a dead broker too late, {HEARTBEAT_MAX} s is used"
-            ));
+            )));
         }
     }
 

@@ -83,6 +83,39 @@ impl fmt::Display for Problem {
     }
 }
 
+/// What a node starts with although it is hardly meant; never contains a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What is set, and what follows from it.
+    pub text: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+    /// The node cannot do a part of its work as long as it is so.
+    pub hinders: bool,
+}
+
+impl Warning {
+    /// Something without which the node cannot do a part of its work.
+    pub(super) fn missing(text: impl Into<String>) -> Self {
+        Self { text: text.into(), remedy: "set it in the file or as TIDEGATE__SECTION__KEY", hinders: true }
+    }
+
+    /// Something that may be set on purpose.
+    pub(super) fn doubtful(text: impl Into<String>) -> Self {
+        Self { text: text.into(), remedy: "if it is meant so, all is well", hinders: false }
+    }
+
+    pub(super) fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy, ..self }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.0))]

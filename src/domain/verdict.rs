@@ -11,6 +11,9 @@ pub enum Failure {
     /// No answer in time.
     #[error("timeout")]
     Timeout,
+    /// No answer in the time that its caller had for it, which is too short to prove anything against the service.
+    #[error("given up early")]
+    GivenUp,
     /// The service answered with this status (5xx).
     #[error("status {0}")]
     Unavailable(u16),
@@ -50,7 +53,9 @@ pub enum Blame {
 /// Says whose fault a failure is.
 pub fn blame(failure: &Failure) -> Blame {
     match failure {
-        Failure::Connect | Failure::Timeout | Failure::Unavailable(_) | Failure::Throttled(_) => Blame::Service,
+        Failure::Connect | Failure::Timeout | Failure::GivenUp | Failure::Unavailable(_) | Failure::Throttled(_) => {
+            Blame::Service
+        }
         Failure::Unusable(_) => Blame::Setup,
         Failure::Rejected(_) | Failure::UnusableAnswer => Blame::Message,
         Failure::ContentRefused | Failure::OutOfTime => Blame::Hopeless,
@@ -79,6 +84,7 @@ impl Failure {
         match self {
             Self::Connect => "connect",
             Self::Timeout => "timeout",
+            Self::GivenUp => "given_up",
             Self::Unavailable(_) => "5xx",
             Self::Throttled(_) => "429",
             Self::Unusable(_) => "unusable",
@@ -90,8 +96,18 @@ impl Failure {
     }
 
     /// Every kind, for metrics that start at zero.
-    pub const KINDS: [&'static str; 9] =
-        ["connect", "timeout", "5xx", "429", "unusable", "4xx", "content_refused", "out_of_time", "unusable_answer"];
+    pub const KINDS: [&'static str; 10] = [
+        "connect",
+        "timeout",
+        "given_up",
+        "5xx",
+        "429",
+        "unusable",
+        "4xx",
+        "content_refused",
+        "out_of_time",
+        "unusable_answer",
+    ];
 }
 
 #[cfg(test)]

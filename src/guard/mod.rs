@@ -26,6 +26,7 @@ mod question;
 mod slow_start;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,11 +35,7 @@ use self::{
     bulkhead::Bulkhead,
 };
 use crate::{
-    domain::{
-        answer::Answer,
-        timeline::Wait,
-        verdict::{Blame, Failure, blame},
-    },
+    domain::{answer::Answer, timeline::Wait, verdict::Failure},
     telemetry::Clock,
 };
 
@@ -52,6 +49,7 @@ pub use metrics::Metrics;
 pub use permits::{Call, Permit, Permits, VALIDITY};
 use question::Bounds;
 pub use question::{Brought, Busy, Failed, Progress, Question, Refused, ask_again_at};
+use walk::{End, Walk};
 
 /// The guards of one service.
 pub struct Service {
@@ -124,7 +122,7 @@ impl Stack {
         // Whoever had no more time for it tells nothing to those who waited for the same call and have.
         let is_callers_own = |refused: &Refused| match refused {
             Refused::Busy(_) => true,
-            Refused::Failed(failed) => failed.failure == Failure::OutOfTime,
+            Refused::Failed(failed) => matches!(failed.failure, Failure::OutOfTime | Failure::GivenUp),
         };
         if question.key.is_none() {
             return Ok((self.ask_anew(question, progress, &call).await?, Source::Asked));
@@ -147,7 +145,7 @@ impl Stack {
         T: Brought + Send,
         F: Future<Output = Result<T, Failure>> + Send,
     {
-        let chain: Vec<(usize, &Service)> = match question.chain {
+        let mut chain: Vec<(usize, &Service)> = match question.chain {
             Some(chain) => chain.iter().filter_map(|index| Some((*index, self.services.get(*index)?))).collect(),
             None => self.services.iter().enumerate().collect(),
         };
@@ -157,39 +155,35 @@ impl Stack {
         loop {
             // Asked before the breakers are looked at: a change meanwhile is not slept through.
             let versions: Vec<u64> = chain.iter().map(|(_, service)| service.gate.version()).collect();
-            let mut last_failure = None;
-            let mut retry_at = Duration::MAX;
-            let mut wait = Wait::Breaker;
+            let (mut walk, mut refused_by) = (Walk::default(), Vec::new());
             for (index, service) in &chain {
                 let bounds = Bounds { others: chain.len() > 1, until };
                 // Apart, as the call is: whoever waits for a breaker needs no room for it.
                 match Box::pin(self.ask_one(service, question, bounds, progress, || call(*index))).await {
                     Tried::Answered(answer) => return Ok(answer),
-                    Tried::Busy(on, at) if at < retry_at => (wait, retry_at) = (on, at),
-                    Tried::Busy(..) => {}
-                    Tried::Failed(failed, took) => match blame(&failed.failure) {
-                        // Another service would fail on it as well.
-                        Blame::Message | Blame::Hopeless => return Err(Refused::Failed(failed)),
-                        Blame::Service | Blame::Setup => {
-                            last_failure = Some(failed);
-                            // A call is no wait.
-                            until = until.saturating_add(took).min(deadline);
+                    Tried::Busy(on, at) => walk.is_busy(on, at),
+                    Tried::Failed(failed, _) if walk.is_verdict(&failed.failure) => {
+                        return Err(Refused::Failed(failed));
+                    }
+                    Tried::Failed(failed, took) => {
+                        if walk::is_refusal(&failed.failure) {
+                            refused_by.push(*index);
                         }
-                    },
+                        walk.failed(failed);
+                        // A call is no wait.
+                        until = until.saturating_add(took).min(deadline);
+                    }
                 }
             }
-            // A service that is not set up is no reason to stop waiting for one that is.
-            let another_may_come_back = retry_at < Duration::MAX;
-            match last_failure {
-                Some(failed) if !another_may_come_back || blame(&failed.failure) != Blame::Setup => {
-                    return Err(Refused::Failed(failed));
-                }
-                _ if retry_at >= until => {
+            match walk.end() {
+                End::Failed(failed) => return Err(Refused::Failed(failed)),
+                End::Waits(on, retry_at) if retry_at >= until => {
                     let now = self.clock.monotonic();
-                    return Err(Refused::Busy(busy(&chain, question, wait, retry_at, now)));
+                    return Err(Refused::Busy(busy(&chain, question, on, retry_at, now)));
                 }
-                _ => wait_for(wait, &chain, &versions, retry_at, progress).await,
+                End::Waits(on, retry_at) => wait_for(on, &chain, &versions, retry_at, progress).await,
             }
+            chain.retain(|(index, _)| !refused_by.contains(index));
         }
     }
 
@@ -353,8 +347,8 @@ fn failed(service: &Service, pass: gate::Pass<'_>, took: Duration, failure: &Fai
             service.permits.throttled(*retry_after);
             return pass.report(Outcome::Neutral);
         }
-        // Nobody was asked.
-        Failure::OutOfTime => return pass.report(Outcome::Neutral),
+        // Nobody was asked, or for too short a time; or what came may be due to the question as well as to the service.
+        Failure::OutOfTime | Failure::GivenUp | Failure::UnusableAnswer => return pass.report(Outcome::Neutral),
         // It answered, if only to refuse.
         _ => return pass.report(Outcome::Success { took }),
     };

@@ -65,7 +65,7 @@ impl Question<'_> {
 /// How a question failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    /// The service asked last.
+    /// The service; of several, the one whose failure decides.
     pub service: &'static str,
     /// Why.
     pub failure: Failure,

@@ -142,6 +142,47 @@ async fn a_failure_of_the_message_is_not_carried_to_the_next_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_refuses_in_anothers_place_is_no_verdict() {
+    let refuses = || Err(Failure::Rejected(400));
+    for refusal in [Failure::Rejected(400), Failure::ContentRefused, Failure::Unusable(404)] {
+        let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS), ("third", NO_LIMITS)]);
+        let answers = |index: usize| Err([Failure::Unavailable(500), refusal.clone(), refusal.clone()][index].clone());
+        let failed = chain.ask("c", answers).await.unwrap_err();
+        assert_eq!((failed.service, failed.failure), ("first", Failure::Unavailable(500)));
+        assert_eq!(chain.asked(), ["first", "second", "third"], "the third may take what the second does not");
+    }
+    let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+    let gate = &chain.stack.services()[0].gate;
+    gate.force(breaker::Mode::Open);
+    let first_is_back = |index| if index == 0 { fine() } else { refuses() };
+    let comes_back = async {
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        gate.force(breaker::Mode::Closed);
+        std::future::pending::<()>().await;
+    };
+    let answer = tokio::select! {
+        answer = chain.ask("c", first_is_back) => answer,
+        () = comes_back => unreachable!(),
+    };
+    assert!(answer.is_ok());
+    assert_eq!(chain.asked(), ["second", "first"], "who has refused is not asked the same again");
+    let refused = chain.ask("c", |index| if index == 0 { refuses() } else { fine() }).await.unwrap_err();
+    assert_eq!((refused.service, chain.asked().len()), ("first", 1), "of the first one it is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_answer_is_asked_of_the_next_and_proves_nothing() {
+    for failure in [Failure::UnusableAnswer, Failure::GivenUp, Failure::OutOfTime] {
+        let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
+        assert!(chain.ask("c", |index| if index == 0 { Err(failure.clone()) } else { fine() }).await.is_ok());
+        let failed = chain.ask("d", |_| Err(failure.clone())).await.unwrap_err();
+        assert_eq!((failed.service, &failed.failure, chain.asked().len()), ("first", &failure, 4));
+        let window = chain.stack.services()[0].gate.snapshot().window;
+        assert_eq!((window.failures, window.calls), (0, 0), "{failure:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exhausted_quota_is_passed_over_at_once_and_a_short_wait_is_waited() {
     let chain = Chain::new(&[("first", one_in(Duration::from_secs(3600))), ("second", NO_LIMITS)]);
     let began = chain.clock.monotonic();

@@ -29,34 +29,38 @@ async fn prints(scene: &Scene, line: &str, words: &[&str]) -> String {
     said.out
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_sees_and_mends_everything_in_the_terminal() {
+/// Two customers: the message of one was answered, the other's was given up.
+async fn one_answered_and_one_given_up() -> (Scene, String, String) {
     let scene = Scene::with("[retry]\nmax_retries = 0\n").await;
     let answered = scene.say("calm", "secret words").await;
     scene.settles().await;
     scene.ai.behave(ai::Behaviour { status: 400, ..ai::Behaviour::default() });
     let letter = scene.say("refused", "secret words").await;
-    eventually("it is parked", SOON, async || {
-        scene.daemon.admin(&format!("/admin/messages/{letter}")).await["outcome"] == "parked"
-    })
-    .await;
+    eventually("it is parked", SOON, async || outcome(&scene, &letter).await == "parked").await;
     scene.ai.behave(ai::Behaviour::default());
+    (scene, answered, letter)
+}
+
+async fn outcome(scene: &Scene, message: &str) -> Value {
+    scene.daemon.admin(&format!("/admin/messages/{message}")).await["outcome"].take()
+}
+
+async fn prints_json(scene: &Scene, line: &str) {
+    let said = says(scene, line).await;
+    assert!(serde_json::from_str::<Value>(&said.out).is_ok_and(|told| !told.is_null()), "{line}: {}", said.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_finds_and_replays_what_was_given_up() {
+    let (scene, answered, letter) = one_answered_and_one_given_up().await;
     scene.zendesk.control("refused", Some(Holder::Bot)).await;
     prints(&scene, &format!("explain {answered}"), &["it was answered", "asked primary: ok", "posted in 1 parts"])
         .await;
     prints(&scene, "explain calm", &["held by: us", &answered, "it was answered"]).await;
     prints(&scene, &format!("explain {letter}"), &["it was given up", "rejected: status 400"]).await;
-    prints(
-        &scene,
-        "actors",
-        &["node  running", "conversations", "breaker/primary"].map(|it| it.rsplit('/').next().unwrap_or(it)),
-    )
-    .await;
-    prints(&scene, "actors calm", &["calm  running"]).await;
-    prints(&scene, "actors node/guards/limiter/primary", &["node/guards/limiter/primary"]).await;
-    prints(&scene, "queues", &["LANE", "chat", "events"]).await;
     prints(&scene, "dead groups", &["rejected: status #"]).await;
     prints(&scene, "dead list --cause rejected", &["refused", "rejected: status 400"]).await;
+    prints_json(&scene, "dead list --json").await;
     prints(&scene, &format!("dead show {letter}"), &["can_be_replayed", "true"]).await;
     let shown = says(&scene, &format!("dead show {letter} --text")).await;
     assert!(shown.out.contains("secret words"), "asked for: {}", shown.out);
@@ -65,12 +69,19 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
     assert!(written.out.contains("secret words") && written.out.contains("rejected: status 400"), "{}", written.out);
     prints(&scene, "dead replay --all --dry-run", &["1 letters", "1 would be answered"]).await;
     prints(&scene, &format!("dead replay {letter}"), &["job 1 is ordered"]).await;
-    eventually("it is answered", SOON, async || {
-        scene.daemon.admin(&format!("/admin/messages/{letter}")).await["outcome"] == "replied"
-    })
-    .await;
+    eventually("it is answered", SOON, async || outcome(&scene, &letter).await == "replied").await;
     eventually("the job is done", SOON, async || scene.daemon.admin("/admin/jobs").await[0]["stage"] == "done").await;
     prints(&scene, "dead jobs", &["replay", "done"]).await;
+    prints(&scene, "audit", &["letter.read", "letters.replay", "loopback"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_and_steers_a_node() {
+    let (scene, ..) = one_answered_and_one_given_up().await;
+    prints(&scene, "actors", &["node  running", "conversations", "breaker", "primary"]).await;
+    prints(&scene, "actors calm", &["calm  running"]).await;
+    prints(&scene, "actors node/guards/limiter/primary", &["node/guards/limiter/primary"]).await;
+    prints(&scene, "queues", &["LANE", "chat", "events"]).await;
     prints(&scene, "breaker open primary", &["open"]).await;
     prints(&scene, "breaker list", &["primary", "open"]).await;
     prints(&scene, "breaker auto primary", &["auto"]).await;
@@ -82,18 +93,16 @@ async fn an_operator_sees_and_mends_everything_in_the_terminal() {
     prints(&scene, "resume chat", &["it was so already"]).await;
     prints(&scene, "mute --conversation calm", &["muted"]).await;
     prints(&scene, "explain calm", &["the bot is muted here"]).await;
-    prints(&scene, "unmute --conversation calm --then answer", &["speaks there again", "job 2"]).await;
+    prints(&scene, "unmute --conversation calm --then answer", &["speaks there again", "job 1"]).await;
     prints(&scene, "restart node/guards/breaker/primary", &["is restarted"]).await;
     let nodes = prints(&scene, "nodes", &["NODE", "ingress,api,chat"]).await;
     let id =
         nodes.lines().nth(1).and_then(|line| line.split_whitespace().nth(1)).expect("the node has an id").to_owned();
     prints(&scene, &format!("drain {id}"), &["is drained"]).await;
     prints(&scene, &format!("resume {id}"), &["works again"]).await;
-    prints(&scene, "audit", &["letter.read", "letters.replay", "breaker.open", "mute.begin", "node.drain", "loopback"])
-        .await;
-    for line in ["queues --json", "actors --json", "dead list --json", "breaker list --json", "audit --json"] {
-        let said = says(&scene, line).await;
-        assert!(serde_json::from_str::<Value>(&said.out).is_ok_and(|told| !told.is_null()), "{line}: {}", said.out);
+    prints(&scene, "audit", &["breaker.open", "mute.begin", "node.drain", "loopback"]).await;
+    for line in ["queues --json", "actors --json", "breaker list --json", "audit --json"] {
+        prints_json(&scene, line).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tidegate::simulate::ai::Behaviour;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -9,7 +10,7 @@ use tokio::{
 
 use crate::support::{
     KEY, Scene,
-    gateway::{Gateway, QUESTION, chat},
+    gateway::{Gateway, QUESTION, chat, stream},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,6 +90,10 @@ async fn what_is_wrong_is_refused_in_openais_shape_and_never_as_our_failure() {
         ("k", "{", 400, "invalid_request"),
         ("k", "null", 400, "invalid_request"),
         ("k", "\u{0}", 400, "invalid_request"),
+        ("k", "", 400, "invalid_request"),
+        ("k", &"[".repeat(4000), 400, "invalid_request"),
+        ("k", &format!(r#"{{"model":"allowed","messages":{}"#, "[".repeat(3000)), 400, "invalid_request"),
+        ("k", r#"{"model":"allowed","messages":[{"role":"user"}],"stream":"yes"}"#, 400, "invalid_request"),
         ("k", r#"{"model":"allowed","messages":"hi"}"#, 400, "invalid_request"),
         ("k", r#"{"model":["allowed"],"messages":[{"role":"user"}]}"#, 400, "invalid_request"),
         ("k", r#"{"model":"allowed","model":"simulated","messages":[{"role":"user"}]}"#, 400, "invalid_request"),
@@ -104,9 +109,18 @@ async fn what_is_wrong_is_refused_in_openais_shape_and_never_as_our_failure() {
         assert!(answer.json()["error"]["message"].is_string() && answer.json()["error"]["type"].is_string());
         assert!(answer.headers.get("x-injected").is_none());
     }
-    let hurried = gateway.send("k", &allowed, &[("x-request-timeout", "soon")]).await;
-    assert_eq!(hurried.status, StatusCode::BAD_REQUEST);
-    assert_eq!(scene.ai.stats().calls, 1, "nothing of this was asked");
+    for (name, value, status) in
+        [("x-request-timeout", "soon", 400), ("content-encoding", "gzip", 415), ("content-encoding", "identity", 200)]
+    {
+        let answer = gateway.send("k", &allowed, &[(name, value)]).await;
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
+        assert_eq!(answer.json()["error"].is_object(), status != 200);
+    }
+    for (gateway, status) in [(&gateway, 404), (&Gateway::with_key(&scene, "wrong"), 401)] {
+        let answer = gateway.get("/v1/models/%FF").await;
+        assert_eq!((answer.status.as_u16(), answer.json()["error"]["code"].is_string()), (status, true));
+    }
+    assert_eq!(scene.ai.stats().calls, 2, "nothing of what was refused was asked");
     let failed = scene.daemon.metric("tidegate_api_requests_total{key=\"a\",outcome=\"failed\"}").await;
     assert!(failed < 0.5);
 }
@@ -175,4 +189,28 @@ async fn a_service_that_rejects_a_request_is_quoted() {
     let through = gateway.post("/v1/chat/completions", &body).await;
     assert_eq!((through.status, through.text()), (StatusCode::BAD_REQUEST, direct.text()));
     assert_eq!(scene.ai.stats().calls, 2, "and not asked again");
+}
+
+/// Some services that speak OpenAI's API tell no tokens, and end a stream without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_terse_service_leaves_out_is_made_up_for() {
+    let scene = Scene::with("").await;
+    let gateway = Gateway::of(&scene);
+    scene.ai.behave(Behaviour { terse: true, reply_chars: 4000, ..Behaviour::default() });
+    let whole = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+    assert_eq!((whole.status, &whole.json()["usage"]), (StatusCode::OK, &Value::Null));
+    let told = ["x-tidegate-tokens-input", "x-tidegate-tokens-output"].map(|name| whole.header(name).parse::<u64>());
+    let [Ok(input), Ok(output)] = told else { panic!("{:?}", whole.headers) };
+    assert!((1..100).contains(&input) && (1000..1100).contains(&output), "an estimate: {input}, {output}");
+    let counted = async |kind: &str| {
+        let series = format!(
+            "tidegate_api_tokens_total{{key=\"test\",service=\"primary\",model=\"simulated\",type=\"{kind}\"}}"
+        );
+        scene.daemon.metric(&series).await
+    };
+    assert_eq!((counted("input").await, counted("output").await), (input as f64, output as f64));
+    let streamed = gateway.post("/v1/chat/completions", &stream("simulated")).await;
+    let events = streamed.events();
+    assert_eq!(events.last(), Some(&"[DONE]"), "an answer that is complete: {:?}", events.iter().rev().take(3));
+    assert!(counted("output").await > output as f64);
 }

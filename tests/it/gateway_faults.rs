@@ -187,6 +187,9 @@ async fn a_stream_that_breaks_off_ends_with_an_error_and_counts_against_the_serv
         assert_eq!(events.len(), 3, "no further try, whose parts would follow: {events:?}");
     }
     assert_eq!(scene.ai.stats().calls, 3);
+    let failed = "tidegate_api_requests_total{key=\"test\",outcome=\"failed\"}";
+    eventually("they are counted", SOON, async || scene.daemon.metric(failed).await == 3.0).await;
+    assert_eq!(scene.daemon.log().matches("upstream_unreachable").count(), 3, "and written down");
     eventually("the breaker opens", SOON, async || state_of_breaker(&scene).await == "open").await;
     all_slots_are_free(&scene).await;
 }
@@ -213,6 +216,8 @@ async fn a_client_that_goes_takes_its_call_with_it() {
         .await;
     }
     eventually("the others' too", SOON, async || scene.ai.stats().aborted_by_client == 3).await;
+    let abandoned = "tidegate_api_requests_total{key=\"test\",outcome=\"abandoned\"}";
+    eventually("all are counted", SOON, async || scene.daemon.metric(abandoned).await == 3.0).await;
     all_slots_are_free(&scene).await;
     assert_eq!(state_of_breaker(&scene).await, "closed", "none of it was the service's fault");
 }

@@ -103,3 +103,23 @@ async fn a_429_that_does_not_say_when_to_come_again_is_passed_on_with_the_time_o
         assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, StatusCode::OK, "as told");
     }
 }
+
+/// Whoever asks again after a 429 finds the limiter in his way, and calls nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_try_that_calls_nobody_is_not_paid_for() {
+    let scene = Scene::with("[api]\nwait = '100ms'\nbackoff_factor = 0.001\n").await;
+    let gateway = Gateway::of(&scene);
+    for n in 1..=3 {
+        scene.ai.behave(Behaviour { status: 429, retry_after: Some(1), ..Behaviour::default() });
+        eventually("it is asked", SOON, async || {
+            let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+            scene.ai.stats().calls == n
+        })
+        .await;
+    }
+    let tried = async |outcome: &str| {
+        scene.daemon.metric(&format!("tidegate_api_retries_total{{outcome=\"{outcome}\"}}")).await
+    };
+    assert_eq!((tried("made").await, tried("denied").await), (0.0, 0.0));
+}

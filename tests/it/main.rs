@@ -31,6 +31,7 @@ mod fleet_faults;
 mod fleet_ledger;
 mod fleet_limits;
 mod gateway;
+mod gateway_chain;
 mod gateway_faults;
 mod gateway_throttled;
 mod gateway_waits;

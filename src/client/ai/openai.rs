@@ -65,7 +65,7 @@ pub(super) fn read(event: Event) -> Result<Step, Refusal> {
         return Ok(Step::Done);
     }
     let (mut tokens, mut usage_only) = (None, false);
-    if tells_usage(&event.data) || event.name == "error" || memmem::find(&event.data, b"\"error\"").is_some() {
+    if tells(&event.data, b"\"usage\"") || event.name == "error" || memmem::find(&event.data, b"\"error\"").is_some() {
         // What cannot be read is the client's to judge: it passes as it is.
         if let Ok(told) = serde_json::from_slice::<Told<'_>>(&event.data) {
             if told.error.is_some() {
@@ -81,12 +81,17 @@ pub(super) fn read(event: Event) -> Result<Step, Refusal> {
     Ok(Step::Chunk(Chunk { bytes: event.into_bytes(), tokens, usage_only }))
 }
 
-/// Whether there is a `usage` that is not null; each event of a stream has one that is (OpenAI's API reference,
-/// `stream_options`), and need not be read.
-fn tells_usage(data: &[u8]) -> bool {
-    const NAME: &[u8] = b"\"usage\"";
-    memmem::find_iter(data, NAME).any(|at| {
-        let rest = data[at + NAME.len()..].trim_ascii_start();
+/// Whether an event says that an answer is complete. Some services leave out the `[DONE]` after it, which OpenAI's own
+/// clients do not miss.
+pub(super) fn finishes(event: &Event) -> bool {
+    tells(&event.data, b"\"finish_reason\"")
+}
+
+/// Whether there is a field of this name, in its quotes, that is not null. Each event of a stream has a `usage` and a
+/// `finish_reason` that are (OpenAI's API reference, "The chat completion chunk object"), and need not be read.
+fn tells(data: &[u8], name: &[u8]) -> bool {
+    memmem::find_iter(data, name).any(|at| {
+        let rest = data[at + name.len()..].trim_ascii_start();
         let value = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
         value.is_some_and(|value| !value.starts_with(b"null"))
     })

@@ -60,6 +60,8 @@ pub struct Stream {
     reader: Reader,
     /// What was read and not asked for yet.
     ready: VecDeque<Chunk>,
+    /// The answer is complete, if nothing more comes.
+    finished: bool,
     done: bool,
     /// Between two events.
     silence_max: Duration,
@@ -90,6 +92,7 @@ impl Stream {
             parser,
             reader,
             ready,
+            finished: false,
             done: false,
             silence_max,
             waiting: None,
@@ -103,10 +106,10 @@ impl Stream {
         self
     }
 
-    /// The next part; `None` after the provider has said that this was all.
+    /// The next part; `None` after the provider has said that this was all, or has ended a complete answer.
     ///
     /// # Errors
-    /// `Connect` when the connection breaks or ends before that, `Timeout` when no event comes for `service.timeout`,
+    /// `Connect` when the connection breaks or the stream ends before that, `Timeout` when no event comes for `service.timeout`,
     /// `UnusableAnswer` when what comes is no stream of events, and what an error within the stream says
     /// (`Unavailable`, `Throttled`, `ContentRefused`). After an error the stream is over: drop it.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
@@ -148,12 +151,19 @@ impl Stream {
             }
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.parser.push(&bytes),
+                Ok(None) if self.finished => {
+                    self.done = true;
+                    return Ok(());
+                }
                 Ok(None) => return Err(Refusal::of(Failure::Connect)),
                 Err(error) => return Err(Refusal::of(failure(&error))),
             }
         };
         let step = match &mut self.reader {
-            Reader::Openai => openai::read(event)?,
+            Reader::Openai => {
+                self.finished |= openai::finishes(&event);
+                openai::read(event)?
+            }
             Reader::Anthropic(reader) => reader.read(&event.data)?,
         };
         match step {

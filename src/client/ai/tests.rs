@@ -284,6 +284,26 @@ async fn a_stream_that_stops_short_has_failed() {
 }
 
 #[tokio::test]
+async fn a_complete_answer_needs_no_word_after_it_but_a_proper_end() {
+    const COMPLETE: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    for (end, expected) in [
+        (None, Ok(None)),
+        (Some(Ok(Bytes::from_static(b"data: [DONE]\n"))), Ok(None)),
+        (Some(Err(io::ErrorKind::ConnectionReset.into())), Err(Failure::Connect)),
+    ] {
+        let (server, sender) = Server::streaming().await;
+        sender.send(Ok(Bytes::from_static(COMPLETE.as_bytes()))).await.unwrap();
+        let mut stream = streamed(&server.ai(Provider::Openai), LONG).await.unwrap();
+        if let Some(end) = end {
+            sender.send(end).await.unwrap();
+        }
+        drop(sender);
+        assert_eq!(stream.next().await.unwrap().unwrap().bytes, COMPLETE);
+        assert_eq!(stream.next().await, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_fails_before_its_first_part_is_refused() {
     for (first, failure) in [
         (&b"data: {\"error\":{\"message\":\"m\",\"type\":\"rate_limit_error\"}}\n\n"[..], Failure::Throttled(None)),

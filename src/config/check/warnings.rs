@@ -3,8 +3,9 @@
 use humantime::format_duration;
 
 use crate::{
+    actors::Service,
     broker,
-    config::{Config, Role},
+    config::{Config, Role, Warning},
     guard::{
         VALIDITY,
         limiter::{Limits, SlowBurst},
@@ -12,60 +13,94 @@ use crate::{
     state,
 };
 
+const SEVERAL_NODES: &str = "with several nodes use RabbitMQ and Redis; with one all is well";
+
 /// Returns what is missing or hardly meant, each with what follows from it.
-pub(in crate::config) fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut warn = |applies: bool, text: &str| {
-        if applies {
-            warnings.push(text.to_owned());
-        }
-    };
-    let does = |role: Role| config.node.roles.contains(&role);
+pub(in crate::config) fn warnings(config: &Config) -> Vec<Warning> {
+    let mut warnings = zendesk(config);
+    warnings.extend(stores(config));
+    warnings.extend(trials(config));
+    warnings.extend(services(config));
+    warnings.extend(slow_bursts(config).map(Warning::doubtful));
+    warnings.extend(shared_time(config).map(Warning::doubtful));
+    warnings
+}
+
+fn does(config: &Config, role: Role) -> bool {
+    config.node.roles.contains(&role)
+}
+
+fn zendesk(config: &Config) -> Vec<Warning> {
     let zendesk = &config.zendesk;
-    warn(
-        does(Role::Ingress) && zendesk.webhook_secrets.iter().all(|secret| secret.is_empty()),
-        "zendesk.webhook_secrets is empty: every webhook is refused",
-    );
-    warn(
-        (does(Role::Chat) || does(Role::Retry)) && zendesk.key_id.is_empty(),
-        "zendesk.key_id is empty: no reply can be posted, messages wait",
-    );
-    warn(
-        !zendesk.key_id.is_empty() && zendesk.key_secret.is_empty(),
-        "zendesk.key_secret is empty: Zendesk will refuse zendesk.key_id",
-    );
+    let every_webhook_is_refused =
+        does(config, Role::Ingress) && zendesk.webhook_secrets.iter().all(|secret| secret.is_empty());
+    let rules = [
+        (every_webhook_is_refused, "zendesk.webhook_secrets is empty: every webhook is refused"),
+        (
+            (does(config, Role::Chat) || does(config, Role::Retry)) && zendesk.key_id.is_empty(),
+            "zendesk.key_id is empty: no reply can be posted, messages wait",
+        ),
+        (
+            !zendesk.key_id.is_empty() && zendesk.key_secret.is_empty(),
+            "zendesk.key_secret is empty: Zendesk will refuse zendesk.key_id",
+        ),
+    ];
+    applying(rules, Warning::missing)
+}
+
+/// What is switched on for a while.
+fn trials(config: &Config) -> Vec<Warning> {
+    let shadow = "chat.shadow is on: answers are recorded and nothing is posted";
+    let faults = "admin.fault_injection is on: an operator can make actors fail";
+    let shadows = does(config, Role::Chat) && config.chat.shadow;
+    applying([(shadows, shadow), (config.admin.fault_injection, faults)], Warning::doubtful)
+}
+
+/// The queue and the state: a pair that fits one node only is no mistake where there is one, and whether a user without
+/// a password is let in RabbitMQ tells itself.
+fn stores(config: &Config) -> Vec<Warning> {
     let rabbitmq = config.broker.kind == broker::Kind::Rabbitmq;
     let redis = config.state.kind == state::Kind::Redis;
-    warn(
-        rabbitmq && config.broker.rabbitmq.password.is_empty() && config.broker.rabbitmq.client_cert.is_empty(),
-        "broker.rabbitmq.password is empty: RabbitMQ will refuse the connection",
-    );
-    warn(
-        rabbitmq && !redis && does(Role::Chat),
-        "broker.kind is rabbitmq and state.kind is local: this is for one node with the role chat",
-    );
-    warn(
-        redis && !rabbitmq && does(Role::Chat),
-        "broker.kind is embedded and state.kind is redis: with several nodes, replies are in order per node only",
-    );
-    warn(does(Role::Chat) && config.chat.shadow, "chat.shadow is on: answers are recorded and nothing is posted");
-    warn(config.admin.fault_injection, "admin.fault_injection is on: an operator can make actors fail");
-    if does(Role::Chat) || does(Role::Api) {
-        for (index, service) in config.ai.services.iter().enumerate() {
-            let absent = service.base_url.is_empty();
-            warn(
-                absent,
-                &format!(
-                    "ai.services[{index}].base_url is empty: the service is not asked; without any, messages wait"
-                ),
-            );
-            let nameless = !absent && service.model.is_empty();
-            warn(nameless, &format!("ai.services[{index}].model is empty: most services refuse such a request"));
-        }
-    }
-    warnings.extend(slow_bursts(config));
-    warnings.extend(shared_time(config));
+    let nameless =
+        rabbitmq && config.broker.rabbitmq.password.is_empty() && config.broker.rabbitmq.client_cert.is_empty();
+    let password = "broker.rabbitmq.password is empty: RabbitMQ will refuse the connection";
+    let mut warnings = applying([(nameless, password)], |text| {
+        Warning::doubtful(text).with_remedy("set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD")
+    });
+    let chats = does(config, Role::Chat);
+    let pairs = [
+        (
+            chats && rabbitmq && !redis,
+            "broker.kind is rabbitmq and state.kind is local: this is for one node with the role chat",
+        ),
+        (
+            chats && redis && !rabbitmq,
+            "broker.kind is embedded and state.kind is redis: with several nodes, replies are in order per node only",
+        ),
+    ];
+    warnings.extend(applying(pairs, |text| Warning::doubtful(text).with_remedy(SEVERAL_NODES)));
     warnings
+}
+
+fn services(config: &Config) -> Vec<Warning> {
+    let asks = does(config, Role::Chat) || does(config, Role::Api);
+    let services = config.ai.services.iter().enumerate().filter(|_| asks);
+    let warning = |(index, service): (usize, &Service)| {
+        let whose = format!("ai.services[{index}]");
+        if service.base_url.is_empty() {
+            let text = "base_url is empty: the service is not asked; without any, messages wait";
+            Some(Warning::missing(format!("{whose}.{text}")))
+        } else if service.model.is_empty() {
+            Some(Warning::missing(format!("{whose}.model is empty: most services refuse such a request")))
+        } else {
+            None
+        }
+    };
+    services.filter_map(warning).collect()
+}
+
+fn applying<const N: usize>(rules: [(bool, &'static str); N], warning: fn(&'static str) -> Warning) -> Vec<Warning> {
+    rules.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| warning(text)).collect()
 }
 
 /// On the synchronous road a service has less than its time, so that the next one can still answer.
@@ -73,7 +108,7 @@ fn shared_time(config: &Config) -> Option<String> {
     let [first, next, ..] = &config.ai.services[..] else { return None };
     let request = config.http.request_timeout;
     let enough = first.timeout + next.timeout / 2;
-    let shares = config.node.roles.contains(&Role::Api) && config.api.stand_in && !config.api.keys.is_empty();
+    let shares = does(config, Role::Api) && config.api.stand_in && !config.api.keys.is_empty();
     let left = request.saturating_sub(next.timeout.min(request) / 2);
     (shares && left < first.timeout).then(|| {
         let [request, left, all, enough] = [request, left, first.timeout, enough].map(format_duration);
@@ -83,13 +118,13 @@ fn shared_time(config: &Config) -> Option<String> {
     })
 }
 
-fn slow_bursts(config: &Config) -> Vec<String> {
-    let does = |role: Role| config.node.roles.contains(&role);
-    let services = config.ai.services.iter().filter(|_| does(Role::Chat) || does(Role::Api));
-    let keys = config.api.keys.iter().filter(|_| does(Role::Api));
+fn slow_bursts(config: &Config) -> impl Iterator<Item = String> {
+    let asks = does(config, Role::Chat) || does(config, Role::Api);
+    let services = config.ai.services.iter().filter(move |_| asks);
+    let keys = config.api.keys.iter().filter(|_| does(config, Role::Api));
     let services = services.enumerate().map(|(index, service)| (format!("ai.services[{index}]"), &service.limits));
     let keys = keys.enumerate().map(|(index, key)| (format!("api.keys[{index}]"), &key.limits));
-    services.chain(keys).filter_map(|(whose, limits)| slow_burst(&whose, limits)).collect()
+    services.chain(keys).filter_map(|(whose, limits)| slow_burst(&whose, limits))
 }
 
 /// A burst that holds calls up before the other limits do.

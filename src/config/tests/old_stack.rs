@@ -69,7 +69,7 @@ fn what_has_no_effect_or_another_meaning_is_said_once() {
     }
     assert_eq!(loaded.notices.len(), 4, "{:?}", loaded.notices);
     for name in ["RABBITMQ_HEARTBEAT", "JAEGER_AGENT_HOST"] {
-        let said = loaded.warnings.iter().filter(|warning| warning.starts_with(name));
+        let said = loaded.warnings.iter().filter(|warning| warning.text.starts_with(name));
         assert_eq!(said.count(), 1, "{name}");
     }
 }
@@ -100,7 +100,7 @@ fn old_names_lose_to_new_ones_and_win_over_the_file() {
     let loaded = loading("", &[("JAEGER_AGENT_HOST", "old"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://new:4318")], "");
     let loaded = loaded.unwrap();
     assert_eq!(loaded.config.telemetry.otlp_endpoint, "http://new:4318");
-    assert!(loaded.warnings.iter().all(|warning| !warning.contains("JAEGER")), "{:?}", loaded.warnings);
+    assert!(loaded.warnings.iter().all(|warning| !warning.text.contains("JAEGER")), "{:?}", loaded.warnings);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn heartbeats_are_capped() {
     for (text, seconds) in [("30", 30), ("60", 60), ("61", 60), ("0", 60)] {
         let loaded = loading("", &[("RABBITMQ_HEARTBEAT", text)], "").unwrap();
         assert_eq!(loaded.config.broker.rabbitmq.heartbeat.as_secs(), seconds, "{text}");
-        let warned = loaded.warnings.iter().any(|warning| warning.starts_with("RABBITMQ_HEARTBEAT"));
+        let warned = loaded.warnings.iter().any(|warning| warning.text.starts_with("RABBITMQ_HEARTBEAT"));
         assert_eq!(warned, !["30", "60"].contains(&text), "{text}");
     }
 }
@@ -189,7 +189,7 @@ fn exceptions_of_python_have_a_counterpart() {
     for (text, failures, warned) in cases {
         let loaded = loading("", &[("CIRCUIT_BREAKER_EXPECTED_EXCEPTION", text)], "").unwrap();
         assert_eq!(loaded.config.ai.services[0].breaker.failures, failures, "{text}");
-        assert_eq!(loaded.warnings.iter().any(|warning| warning.starts_with("CIRCUIT")), warned, "{text}");
+        assert_eq!(loaded.warnings.iter().any(|warning| warning.text.starts_with("CIRCUIT")), warned, "{text}");
     }
 }
 

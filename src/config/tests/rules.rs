@@ -157,8 +157,9 @@ fn two_services(request_timeout: &str) -> String {
 
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
-    let warned =
-        |text: &str, key: &str| loading(text, &[], "").unwrap().warnings.iter().any(|warning| warning.starts_with(key));
+    let warned = |text: &str, key: &str| {
+        loading(text, &[], "").unwrap().warnings.iter().any(|warning| warning.text.starts_with(key))
+    };
     let cases = [
         ("", "zendesk.webhook_secrets", true),
         ("zendesk.webhook_secrets = ['']", "zendesk.webhook_secrets", true),

@@ -12,11 +12,12 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-timeout");
 /// When a request has to be answered, or a stream to have begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// By the client (monotonic).
+    /// By the client, or by the configuration, whatever is earlier (monotonic).
     pub at: Duration,
-    /// By the configuration (monotonic): a call that is not answered by then is the service's failure, one that a
-    /// client in a hurry gives up is not.
-    pub by_config: Duration,
+    /// How long the request may take in all.
+    pub span: Duration,
+    /// The client is in more of a hurry than the configuration: that it is given up then is no failure of a service.
+    is_clients: bool,
 }
 
 /// By so much later a request is given up than a call under way is: that call's end is to be learned from.
@@ -25,20 +26,20 @@ const CALL_ENDS_FIRST: Duration = Duration::from_millis(100);
 impl Deadline {
     /// When (monotonic) the request is given up, whatever is under way.
     pub fn give_up_at(self) -> Duration {
-        if self.at < self.by_config { self.at } else { self.by_config + CALL_ENDS_FIRST }
+        if self.is_clients { self.at } else { self.at + CALL_ENDS_FIRST }
     }
 
     /// Reads the header of a request that arrived at `now` (monotonic).
     pub fn of(headers: &HeaderMap, now: Duration, request_timeout: Duration) -> Result<Self, Refusal> {
-        let by_config = now + request_timeout;
-        let Some(value) = headers.get(HEADER) else { return Ok(Self { at: by_config, by_config }) };
+        let within = |span| Self { at: now + span, span, is_clients: span < request_timeout };
+        let Some(value) = headers.get(HEADER) else { return Ok(within(request_timeout)) };
         let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
         let given =
             seconds.filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let given = given.ok_or_else(|| {
             Refusal::invalid(format!("the header {HEADER} is not a number of seconds above 0, like 12.5"), None)
         })?;
-        Ok(Self { at: now + given.min(request_timeout), by_config })
+        Ok(within(given.min(request_timeout)))
     }
 }
 

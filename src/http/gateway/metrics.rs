@@ -1,13 +1,16 @@
 //! What the gateway counts: requests by key, and further tries. Tokens and money are counted by `actors::accounts`.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
 
 use axum::http::StatusCode;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use crate::telemetry::series::{Counters, label, zero};
 
-const OUTCOMES: [&str; 4] = ["ok", "limited", "rejected", "failed"];
+const OUTCOMES: [&str; 5] = ["ok", "limited", "rejected", "failed", "abandoned"];
 
 /// The gateway's metrics.
 #[derive(Clone)]
@@ -41,13 +44,7 @@ impl Metrics {
     }
 
     /// `key`: its place in the configuration, and its name.
-    pub(super) fn answered(&self, (place, key): (usize, &'static str), status: StatusCode) {
-        let outcome = match status.as_u16() {
-            200..=299 => "ok",
-            429 => "limited",
-            400..=499 => "rejected",
-            _ => "failed",
-        };
+    fn count(&self, (place, key): (usize, &'static str), outcome: &'static str) {
         match self.answered.get(place).filter(|_| outcome == "ok") {
             Some(answered) => answered.inc(),
             None => self.requests.get_or_create(&[("key", key), ("outcome", outcome)]).inc(),
@@ -57,5 +54,38 @@ impl Metrics {
     pub(super) fn tried_again(&self, allowed: bool) {
         let outcome = if allowed { "made" } else { "denied" };
         self.retries.get_or_create(&[("outcome", outcome)]).inc();
+    }
+}
+
+/// Counts one request by its outcome when nobody works on it any more: a stream at its end.
+pub(super) struct Tally {
+    metrics: Metrics,
+    key: (usize, &'static str),
+    /// 0 as long as it has not come to its end.
+    status: AtomicU16,
+}
+
+impl Tally {
+    /// Of a request with the key at that place and of that name.
+    pub fn new(metrics: &Metrics, key: (usize, &'static str)) -> Self {
+        Self { metrics: metrics.clone(), key, status: AtomicU16::new(0) }
+    }
+
+    /// It has come to its end.
+    pub fn ended(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let outcome = match *self.status.get_mut() {
+            0 => "abandoned",
+            200..=299 => "ok",
+            429 => "limited",
+            400..=499 => "rejected",
+            _ => "failed",
+        };
+        self.metrics.count(self.key, outcome);
     }
 }

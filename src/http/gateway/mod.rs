@@ -23,13 +23,16 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::{Body, Bytes},
     extract::{self, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio_util::task::TaskTracker;
 
-use self::{asking::Asking, deadline::Deadline, quota::Purse, refusal::Refusal, retries::RetryBudget, watch::Watch};
+use self::{
+    asking::Asking, deadline::Deadline, metrics::Tally, quota::Purse, refusal::Refusal, retries::RetryBudget,
+    watch::Watch,
+};
 use super::{
     ApiConfig, Public,
     body::{self, Announced},
@@ -38,6 +41,7 @@ use crate::{
     actors::{Budget, Parts, Share},
     domain::{
         completion::{Kind, Request},
+        hex::hex_after,
         retry::Policy,
     },
 };
@@ -139,40 +143,65 @@ pub fn unknown_url(status: StatusCode) -> Response {
     Refusal::unknown_url(status).into_response()
 }
 
+/// A request with one of the keys.
+struct Visit {
+    gateway: Arc<Gateway>,
+    /// The place of the key.
+    key: usize,
+    /// Names the request in the log and in its answer.
+    id: String,
+    tally: Tally,
+}
+
 /// In a box of its own from the start: axum would move the whole walk, which is large, from hand to hand.
 fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFuture<'static, Response> {
     Box::pin(async move {
         let (head, body) = request.into_parts();
+        // Not by `format!`, which would take as long as a guard does.
+        let id = hex_after("req_", &rand::random::<[u8; 16]>());
         let Some(key) = keys::find(&gateway.config.keys, &head.headers) else {
-            return Refusal::unknown_key().into_response();
+            return watch::named(Refusal::unknown_key().into_response(), &id);
         };
-        let walked = walk(&gateway, key, kind, &head.headers, body).await;
-        let response = walked.unwrap_or_else(IntoResponse::into_response);
-        gateway.metrics.answered((key, gateway.purses[key].label), response.status());
-        response
+        let tally = Tally::new(&gateway.metrics, (key, gateway.purses[key].label));
+        let visit = Arc::new(Visit { gateway, key, id, tally });
+        let walked = walk(&visit, kind, &head.headers, body).await;
+        watch::named(walked.unwrap_or_else(|refusal| visit.refuse(refusal)), &visit.id)
     })
+}
+
+impl Visit {
+    fn refuse(&self, refusal: Refusal) -> Response {
+        self.ended(Some(&refusal));
+        refusal.into_response()
+    }
+
+    /// The request has come to its end, with or without a refusal.
+    fn ended(&self, refusal: Option<&Refusal>) {
+        self.tally.ended(refusal.map_or(StatusCode::OK, Refusal::status));
+        if let Some(refusal) = refusal {
+            refusal.log(&self.id, self.gateway.purses[self.key].label);
+        }
+    }
 }
 
 /// The walk of one request. Streams, and what may come from the cache (`whole`), are apart in boxes: all in one, the code
 /// of a walk alone would fill a core's cache.
-async fn walk(
-    gateway: &Arc<Gateway>,
-    key: usize,
-    kind: Kind,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
+async fn walk(visit: &Arc<Visit>, kind: Kind, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let Visit { gateway, key, .. } = &**visit;
     let under_way = gateway.under_way.token();
     let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
-    let (body, share) = gateway.read(key, body, deadline).await?;
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Refusal::encoded());
+    }
+    let (body, share) = gateway.read(*key, body, deadline).await?;
     let request = Request::parse(kind, &body)?;
     // The request has it all; while it waits it need not be there twice.
     drop(body);
-    let chain = models::chain(gateway, &gateway.config.keys[key], &request)?;
+    let chain = models::chain(gateway, &gateway.config.keys[*key], &request)?;
     let watch = Watch::new(gateway.parts.clock.clone());
-    let right = quota::admit(gateway, key, &request, deadline).await?;
+    let right = quota::admit(gateway, *key, &request, deadline).await?;
     let is_stream = request.stream;
-    let cached = !is_stream && asking::may_be_cached(gateway, key, headers);
-    let asking = Asking::new(gateway.clone(), key, request, chain, deadline, watch, right, share, cached, under_way);
+    let cached = !is_stream && asking::may_be_cached(gateway, *key, headers);
+    let asking = Asking::new(visit.clone(), request, chain, deadline, watch, right, share, cached, under_way);
     if is_stream { stream::answer(Arc::new(asking)).boxed().await } else { whole::answer(&asking).await }
 }

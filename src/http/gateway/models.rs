@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Path, State, rejection::PathRejection},
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use super::{Gateway, keys, refusal::Refusal};
 use crate::{
     client::Ai,
     domain::completion::{Kind, Request},
-    http::{ApiKey, Public, extract::Path},
+    http::{ApiKey, Public},
 };
 
 /// The model that a service is asked for: the one it offers under that name, or its own.
@@ -72,9 +72,16 @@ pub async fn models(State(public): State<Arc<Public>>, headers: HeaderMap) -> Re
 
 /// `GET /v1/models/{id}`
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "public", params(("id" = String, Path)), responses((status = 200, body = Object)))]
-pub async fn model(State(public): State<Arc<Public>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
-    let found = listed(&public.gateway, &headers)
-        .and_then(|models| models.into_iter().find(|model| model["id"] == *id).ok_or_else(Refusal::unknown_model));
+pub async fn model(
+    State(public): State<Arc<Public>>,
+    headers: HeaderMap,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    let found = listed(&public.gateway, &headers).and_then(|models| {
+        // What is no text is no name of a model.
+        let Path(id) = id.map_err(|_| Refusal::unknown_model())?;
+        models.into_iter().find(|model| model["id"] == *id).ok_or_else(Refusal::unknown_model)
+    });
     found.map_or_else(IntoResponse::into_response, |model| Json(model).into_response())
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Bytes,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
@@ -19,6 +19,12 @@ use crate::{
 
 /// What OpenAI's clients obey before `Retry-After`, because it is exact.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// Obeyed by OpenAI's clients, which would try again at once otherwise.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// OpenAI's own word for it.
+const BUDGET_SPENT: &str = "insufficient_quota";
 
 /// When to come again after what passes by itself.
 const SOON: Duration = Duration::from_secs(1);
@@ -37,12 +43,25 @@ struct Told {
     retry_after: Option<Duration>,
     /// What the service itself said, in the same shape.
     said: Option<Bytes>,
+    /// The service that failed.
+    service: Option<&'static str>,
+    /// How far the request came.
+    seen: HeaderMap,
 }
 
 impl Refusal {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        let (param, retry_after, said) = (None, None, None);
-        Self(Box::new(Told { status, kind, code, message: message.into(), param, retry_after, said }))
+        Self(Box::new(Told {
+            status,
+            kind,
+            code,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            said: None,
+            service: None,
+            seen: HeaderMap::new(),
+        }))
     }
 
     fn about(mut self, param: Option<&'static str>) -> Self {
@@ -68,6 +87,25 @@ impl Refusal {
     pub fn saying(mut self, said: Option<Bytes>) -> Self {
         self.0.said = said;
         self
+    }
+
+    /// With the headers that tell how far the request came.
+    pub fn seen(mut self, headers: HeaderMap) -> Self {
+        self.0.seen = headers;
+        self
+    }
+
+    /// The status it is answered with.
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// Writes down what is ours or a service's to mend; the rest is told to the client, who knows it best.
+    pub fn log(&self, request_id: &str, key: &str) {
+        let Told { status, code, service, .. } = &*self.0;
+        if status.is_server_error() {
+            tracing::info!(request_id, key, status = status.as_u16(), code, service, "a request on /v1 failed");
+        }
     }
 
     /// The request is wrong.
@@ -123,6 +161,18 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "stopping", message).retry_after(SOON)
     }
 
+    /// The work on the request came to a sudden end.
+    pub fn lost() -> Self {
+        let message = "this node lost the request; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "lost", message).retry_after(SOON)
+    }
+
+    /// The body is packed.
+    pub fn encoded() -> Self {
+        let message = "the body has a `Content-Encoding`; send it as it is";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_encoding", message)
+    }
+
     /// The request's own time is over.
     pub fn too_late() -> Self {
         let message = "no answer in the time this request has (x-request-timeout, http.request_timeout)";
@@ -139,8 +189,7 @@ impl Refusal {
     /// The key has used up its month.
     pub fn budget_spent(retry_after: Duration) -> Self {
         let message = "this key has used up its tokens of this month (monthly_budget)";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message)
-            .retry_after(retry_after)
+        Self::new(StatusCode::TOO_MANY_REQUESTS, BUDGET_SPENT, BUDGET_SPENT, message).retry_after(retry_after)
     }
 
     /// Nobody could be asked in time; `now` is monotonic.
@@ -165,7 +214,13 @@ impl Refusal {
 
     /// A call failed.
     pub fn failed(failed: &Failed) -> Self {
-        Self::of(&failed.failure)
+        Self::of(&failed.failure).by(Some(failed.service))
+    }
+
+    /// With the service that failed.
+    pub fn by(mut self, service: Option<&'static str>) -> Self {
+        self.0.service = service;
+        self
     }
 
     /// A failure of an AI service as its client is told.
@@ -200,7 +255,7 @@ impl Refusal {
                 let message = "the AI service declines to answer this content";
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "content_filter", message)
             }
-            Failure::OutOfTime => Self::too_late(),
+            Failure::OutOfTime | Failure::GivenUp => Self::too_late(),
             Failure::UnusableAnswer => {
                 server(StatusCode::BAD_GATEWAY, "upstream_unusable", "the AI service's answer cannot be understood")
             }
@@ -229,6 +284,7 @@ impl IntoResponse for Refusal {
         let body = self.0.said.clone().unwrap_or_else(|| self.body().into());
         let mut response = (self.0.status, body).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.0.seen);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -237,6 +293,9 @@ impl IntoResponse for Refusal {
             let ms = span.as_micros().div_ceil(1_000);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000) as u64));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms as u64));
+        }
+        if self.0.code == BUDGET_SPENT {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }

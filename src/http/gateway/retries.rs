@@ -25,13 +25,22 @@ impl RetryBudget {
 
     /// A call is made.
     pub fn called(&self) {
-        let more = |left: u64| Some((left + self.paid_by_call).min(SAVED_MAX * TRY));
-        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.put(self.paid_by_call);
+    }
+
+    /// A further try that was taken is not needed.
+    pub fn give_back(&self) {
+        self.put(TRY);
     }
 
     /// Takes one further try, if there is one.
     pub fn take(&self) -> bool {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(TRY)).is_ok()
+    }
+
+    fn put(&self, more: u64) {
+        let filled = |left: u64| Some((left + more).min(SAVED_MAX * TRY));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, filled);
     }
 }
 

@@ -72,11 +72,11 @@ struct Gone;
 pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     let (parts, received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
-    let (room, patience) = (Arc::new(Semaphore::new(BYTES_AHEAD)), Mutex::new(asking.gateway.request_timeout));
+    let (room, patience) = (Arc::new(Semaphore::new(BYTES_AHEAD)), Mutex::new(asking.visit.gateway.request_timeout));
     let sink = Sink { parts, room, begun: Mutex::new(Some(begun)), patience };
     let task = tokio::spawn(span::here().over(run(asking.clone(), sink)));
     let Ok(mut headers) = beginning.await else {
-        return Err(task.await.ok().flatten().unwrap_or_else(Refusal::stopping));
+        return Err(task.await.ok().flatten().unwrap_or_else(Refusal::lost));
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -105,28 +105,32 @@ fn up_to_the_last(mut received: mpsc::Receiver<Sent>) -> impl Stream<Item = Resu
 
 /// The whole life of a call; the refusal, if nothing was sent.
 async fn run(asking: Arc<Asking>, sink: Sink) -> Option<Refusal> {
-    let parts = &asking.gateway.parts;
+    let parts = &asking.visit.gateway.parts;
     let ended = tokio::select! {
         ended = pass_on(&asking, &sink) => ended,
         // The client is gone; with the call go its slot, its permit and the connection to the service.
         () = sink.parts.closed() => return None,
         () = parts.giving_up.cancelled() => Err(Refusal::stopping()),
     };
-    let refusal = ended.err()?;
-    if sink.begun.lock().is_some() {
-        return Some(refusal);
+    if let Err(refusal) = &ended
+        && sink.begun.lock().is_some()
+    {
+        return Some(refusal.clone());
     }
+    asking.visit.ended(ended.as_ref().err());
+    let refusal = ended.err()?;
     let _ = sink.send(Part { bytes: refusal.event(), is_last: true }).await;
     None
 }
 
 async fn pass_on(asking: &Asking, sink: &Sink) -> Result<(), Refusal> {
-    let stack = &asking.gateway.parts.stack;
+    let stack = &asking.visit.gateway.parts.stack;
     let call = |service| call(asking, sink, service);
     let asked = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call));
     let streamed = until_begun(asking, sink, asked).await?;
     asking.used(streamed.tokens);
-    streamed.broke_off.map_or(Ok(()), |failure| Err(Refusal::of(&failure)))
+    let broken = |failure| Refusal::of(&failure).by(asking.watch.service());
+    streamed.broke_off.map_or(Ok(()), |failure| Err(broken(failure)))
 }
 
 /// The request's time is that until the first part.
@@ -149,13 +153,13 @@ async fn until_begun(
 
 /// One call, to its end. From the first part on it does not fail: an answer that breaks off is one.
 async fn call(asking: &Asking, sink: &Sink, service: usize) -> Result<Streamed, Failure> {
-    let clock = &asking.gateway.parts.clock;
+    let clock = &asking.visit.gateway.parts.clock;
     let began = clock.monotonic();
     let mut stream = asking.stream(service).await?;
     let began_after = clock.monotonic().saturating_sub(began);
     let limit_requests = stream.limit_requests;
     let ended = |tokens, broke_off| Ok(Streamed { tokens, limit_requests, began_after, broke_off });
-    sink.begin(asking.watch.headers(&asking.id, Source::Asked));
+    sink.begin(asking.watch.headers(Source::Asked));
     asking.begins();
     let mut tokens = Tokens::default();
     loop {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::Response,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -51,14 +54,26 @@ impl Watch {
         seen.waited + present.unwrap_or_default()
     }
 
+    /// The service asked last.
+    pub fn service(&self) -> Option<&'static str> {
+        self.seen.lock().service
+    }
+
+    /// The headers that tell how far a request came that was not answered.
+    pub fn so_far(&self) -> HeaderMap {
+        let waited = self.waited();
+        let service = self.seen.lock().service;
+        let mut headers = HeaderMap::with_capacity(4);
+        add_service(&mut headers, service);
+        headers.insert(WAITED, HeaderValue::from(waited.as_millis() as u64));
+        headers
+    }
+
     /// The headers that tell how the request fared.
-    pub fn headers(&self, id: &str, source: Source) -> HeaderMap {
+    pub fn headers(&self, source: Source) -> HeaderMap {
         let seen = self.seen.lock();
         let mut headers = HeaderMap::with_capacity(8);
-        let service = seen.service.filter(|_| source == Source::Asked);
-        if let Some(service) = service.and_then(|name| HeaderValue::from_str(name).ok()) {
-            headers.insert(SERVICE, service);
-        }
+        add_service(&mut headers, seen.service.filter(|_| source == Source::Asked));
         let cache = match source {
             Source::Asked => "miss",
             Source::Coalesced => "coalesced",
@@ -66,11 +81,22 @@ impl Watch {
         };
         headers.insert(CACHE, HeaderValue::from_static(cache));
         headers.insert(WAITED, HeaderValue::from(seen.waited.as_millis() as u64));
-        if let Ok(id) = HeaderValue::from_str(id) {
-            headers.insert(REQUEST, id);
-        }
         headers
     }
+}
+
+fn add_service(headers: &mut HeaderMap, name: Option<&'static str>) {
+    if let Some(service) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(SERVICE, service);
+    }
+}
+
+/// Names the request in its answer.
+pub fn named(mut response: Response, id: &str) -> Response {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST, id);
+    }
+    response
 }
 
 /// Adds what a whole answer used.

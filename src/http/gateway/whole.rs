@@ -19,10 +19,12 @@ use crate::{
 /// Answers a request in one piece.
 pub(super) async fn answer(asking: &Asking) -> Result<Response, Refusal> {
     let (body, tokens, source) = asking.in_time(ask(asking)).await?;
-    let used = if source == Source::Asked { tokens } else { Tokens::default() };
-    let cost = asking.used(used);
-    let mut headers = asking.watch.headers(&asking.id, source);
-    watch::add_usage(&mut headers, tokens, cost);
+    let mut headers = asking.watch.headers(source);
+    let used = asking.used(tokens);
+    asking.visit.ended(None);
+    // What comes from the cache tells what it took once.
+    let shown = if source == Source::Asked { used.tokens } else { tokens };
+    watch::add_usage(&mut headers, shown, used.cost);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut response = Response::new(Body::from(body));
     *response.headers_mut() = headers;
@@ -33,14 +35,14 @@ async fn ask(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
     if asking.is_cached() {
         return recall(asking).boxed().await;
     }
-    let stack = &asking.gateway.parts.stack;
+    let stack = &asking.visit.gateway.parts.stack;
     let call = |service| asking.complete(service);
     let completion = asking.persist(|| stack.ask_anew(asking.question(), &asking.watch, call)).await?;
     Ok((completion.body, completion.tokens, Source::Asked))
 }
 
 async fn recall(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
-    let stack = &asking.gateway.parts.stack;
+    let stack = &asking.visit.gateway.parts.stack;
     let call = |service| to_keep(asking, service);
     let (answer, source) = asking.persist(|| stack.ask_or_recall(asking.question(), &asking.watch, call)).await?;
     Ok((answer.text.into(), answer.tokens, source))

@@ -33,6 +33,7 @@ pub struct Reply {
     /// Tokens of the answer.
     pub completion: u64,
     wants_usage: bool,
+    terse: bool,
 }
 
 impl Reply {
@@ -58,7 +59,8 @@ impl Reply {
             finish_reason: finish_reason.to_owned(),
             prompt,
             completion,
-            wants_usage: request.wants_usage,
+            wants_usage: request.wants_usage && !behaviour.terse,
+            terse: behaviour.terse,
         }
     }
 
@@ -84,18 +86,20 @@ impl Reply {
             None => json!({ "role": "assistant", "content": self.text }),
         };
         let choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": null });
-        let body = json!({
+        let mut body = json!({
             "id": self.id(),
             "object": "chat.completion",
             "created": CREATED,
             "model": self.model,
             "choices": [choice],
-            "usage": self.usage(),
         });
+        if !self.terse {
+            body["usage"] = self.usage();
+        }
         Json(body).into_response()
     }
 
-    /// The completion as server-sent events, `[DONE]` included.
+    /// The completion as server-sent events, `[DONE]` included if it says so much.
     pub fn chunks(&self) -> Vec<Bytes> {
         let mut deltas = vec![json!({ "role": "assistant", "content": "" })];
         if let Some(name) = &self.tool {
@@ -111,7 +115,9 @@ impl Reply {
         if self.wants_usage {
             chunks.push(self.chunk(&json!([]), &self.usage()));
         }
-        chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
+        if !self.terse {
+            chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
+        }
         chunks
     }
 

@@ -36,6 +36,8 @@ pub struct Behaviour {
     pub empty: bool,
     /// Answers 200 with a body that is no JSON.
     pub malformed: bool,
+    /// Says no more than it must, as some services do that speak OpenAI's API: no `usage`, and no `[DONE]`.
+    pub terse: bool,
     /// The `finish_reason`; empty means `stop`.
     pub finish_reason: String,
     /// Answers with a call of the tool of this name.
@@ -63,6 +65,7 @@ impl Default for Behaviour {
             reply_chars: 0,
             empty: false,
             malformed: false,
+            terse: false,
             finish_reason: String::new(),
             tool_call: None,
             break_stream_after: 0,

@@ -125,11 +125,15 @@ impl Answered {
     }
 }
 
-/// Slots and permits of the first service that are taken, and those who wait for one.
+/// Slots and permits that are taken, of all services and keys, and those who wait for one.
 pub async fn taken(scene: &Scene) -> [u64; 4] {
-    let shown = &scene.daemon.admin("/admin/limiters").await["primary"];
-    let counts = [&shown["slots"]["in_use"], &shown["in_use"], &shown["slots"]["waiting"], &shown["waiting"]];
-    counts.map(|count| count.as_u64().expect("all are shown"))
+    let limiters = scene.daemon.admin("/admin/limiters").await;
+    let shown = limiters.as_object().expect("they have names").values();
+    let counts = shown.map(|shown| {
+        [&shown["slots"]["in_use"], &shown["in_use"], &shown["slots"]["waiting"], &shown["waiting"]]
+            .map(|count| count.as_u64().unwrap_or_default())
+    });
+    counts.fold([0; 4], |sum, counts| std::array::from_fn(|at| sum[at] + counts[at]))
 }
 
 /// Waits until none is.

@@ -4,6 +4,8 @@
 //! of one speaker become one, results first as they came, since all results must follow their calls in one turn. Empty
 //! texts are left out, because they are refused there.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
@@ -112,6 +114,14 @@ pub(super) fn translate(messages: &str) -> Result<(String, Vec<Turn>), Invalid> 
         return Err(wrong("the messages hold nothing but instructions"));
     }
     Ok((system.join("\n"), turns))
+}
+
+/// The names of the tools that were called, each once.
+pub(super) fn called(turns: &[Turn]) -> Vec<String> {
+    let blocks = turns.iter().flat_map(|turn| &turn.content);
+    let names =
+        blocks.filter_map(|block| if let Block::ToolUse { name, .. } = block { Some(name.clone()) } else { None });
+    names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn wrong(message: &str) -> Invalid {

@@ -1,16 +1,20 @@
 //! A chat completion request as a request of the Messages API.
 //!
 //! Passed on under another name or in another form: `messages`, `max_completion_tokens` or `max_tokens`, `stop`,
-//! `tools`, `tool_choice`, `parallel_tool_calls`, `user`, `stream`; as it is: `top_p`, `top_k`. `temperature` goes up to 1
-//! there, so more than 1 becomes 1.
+//! `tools`, `tool_choice`, `parallel_tool_calls`, `user`, `stream`, a `response_format` with a schema (`output_config`);
+//! as it is: `top_p`, and `top_k`, `thinking` and `cache_control`, which are Anthropic's own. `temperature` goes up to 1
+//! there, so more than 1 becomes 1; beside it `top_p` is left out, because newer models take one of both only.
 //!
 //! Refused, because the answer would be another one than was asked for: `n` above 1, `logprobs`, `logit_bias`,
-//! penalties, a `response_format` other than text, `audio`, `web_search_options`, the old `functions`.
+//! penalties, a `response_format` of JSON without a schema, a `stop` of blanks alone, `audio`, `web_search_options`, the
+//! old `functions`.
 //!
 //! Left out without a word, because nobody relies on it or it is only a hint: `seed`, `metadata`, `store`,
 //! `service_tier`, `prediction`, `reasoning_effort`, `verbosity`, `prompt_cache_key`, `safety_identifier`,
 //! `stream_options` (the tokens are always told), `strict` of a tool, the `name` of who speaks, the `detail` of an image,
-//! and fields that are no part of OpenAI's API.
+//! and other fields that are no part of OpenAI's API.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
@@ -38,6 +42,12 @@ struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_k: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Metadata>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
@@ -60,6 +70,7 @@ struct Tool<'a> {
 #[serde(untagged)]
 enum Schema<'a> {
     Given(&'a RawValue),
+    Completed(BTreeMap<String, &'a RawValue>),
     Empty(Value),
 }
 
@@ -96,17 +107,25 @@ pub(in crate::client::ai) fn translate(request: &Request, model: &str, max_token
     let asked = read::<u64>(request, "max_completion_tokens", "a whole number")?;
     let asked = asked.or(read::<u64>(request, "max_tokens", "a whole number")?);
     let tools = tools(request)?;
+    let choice = tool_choice(request, !tools.is_empty())?;
+    // Calls of tools are read only where the tools are known.
+    let called = if tools.is_empty() { messages::called(&messages) } else { Vec::new() };
+    let nothing_to_call = (!called.is_empty()).then_some(ToolChoice::NONE);
+    let temperature = read::<f64>(request, "temperature", "a number")?;
     let question = Question {
         model,
         max_tokens: asked.unwrap_or(max_tokens.into()),
         system,
         messages,
-        tool_choice: tool_choice(request, !tools.is_empty())?,
-        tools,
+        tool_choice: choice.or(nothing_to_call),
+        tools: tools.into_iter().chain(called.into_iter().map(Tool::unknown)).collect(),
         stop_sequences: stop(request)?,
-        temperature: read::<f64>(request, "temperature", "a number")?.map(|temperature| temperature.min(1.0)),
-        top_p: read(request, "top_p", "JSON")?,
+        temperature: temperature.map(|temperature| temperature.min(1.0)),
+        top_p: read(request, "top_p", "JSON")?.filter(|_| temperature.is_none()),
         top_k: read(request, "top_k", "JSON")?,
+        thinking: read(request, "thinking", "JSON")?,
+        cache_control: read(request, "cache_control", "JSON")?,
+        output_config: output_config(request)?,
         metadata: read::<String>(request, "user", "a string")?.map(|user_id| Metadata { user_id }),
         stream: request.stream,
     };
@@ -158,16 +177,28 @@ fn refuse_what_would_be_lost(request: &Request) -> Result<(), Invalid> {
             ));
         }
     }
-    let format = read::<Value>(request, "response_format", "JSON")?;
-    if format.is_some_and(|format| format["type"] != "text") {
-        let message = "`response_format` other than text is not offered by the provider of this model";
-        return Err(invalid("response_format", message));
-    }
     let modalities = read::<Vec<String>>(request, "modalities", "a list of strings")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
         return Err(invalid("modalities", "the provider of this model answers in text only"));
     }
     Ok(())
+}
+
+/// The form of the answer (Anthropic, "Structured outputs").
+fn output_config(request: &Request) -> Result<Option<Value>, Invalid> {
+    let Some(mut format) = read::<Value>(request, "response_format", "JSON")? else { return Ok(None) };
+    let schema = format.pointer_mut("/json_schema/schema").map(Value::take);
+    match (format["type"].as_str(), schema) {
+        (Some("text"), _) => Ok(None),
+        (Some("json_schema"), Some(schema @ Value::Object(_))) => {
+            Ok(Some(json!({ "format": { "type": "json_schema", "schema": schema } })))
+        }
+        _ => {
+            let message =
+                "the provider of this model takes a `response_format` of text, or a json_schema with a schema";
+            Err(invalid("response_format", message))
+        }
+    }
 }
 
 fn tools(request: &Request) -> Result<Vec<Tool<'_>>, Invalid> {
@@ -179,9 +210,37 @@ fn tool(given: GivenTool<'_>) -> Result<Tool<'_>, Invalid> {
     let (true, Some(function)) = (given.r#type == "function", given.function) else {
         return Err(invalid("tools", "the provider of this model takes no other tools than functions"));
     };
-    let nothing = || Schema::Empty(json!({ "type": "object", "properties": {} }));
-    let input_schema = function.parameters.map_or_else(nothing, Schema::Given);
+    let input_schema = function.parameters.map_or_else(Schema::nothing, Schema::of);
     Ok(Tool { name: function.name, description: function.description, input_schema })
+}
+
+impl Tool<'_> {
+    /// One that was called before, and is not to be called again.
+    fn unknown(name: String) -> Self {
+        Self { name, description: None, input_schema: Schema::nothing() }
+    }
+}
+
+impl<'a> Schema<'a> {
+    fn nothing() -> Self {
+        Self::Empty(json!({ "type": "object", "properties": {} }))
+    }
+
+    /// Arguments are an object, which has to be said there.
+    fn of(given: &'a RawValue) -> Self {
+        let fields: Option<BTreeMap<String, &'a RawValue>> = serde_json::from_str(given.get()).ok();
+        match fields {
+            Some(mut fields) if !fields.contains_key("type") => {
+                fields.insert("type".into(), serde_json::from_str("\"object\"").expect("a text is JSON"));
+                Self::Completed(fields)
+            }
+            _ => Self::Given(given),
+        }
+    }
+}
+
+impl ToolChoice {
+    const NONE: Self = Self { r#type: "none", name: None, disable_parallel_tool_use: None };
 }
 
 fn tool_choice(request: &Request, has_tools: bool) -> Result<Option<ToolChoice>, Invalid> {
@@ -215,11 +274,15 @@ fn stop(request: &Request) -> Result<Vec<String>, Invalid> {
         One(String),
         Many(Vec<String>),
     }
-    Ok(match read::<Stop>(request, "stop", "a string or a list of strings")? {
+    let texts = match read::<Stop>(request, "stop", "a string or a list of strings")? {
         None => Vec::new(),
         Some(Stop::One(text)) => vec![text],
         Some(Stop::Many(texts)) => texts,
-    })
+    };
+    if texts.iter().any(|text| text.trim().is_empty()) {
+        return Err(invalid("stop", "the provider of this model stops at no text of blanks alone"));
+    }
+    Ok(texts)
 }
 
 #[cfg(test)]

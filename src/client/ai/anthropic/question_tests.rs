@@ -111,6 +111,15 @@ fn settings_are_passed_on_under_their_other_names() {
         (json!({ "temperature": 0.2 }), json!({ "temperature": 0.2 })),
         (json!({ "temperature": 1.7 }), json!({ "temperature": 1.0 })),
         (json!({ "top_p": 0.5, "top_k": 40 }), json!({ "top_p": 0.5, "top_k": 40 })),
+        (json!({ "temperature": 0.2, "top_p": 0.5 }), json!({ "temperature": 0.2, "top_p": null })),
+        (json!({ "thinking": { "type": "adaptive" } }), json!({ "thinking": { "type": "adaptive" } })),
+        (json!({ "cache_control": { "type": "ephemeral" } }), json!({ "cache_control": { "type": "ephemeral" } })),
+        (
+            json!({ "response_format": { "type": "json_schema", "json_schema":
+                { "name": "x", "strict": true, "schema": { "type": "object", "properties": {} } } } }),
+            json!({ "output_config": { "format":
+                { "type": "json_schema", "schema": { "type": "object", "properties": {} } } } }),
+        ),
         (json!({ "user": "u1" }), json!({ "metadata": { "user_id": "u1" } })),
         (json!({ "stream": true, "stream_options": { "include_usage": true } }), json!({ "stream": true })),
     ] {
@@ -152,6 +161,40 @@ fn tools_and_their_choice_are_passed_on() {
 }
 
 #[test]
+fn the_arguments_of_a_tool_are_said_to_be_an_object() {
+    let some = json!({ "x": { "type": "number" } });
+    for (parameters, schema) in [
+        (json!({}), json!({ "type": "object" })),
+        (json!({ "properties": some }), json!({ "type": "object", "properties": some })),
+        (json!({ "type": "object", "required": [] }), json!({ "type": "object", "required": [] })),
+        (Value::Null, json!({ "type": "object", "properties": {} })),
+    ] {
+        let tools = json!([{ "type": "function", "function": { "name": "go", "parameters": parameters } }]);
+        let body = translated(&with(user(json!("hi")), json!({ "tools": tools })));
+        assert_eq!(body["tools"], json!([{ "name": "go", "input_schema": schema }]));
+    }
+}
+
+#[test]
+fn tools_that_were_called_and_are_not_given_any_more_are_known_and_not_called() {
+    let call = |name: &str| json!({ "id": name, "type": "function", "function": { "name": name, "arguments": "{}" } });
+    let result = |name: &str| json!({ "role": "tool", "tool_call_id": name, "content": "done" });
+    let messages = json!([{ "role": "user", "content": "a" },
+        { "role": "assistant", "tool_calls": [call("look"), call("go")] }, result("look"), result("go"),
+        { "role": "assistant", "tool_calls": [call("look")] }, result("look")]);
+    let schema = json!({ "type": "object", "properties": {} });
+    let body = translated(&with(messages.clone(), json!({})));
+    let known = json!([{ "name": "go", "input_schema": schema }, { "name": "look", "input_schema": schema }]);
+    assert_eq!((&body["tools"], &body["tool_choice"]), (&known, &json!({ "type": "none" })));
+    let tools = json!([{ "type": "function", "function": { "name": "go" } }]);
+    let body = translated(&with(messages, json!({ "tools": tools })));
+    assert_eq!(
+        (&body["tools"][0]["name"], &body["tools"][1], body.get("tool_choice")),
+        (&json!("go"), &Value::Null, None)
+    );
+}
+
+#[test]
 fn what_would_be_lost_is_refused_and_its_field_is_named() {
     for (name, value) in [
         ("n", json!(2)),
@@ -162,6 +205,9 @@ fn what_would_be_lost_is_refused_and_its_field_is_named() {
         ("frequency_penalty", json!(-1)),
         ("response_format", json!({ "type": "json_object" })),
         ("response_format", json!({ "type": "json_schema", "json_schema": { "name": "x" } })),
+        ("response_format", json!("json_schema")),
+        ("response_format", json!({ "type": "json_schema", "json_schema": 7 })),
+        ("stop", json!(["x", " \n"])),
         ("functions", json!([{ "name": "old" }])),
         ("function_call", json!("auto")),
         ("modalities", json!(["text", "audio"])),

@@ -1,0 +1,62 @@
+//! What the calls of a request use.
+
+use super::Asking;
+use crate::{
+    actors::Payer,
+    domain::{answer::Tokens, completion::Kind},
+    http::gateway::models,
+};
+
+/// Of a stream's bytes that hold one token: a part has about 250 of them around it.
+const STREAM_BYTES_PER_TOKEN: usize = 250;
+
+/// The same of a whole answer, as of a question.
+const ANSWER_BYTES_PER_TOKEN: usize = 4;
+
+/// What a call that is under way has used so far.
+#[derive(Default)]
+pub(super) struct Meter {
+    /// The service, while its call is under way and not counted yet.
+    pub service: Option<usize>,
+    pub stream_bytes: usize,
+    /// Of a whole answer.
+    pub answer_bytes: usize,
+}
+
+impl Meter {
+    /// A guess, where the service does not tell. Vectors are no tokens.
+    fn answer_tokens(&self, kind: Kind) -> u64 {
+        let bytes = match kind {
+            Kind::Chat => self.stream_bytes / STREAM_BYTES_PER_TOKEN + self.answer_bytes / ANSWER_BYTES_PER_TOKEN,
+            Kind::Embeddings => 0,
+        };
+        bytes as u64
+    }
+}
+
+/// What a request has used.
+#[derive(Default)]
+pub struct Used {
+    /// Tokens.
+    pub tokens: Tokens,
+    /// What they cost, if the configuration has a price.
+    pub cost: Option<f64>,
+}
+
+impl Asking {
+    /// Counts what was used: that, and what it cost, if that is known. Of what a service does not tell an estimate is
+    /// counted; whoever calls nobody uses nothing.
+    pub fn used(&self, told: Tokens) -> Used {
+        let meter = std::mem::take(&mut *self.meter.lock());
+        let Some(service) = meter.service else {
+            self.right.unused();
+            return Used::default();
+        };
+        let estimate = || Tokens { input: self.request.tokens_asked(), output: meter.answer_tokens(self.request.kind) };
+        let tokens = if told.total() == 0 { estimate() } else { told };
+        self.right.used(tokens.total());
+        let parts = &self.visit.gateway.parts;
+        let model = models::model_at(&parts.ai[service], &self.request);
+        Used { tokens, cost: parts.charge(Payer::Key(self.visit.key), service, model, tokens) }
+    }
+}
