@@ -1,5 +1,6 @@
 //! `tidegate check`: validates the configuration and asks every dependency.
 
+mod ai;
 mod rabbitmq;
 mod redis;
 
@@ -9,7 +10,7 @@ use super::{Source, failed, runtime};
 use crate::{
     broker,
     client::{self, Sunshine},
-    config::{Config, Loaded, Origin, Warning},
+    config::{Config, Loaded, Origin, Role, Warning},
     domain::ids::ConversationId,
     store::{self, FolderLock},
     telemetry::Clock,
@@ -104,9 +105,14 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
     findings.push(folder(config));
     findings.extend(rabbitmq::findings(config).await);
     findings.extend(redis::findings(config).await);
-    findings.push(zendesk(config).await);
-    for service in &config.ai.services {
-        findings.push(ai(&service.name, &service.base_url).await);
+    let does = |roles: &[Role]| roles.iter().any(|role| config.node.roles.contains(role));
+    if does(&[Role::Chat, Role::Events, Role::Retry]) {
+        findings.push(zendesk(config).await);
+    }
+    if does(&[Role::Chat, Role::Api]) {
+        for service in config.ai.services.iter().filter(|service| !service.base_url.is_empty()) {
+            findings.push(ai::finding(service).await);
+        }
     }
     findings
 }
@@ -148,18 +154,5 @@ async fn zendesk(config: &Config) -> Finding {
         }
         Ok(Err(error)) => Finding::bad(WHAT, error.to_string(), "check zendesk.api_url and the way there"),
         Err(_) => Finding::bad(WHAT, "no answer in 5 s", "check zendesk.api_url and the way there"),
-    }
-}
-
-async fn ai(name: &str, base_url: &str) -> Finding {
-    let what = format!("ai/{name}");
-    client::tls();
-    let url = format!("{}/models", base_url.trim_end_matches('/'));
-    let asked = tokio::time::timeout(ANSWER_WITHIN, reqwest::get(&url)).await;
-    match asked {
-        // Any answer shows that it is there; whether the key is right, the first question tells.
-        Ok(Ok(response)) => Finding::good(what, format!("{base_url} answers {}", response.status().as_u16())),
-        Ok(Err(_)) => Finding::bad(what, format!("no connection to `{base_url}`"), "check base_url of this service"),
-        Err(_) => Finding::bad(what, "no answer in 5 s", "check base_url of this service"),
     }
 }

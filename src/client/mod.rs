@@ -9,7 +9,7 @@ mod sunshine_error;
 mod sunshine_span;
 mod sunshine_wire;
 
-pub use ai::{Ai, Chunk, Completion, Refusal, Stream};
+pub use ai::{Ai, Chunk, Completion, Listing, Refusal, Stream};
 pub use ai_config::{AiConfig, AiService, ModelPrice, Price, Provider};
 pub use http::tls;
 pub use sunshine::{Found, Message, Standing, Sunshine};

@@ -37,6 +37,8 @@ pub struct Gate {
     machines: Mutex<Machines>,
     fleet: Option<Fleet>,
     closed: AtomicBool,
+    /// It refuses us as it is set up, and has not answered since.
+    misconfigured: AtomicBool,
     waiting: AtomicUsize,
     changes: watch::Sender<u64>,
     transitions: Mutex<VecDeque<Transition>>,
@@ -87,6 +89,7 @@ impl Gate {
             machines: Mutex::new(machines),
             fleet,
             closed: AtomicBool::new(true),
+            misconfigured: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             changes: watch::Sender::new(0),
             transitions: Mutex::new(VecDeque::new()),
@@ -201,6 +204,16 @@ impl Gate {
     pub fn answered_lately(&self) -> bool {
         let window = self.snapshot().window;
         window.calls > window.failures
+    }
+
+    /// The service refuses us as it is set up; whether that is news.
+    pub fn is_misconfigured(&self) -> bool {
+        !self.misconfigured.swap(true, Ordering::Relaxed)
+    }
+
+    /// The service answers.
+    pub fn is_well(&self) {
+        self.misconfigured.store(false, Ordering::Relaxed);
     }
 
     /// The transitions since the last call; for the actor.

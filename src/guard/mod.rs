@@ -233,8 +233,8 @@ impl Stack {
         match outcome {
             Ok(answer) => Tried::Answered(answer),
             Err(failure) => {
-                if matches!(failure, Failure::Unusable(_)) {
-                    tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up; its messages wait");
+                if matches!(failure, Failure::Unusable(_)) && service.gate.is_misconfigured() {
+                    tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up: see its api_key, base_url and model; who cannot ask another one waits");
                 }
                 let answers_others = service.gate.is_closed() && service.gate.answered_lately();
                 Tried::Failed(Failed { service: service.name, failure, answers_others }, took)
@@ -334,6 +334,7 @@ impl Stack {
 
 /// The service answers: it may be asked more.
 fn answers(service: &Service) {
+    service.gate.is_well();
     service.permits.succeeded();
     service.bulkhead.succeeded();
 }
@@ -385,9 +386,11 @@ async fn wait_for(
     futures_util::future::select_all(waits).await;
 }
 
-/// What stands in the way, and until when: of a limiter that was waited for in vain, when it will have something.
+/// What stands in the way, and until when: of a limiter, when it will have something.
 fn busy(chain: &[(usize, &Service)], question: Question<'_>, on: Wait, retry_at: Duration, now: Duration) -> Busy {
     let free = chain.iter().map(|(_, service)| service.permits.free_at(question.tokens)).min();
     let until = if on == Wait::Limiter { free.unwrap_or(retry_at).max(retry_at) } else { retry_at };
-    Busy { on, until: ask_again_at(until, now) }
+    // What was waited for in vain others get, and will get the next one, too.
+    let least = if retry_at <= now { ask_again_at(now, now) } else { now };
+    Busy { on, until: ask_again_at(until, now).max(least) }
 }

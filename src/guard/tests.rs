@@ -308,6 +308,24 @@ async fn whoever_cannot_wait_is_told_when_to_come_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waited_in_vain_in_a_line_does_not_come_back_at_once() {
+    let chain = Chain::new(&[("only", one_in(Duration::from_millis(100)))]);
+    let patience = Duration::from_secs(1);
+    let began = chain.clock.monotonic();
+    let asked = (0..30).map(async |_| {
+        let answer = chain.ask_within(&[0], patience, |_| fine()).await;
+        (chain.clock.monotonic(), answer)
+    });
+    let answers = futures_util::future::join_all(asked).await;
+    let mut waited = answers.into_iter().filter(|(ended, _)| *ended >= began + patience).peekable();
+    assert!(waited.peek().is_some());
+    for (ended, answer) in waited {
+        let Err(Refused::Busy(Busy { until, .. })) = answer else { panic!("{answer:?}") };
+        assert_eq!(until, ended + Duration::from_secs(1), "another one is free before, and for others");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_open_breaker_is_waited_for_as_long_as_there_is_time() {
     let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
     let gate = &chain.stack.services()[0].gate;

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{secret::Secret, units},
+    domain::{hex::hex, secret::Secret, units},
     guard::limiter::{Limits, WindowLimit},
 };
 
@@ -155,6 +156,22 @@ impl Default for ApiKey {
             limits: unlimited(),
             cache: false,
             monthly_budget: 0,
+        }
+    }
+}
+
+/// A key in the configuration that begins so is not the key but its SHA-256 in hex.
+pub const HASHED: &str = "sha256:";
+
+impl ApiKey {
+    /// The key's SHA-256 in hex; `None`: what stands there for it is none.
+    pub fn digest(&self) -> Option<String> {
+        match self.key.expose().strip_prefix(HASHED) {
+            Some(hash) => {
+                let is_hash = hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+                is_hash.then(|| hash.to_ascii_lowercase())
+            }
+            None => Some(hex(&Sha256::digest(self.key.expose()))),
         }
     }
 }

@@ -55,7 +55,7 @@ use crate::{
 };
 
 pub use admin::overview::Watched;
-pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config};
+pub use config::{AdminConfig, AdminRole, AdminToken, ApiConfig, ApiKey, Config, HASHED};
 pub use gateway::Gateway;
 pub use guard::Failures;
 pub use health::Health;

@@ -8,7 +8,7 @@
 use crate::domain::time::Timestamp;
 
 /// So far a line reaches.
-const REACH_MS: i64 = 100;
+pub(super) const REACH_MS: i64 = 100;
 
 /// A line is for this part of the calls that were made in such a time.
 const PART: u32 = 8;

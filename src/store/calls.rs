@@ -4,7 +4,7 @@
 //! Written, not synced: it survives the death of the process, and a power cut takes longer than most windows.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::{
     Error,
-    ahead::{Ahead, Entry},
+    ahead::{self, Ahead, Entry},
 };
 use crate::domain::time::Timestamp;
 
@@ -56,6 +56,9 @@ pub struct Past {
 /// The word that begins the line of a pause.
 const PAUSE: &str = "until";
 
+/// The word that begins the line of what a call really used.
+const SETTLED: &str = "settled";
+
 /// The journal.
 pub struct Calls {
     path: PathBuf,
@@ -94,6 +97,12 @@ impl Calls {
         self.append(&format!("{PAUSE} {} {limiter}\n", until.0), now);
     }
 
+    /// Notes that a call that began at `at` and was estimated to use so many tokens really used `tokens`: else a start
+    /// would take a large estimate for what was used, and let nobody through for as long as the window lasts.
+    pub fn note_settled(&self, limiter: &str, now: Timestamp, at: Timestamp, estimated: u64, tokens: u64) {
+        self.append(&format!("{SETTLED} {}:{estimated}:{tokens} {limiter}\n", at.0), now);
+    }
+
     fn append(&self, line: &str, now: Timestamp) {
         let mut inner = self.inner.lock();
         inner.bytes += line.len() as u64;
@@ -111,8 +120,41 @@ impl Calls {
     }
 }
 
+/// What a call of that time really used.
+struct Settled {
+    at: i64,
+    limiter: String,
+    estimated: u64,
+    tokens: u64,
+}
+
+impl Settled {
+    fn parse(text: &str, limiter: String) -> Option<Self> {
+        let mut numbers = text.splitn(3, ':');
+        let (at, estimated, tokens) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some(Self { at: at.parse().ok()?, limiter, estimated: estimated.parse().ok()?, tokens: tokens.parse().ok()? })
+    }
+}
+
+/// Corrects the estimates, each of one call. A line written ahead is dated a little later than the calls it stands for; of
+/// several that were estimated alike it does not matter which it was.
+fn settle(calls: &mut [Call], settled: &[Settled]) {
+    let mut alike: HashMap<(String, u64), BTreeMap<i64, Vec<usize>>> = HashMap::new();
+    for (place, call) in calls.iter().enumerate().filter(|_| !settled.is_empty()) {
+        let of_time = alike.entry((call.limiter.clone(), call.tokens)).or_default();
+        of_time.entry(call.at.0).or_default().push(place);
+    }
+    for Settled { at, limiter, estimated, tokens } in settled {
+        let Some(of_time) = alike.get_mut(&(limiter.clone(), *estimated)) else { continue };
+        let mut near = of_time.range_mut(*at..=at.saturating_add(ahead::REACH_MS));
+        if let Some(place) = near.find_map(|(_, places)| places.pop()) {
+            calls[place].tokens = *tokens;
+        }
+    }
+}
+
 fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
-    let mut past = Past::default();
+    let (mut past, mut settled) = (Past::default(), Vec::new());
     for line in BufReader::new(File::open(path)?).lines() {
         // A line torn by the crash says nothing.
         let Ok(line) = line else { continue };
@@ -120,6 +162,10 @@ fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
         let (Some(first), Some(second), Some(limiter)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
+        if first == SETTLED {
+            settled.extend(Settled::parse(second, limiter.to_owned()));
+            continue;
+        }
         let (second, times) = second.split_once('*').unwrap_or((second, "1"));
         let (Ok(second), Ok(times)) = (second.parse::<i64>(), times.parse::<u32>()) else { continue };
         let limiter = limiter.to_owned();
@@ -135,6 +181,7 @@ fn read(path: &Path, kept: Duration, now: Timestamp) -> Result<Past, Error> {
         }
     }
     past.calls.sort_by_key(|call| call.at);
+    settle(&mut past.calls, &settled);
     Ok(past)
 }
 
@@ -197,6 +244,37 @@ mod tests {
             assert!((1_000..1_064).contains(&past.calls.len()), "{}", past.calls.len());
             assert!(past.calls.iter().all(|call| (call.at, call.tokens) == (now, 7)));
         }
+    }
+
+    #[test]
+    fn what_calls_really_used_is_remembered_for_each_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("calls");
+        let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
+        let now = Timestamp(10_000_000);
+        let ago = |ms: i64| Timestamp(now.0 - ms);
+        for (at, tokens) in [(ago(3_700_000), 500), (ago(9_000), 500), (ago(5_000), 500), (ago(4_000), 70)] {
+            calls.note("primary", at, tokens);
+        }
+        calls.note("other", ago(5_000), 500);
+        calls.note_settled("primary", now, ago(3_700_000), 500, 1);
+        calls.note_settled("primary", now, ago(5_000), 500, 20);
+        calls.note_settled("primary", now, ago(5_000), 500, 30);
+        calls.note_settled("primary", now, ago(4_000), 60, 9);
+        for _ in 0..2 {
+            let (_, past) = Calls::open(&path, HOUR, now).unwrap();
+            let left: Vec<_> = past.calls.iter().map(|call| (call.limiter.as_str(), call.tokens)).collect();
+            assert_eq!(left, [("primary", 500), ("primary", 20), ("other", 500), ("primary", 70)]);
+        }
+        // Calls that were noted ahead, by one line.
+        let path = folder.path().join("ahead");
+        let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
+        (0..100).for_each(|_| calls.note("busy", now, 500));
+        (0..100).for_each(|_| calls.note_settled("busy", now, now, 500, 3));
+        let (_, past) = Calls::open(&path, HOUR, now).unwrap();
+        let tokens: u64 = past.calls.iter().filter(|call| call.limiter == "busy").map(|call| call.tokens).sum();
+        assert!((300..=300 + 64 * 500).contains(&tokens), "{tokens}");
+        assert_eq!(past.calls.iter().filter(|call| call.limiter == "busy" && call.tokens == 3).count(), 100);
     }
 
     #[test]

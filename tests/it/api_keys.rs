@@ -134,6 +134,19 @@ async fn an_answer_from_the_cache_costs_a_key_no_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_key_has_used_what_it_used_and_not_what_was_estimated() {
+    let key = "{ name = 'a', key = 'k', limits = { tokens_per_minute = 1500 } }";
+    let mut scene = Scene::with(&format!("[api]\nwait = '0s'\nkeys = [{key}]\n")).await;
+    let mut body = chat("simulated");
+    body["max_tokens"] = json!(1000);
+    assert_eq!(Gateway::with_key(&scene, "k").post("/v1/chat/completions", &body).await.status, 200);
+    scene.daemon.kill();
+    scene.daemon.restart("").await;
+    let after = Gateway::with_key(&scene, "k").post("/v1/chat/completions", &body).await;
+    assert_eq!(after.status, 200, "{}", after.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_one_node_uses_up_is_used_up_on_all() {
     let redis = Redis::start();
     let (zendesk, ai) = (Zendesk::start(ANYWHERE, zendesk::Options::default()).await.unwrap(), ai().await);

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tidegate::simulate::{Ai, ai};
 
 use crate::support::{
-    SOON, Scene,
+    ANYWHERE, SOON, Scene,
     command::{self, Said},
     eventually, webhooks,
 };
@@ -100,10 +101,13 @@ async fn check_finds_what_would_not_work_and_says_what_to_do() {
     assert_eq!((code, about), (0, vec!["queue folder", "zendesk", "ai/primary"]), "{findings:?}");
     let people = tidegate(&["check"], &path).await;
     assert!(people.code == 0 && people.out.contains("ok   zendesk"), "{}", people.out);
+    let options = ai::Options { key: Some("another".to_owned()), ..ai::Options::default() };
+    let locked = Ai::start(ANYWHERE, options).await.unwrap();
     let cases = [
         ("[zendesk]\nkey_secret = 'wrong'\n", "zendesk", "zendesk.key_secret"),
         ("[zendesk]\nwebhook_secrets = []\n", "configuration", "zendesk.webhook_secrets"),
         ("[[ai.services]]\nbase_url = 'http://127.0.0.1:9/v1'\n", "ai/primary", "base_url"),
+        (&format!("[[ai.services]]\nbase_url = '{}/v1'\n", locked.url()), "ai/primary", "api_key"),
     ];
     let good = std::fs::read_to_string(&path).unwrap();
     for (change, about, remedy) in cases {
@@ -113,6 +117,22 @@ async fn check_finds_what_would_not_work_and_says_what_to_do() {
         assert!(code == 1 && findings.iter().any(told), "{change}: {code} {findings:?}");
         std::fs::write(&path, &good).unwrap();
     }
+    let base_url = format!("[[ai.services]]\nbase_url = '{}'\n", scene.ai.url());
+    for (change, about, remedy) in [
+        ("[[ai.services]]\nmodel = 'simulatd'\n", "ai/primary", "lists no model simulatd -> it lists simulated;"),
+        (&base_url, "ai/primary", "answers 404 -> check base_url"),
+    ] {
+        scene.daemon.change(change);
+        let (code, findings) = check(&path).await;
+        let told = |(what, ok, said): &(String, bool, String)| what == about && *ok && said.contains(remedy);
+        assert!(code == 0 && findings.iter().any(told), "{change}: {code} {findings:?}");
+        std::fs::write(&path, &good).unwrap();
+    }
+    // Who answers no conversations needs no Zendesk.
+    scene.daemon.change("[node]\nroles = ['api']\n[zendesk]\napi_url = 'http://127.0.0.1:9'\n");
+    let (code, findings) = check(&path).await;
+    assert!(code == 0 && findings.iter().all(|(what, ..)| what != "zendesk"), "{code} {findings:?}");
+    std::fs::write(&path, &good).unwrap();
     scene.daemon.change("[http]\nlisten = 'nowhere'\n");
     let said = tidegate(&["check"], &path).await;
     assert!(said.code == 64 && said.err.contains("http.listen"), "{}: {}", said.code, said.err);

@@ -78,7 +78,7 @@ async fn an_operator_finds_and_replays_what_was_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_and_steers_a_node() {
     let (scene, ..) = one_answered_and_one_given_up().await;
-    prints(&scene, "actors", &["node  running", "conversations", "breaker", "primary"]).await;
+    prints(&scene, "actors", &["node  running", "conversations", "guards", "primary"]).await;
     prints(&scene, "actors calm", &["calm  running"]).await;
     prints(&scene, "actors node/guards/limiter/primary", &["node/guards/limiter/primary"]).await;
     prints(&scene, "queues", &["LANE", "chat", "events"]).await;

@@ -111,7 +111,7 @@ fn accounts(told: &Value) {
     let row = |account: &Value| {
         let asked_by = account["key"].as_str().map_or("the chat".to_owned(), |key| format!("key {key}"));
         let used = ["input_tokens", "output_tokens"].map(|kind| text(&account[kind]));
-        let cost = account["cost"].as_f64().map(|cost| format!("{cost:.4}")).unwrap_or_default();
+        let cost = account["cost"].as_f64().map(|cost| format!("{cost:.6}")).unwrap_or_default();
         [vec![text(&account["service"]), text(&account["model"]), asked_by], used.to_vec(), vec![cost]].concat()
     };
     let rows: Vec<_> = of_services.flat_map(|(_, it)| items(&it["accounts"])).map(row).collect();

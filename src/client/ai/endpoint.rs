@@ -87,22 +87,30 @@ impl Endpoint {
         self.fixed[kind as usize].clone().or_else(|| self.address(kind, model))
     }
 
+    /// Where it lists its models.
+    pub(super) fn models(&self) -> Option<Url> {
+        match self.provider {
+            Provider::Azure => self.below(&["openai", "models"]),
+            Provider::Openai | Provider::Anthropic => self.below(&["models"]),
+        }
+    }
+
     fn address(&self, kind: Kind, model: &str) -> Option<Url> {
-        let mut url = self.base.clone()?;
         let operation: &[&str] = match kind {
             Kind::Chat => &["chat", "completions"],
             Kind::Embeddings => &["embeddings"],
         };
-        let versioned = url.path().ends_with("/v1");
-        let mut path = url.path_segments_mut().ok()?;
-        path.pop_if_empty();
         match self.provider {
-            Provider::Openai => path.extend(operation),
-            Provider::Azure => path.extend(["openai", "deployments", model]).extend(operation),
-            Provider::Anthropic if versioned => path.push("messages"),
-            Provider::Anthropic => path.extend(["v1", "messages"]),
-        };
-        drop(path);
+            Provider::Openai => self.below(operation),
+            Provider::Azure => self.below(&[&["openai", "deployments", model], operation].concat()),
+            Provider::Anthropic => self.below(&["messages"]),
+        }
+    }
+
+    fn below(&self, steps: &[&str]) -> Option<Url> {
+        let mut url = self.base.clone()?;
+        let version = (self.provider == Provider::Anthropic && !url.path().ends_with("/v1")).then_some("v1");
+        url.path_segments_mut().ok()?.pop_if_empty().extend(version).extend(steps);
         if self.provider == Provider::Azure {
             url.query_pairs_mut().append_pair("api-version", &self.api_version);
         }

@@ -10,6 +10,7 @@
 mod anthropic;
 mod chat;
 mod endpoint;
+mod listing;
 mod openai;
 mod refusal;
 mod span;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::endpoint::Endpoint;
 pub use self::{
+    listing::Listing,
     refusal::Refusal,
     stream::{Chunk, Stream},
 };

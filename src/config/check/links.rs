@@ -9,7 +9,7 @@ use crate::{
     client::{Price, Provider},
     config::{Config, address::is_node},
     guard::{breaker, limiter::Limits},
-    http::ApiKey,
+    http::{ApiKey, HASHED},
     state,
 };
 
@@ -86,12 +86,13 @@ fn api_keys(keys: &[ApiKey], rules: &mut Rules) {
     for (index, key) in keys.iter().enumerate() {
         let at = format!("api.keys[{index}].key");
         rules.present(key.key.expose(), &at, "write a long random string");
-        let hashed = key.key.expose().strip_prefix("sha256:");
-        let sound = hashed.is_none_or(|hash| hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let remedy = "write the 64 hex digits that `printf %s KEY | sha256sum` prints after sha256:";
-        rules.holds(sound, &at, "begins with sha256: and is no SHA-256", remedy);
-        let first = keys[..index].iter().position(|other| other.key == key.key && !key.key.is_empty());
-        if let Some(first) = first {
+        let start = key.key.expose().get(..HASHED.len()).unwrap_or_default();
+        let misspelt = start != HASHED && start.eq_ignore_ascii_case(HASHED);
+        let remedy = "write sha256: in small letters, and the 64 hex digits that `printf %s KEY | sha256sum` prints";
+        rules.holds(!misspelt && key.digest().is_some(), &at, "begins with sha256: and is no SHA-256", remedy);
+        let same = |other: &&ApiKey| other.digest().is_some() && other.digest() == key.digest();
+        let first = keys[..index].iter().position(|other| same(&other));
+        if let Some(first) = first.filter(|_| !key.key.is_empty()) {
             let other = format!("api.keys[{first}].key");
             rules.together(false, &at, &[&other], format!("is the same as {other}"), "write another one");
         }

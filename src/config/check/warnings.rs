@@ -6,6 +6,7 @@ use crate::{
     actors::Service,
     broker,
     config::{Config, Role, Warning},
+    domain::secret::Secret,
     guard::{
         VALIDITY,
         limiter::{Limits, SlowBurst},
@@ -21,6 +22,8 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<Warning> {
     warnings.extend(stores(config));
     warnings.extend(trials(config));
     warnings.extend(services(config));
+    warnings.extend(gateway(config));
+    warnings.extend(left_alone(config));
     warnings.extend(slow_bursts(config).map(Warning::doubtful));
     warnings.extend(shared_time(config).map(Warning::doubtful));
     warnings
@@ -97,6 +100,51 @@ fn services(config: &Config) -> Vec<Warning> {
         }
     };
     services.filter_map(warning).collect()
+}
+
+/// Who may use `/v1`, and what for.
+fn gateway(config: &Config) -> Vec<Warning> {
+    if !does(config, Role::Api) {
+        return Vec::new();
+    }
+    let keys = &config.api.keys;
+    let is_all_there_is = keys.is_empty() && !does(config, Role::Chat) && !does(config, Role::Ingress);
+    let mut warnings = applying([(is_all_there_is, "api.keys is empty: everyone is refused on /v1")], Warning::missing);
+    let offered = |model: &String| {
+        let mut services = config.ai.services.iter();
+        services.any(|service| service.model == *model || service.models.contains_key(model))
+    };
+    for (index, key) in keys.iter().enumerate() {
+        for model in key.models.iter().filter(|model| !offered(model)) {
+            let text = format!("api.keys[{index}].models has `{model}`, which no service offers as model or in models");
+            warnings.push(Warning::doubtful(text));
+        }
+    }
+    warnings
+}
+
+/// Secrets that were to be put in by somebody else.
+fn left_alone(config: &Config) -> Vec<Warning> {
+    let zendesk = &config.zendesk;
+    let several = |list: &str, field: &str, secrets: Vec<&Secret>| {
+        let named = secrets.into_iter().cloned().enumerate();
+        named.map(|(index, secret)| (format!("{list}[{index}]{field}"), secret)).collect::<Vec<_>>()
+    };
+    let mut secrets = vec![
+        ("zendesk.key_secret".to_owned(), zendesk.key_secret.clone()),
+        ("broker.rabbitmq.password".to_owned(), config.broker.rabbitmq.password.clone()),
+        ("state.redis.password".to_owned(), config.state.redis.password.clone()),
+    ];
+    secrets.extend(several("zendesk.webhook_secrets", "", zendesk.webhook_secrets.iter().collect()));
+    secrets.extend(several("api.keys", ".key", config.api.keys.iter().map(|key| &key.key).collect()));
+    let services = config.ai.services.iter().map(|service| &service.api_key);
+    secrets.extend(several("ai.services", ".api_key", services.collect()));
+    let literal = secrets.iter().filter(|(_, secret)| secret.expose().starts_with("${"));
+    let warning = |(key, _): &(String, Secret)| {
+        Warning::doubtful(format!("{key} begins with ${{: nothing is put in here, it is taken as it stands"))
+            .with_remedy("leave it out and set the variable TIDEGATE__SECTION__KEY")
+    };
+    literal.map(warning).collect()
 }
 
 fn applying<const N: usize>(rules: [(bool, &'static str); N], warning: fn(&'static str) -> Warning) -> Vec<Warning> {

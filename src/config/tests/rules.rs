@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 73] = [
+const SENSELESS: [(&str, &[&str]); 75] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -18,6 +18,15 @@ const SENSELESS: [(&str, &[&str]); 73] = [
     ("admin.tokens = [{name='a',token='t'},{name='a',token='u'}]", &["admin.tokens[1].name"]),
     ("api.keys = [{}]", &["api.keys[0].name", "api.keys[0].key"]),
     ("api.keys = [{name='a',key='k'},{name='b',key='k'}]", &["api.keys[1].key"]),
+    // The same once more: the SHA-256 of `k`.
+    (
+        "api.keys = [{name='a',key='k'},{name='b',key='sha256:8254c329a92850f6d539dd376f4816ee2764517da5e0235514af433164480d7a'}]",
+        &["api.keys[1].key"],
+    ),
+    (
+        "api.keys = [{name='a',key='SHA256:8254c329a92850f6d539dd376f4816ee2764517da5e0235514af433164480d7a'}]",
+        &["api.keys[0].key"],
+    ),
     ("api.keys = [{name='a',key='sha256:abc'}]", &["api.keys[0].key"]),
     ("api.max_retries = 100", &["api.max_retries"]),
     ("api.retry_budget = 1.5", &["api.retry_budget"]),
@@ -150,6 +159,11 @@ fn a_rule_over_two_keys_names_who_set_them() {
     );
 }
 
+fn offering(more: &str) -> String {
+    let services = "ai.services = [{ name = 'a', model = 'x', models = { y = 'theirs' } }]";
+    format!("{services}\napi.keys = [{{ name = 'k', key = 'k', {more} }}]")
+}
+
 fn two_services(request_timeout: &str) -> String {
     let services = "ai.services = [{ name = 'a' }, { name = 'b' }]\napi.keys = [{ name = 'k', key = 'k' }]";
     format!("http.request_timeout = '{request_timeout}'\n{services}")
@@ -179,6 +193,14 @@ fn what_is_hardly_meant_is_a_warning() {
         ("state.kind = 'redis'", "broker.kind is embedded", true),
         ("broker.kind = 'rabbitmq'", "broker.rabbitmq.password", true),
         ("admin.fault_injection = true", "admin.fault_injection", true),
+        ("node.roles = ['api']", "api.keys is empty", true),
+        ("node.roles = ['api']\napi.keys = [{ name = 'k', key = 'k' }]", "api.keys", false),
+        ("", "api.keys", false),
+        (&offering("models = ['x', 'y', 'z']"), "api.keys[0].models has `z`", true),
+        (&offering("models = ['x', 'y']"), "api.keys[0].models", false),
+        ("ai.services = [{ api_key = '${KEY}' }]", "ai.services[0].api_key begins with ${", true),
+        ("api.keys = [{ name = 'k', key = '${KEY}' }]", "api.keys[0].key begins with ${", true),
+        ("zendesk.webhook_secrets = ['s', '${S}']", "zendesk.webhook_secrets[1] begins with ${", true),
         (&two_services("30s"), "http.request_timeout is 30s: on /v1 it leaves ai.services[0] 15s of its 30s", true),
         (&two_services("45s"), "http.request_timeout", false),
         (

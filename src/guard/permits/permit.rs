@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Permits;
-use crate::guard::{fleet::Held, limiter::Limiter};
+use crate::{
+    domain::time::Timestamp,
+    guard::{fleet::Held, limiter::Limiter},
+};
 
 /// Leave to make one call so soon that it arrives within `VALIDITY`; given back when dropped unused.
 #[must_use = "a permit that is dropped goes back"]
@@ -20,6 +23,8 @@ pub struct Call {
     permits: Arc<Permits>,
     right: Right,
     began: Duration,
+    /// Where tokens are limited: the time and the estimate by which it is in the journal.
+    noted: Option<(Timestamp, u64)>,
 }
 
 /// Where a permit comes from.
@@ -43,13 +48,18 @@ impl Permit {
             (Right::Quota(held), fleet) => fleet.as_ref().is_some_and(|fleet| fleet.is_valid(now, held)),
         };
         self.used = valid;
-        if valid && permits.limits.load().limits_anything() {
-            permits.calls.note(permits.name, permits.clock.now(), self.tokens);
+        let mut noted = None;
+        let limits = permits.limits.load();
+        if valid && limits.limits_anything() {
+            let at = permits.clock.now();
+            permits.calls.note(permits.name, at, self.tokens);
+            noted = (limits.tokens_per_minute > 0).then_some((at, self.tokens));
             if let Some(fleet) = &permits.fleet {
                 fleet.called(now, self.tokens, matches!(self.right, Right::Quota(_)));
             }
         }
-        valid.then(|| Call { permits, right: self.right.clone(), began: now })
+        drop(limits);
+        valid.then(|| Call { permits, right: self.right.clone(), began: now, noted })
     }
 }
 
@@ -79,6 +89,9 @@ impl Call {
 
     /// The call really used so many tokens.
     pub fn settle(&self, tokens: u64) {
+        if let Some((at, estimated)) = self.noted.filter(|(_, estimated)| *estimated != tokens) {
+            self.permits.calls.note_settled(self.permits.name, self.permits.clock.now(), at, estimated, tokens);
+        }
         match (&self.right, &self.permits.fleet) {
             (Right::Machine { seq, life, .. }, _) => {
                 if let Some(limiter) = self.permits.machine.lock().of(*life) {

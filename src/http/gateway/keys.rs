@@ -4,11 +4,10 @@ use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::super::ApiKey;
-use crate::domain::{hex::hex, secret::Secret};
-
-/// A key in the configuration that begins so is not the key but its SHA-256 in hex.
-const HASHED: &str = "sha256:";
+use crate::{
+    domain::{hex::hex, secret::Secret},
+    http::{ApiKey, HASHED},
+};
 
 /// The place of the key that was presented. All keys are compared, so that the time does not tell which it is.
 pub fn find(keys: &[ApiKey], headers: &HeaderMap) -> Option<usize> {

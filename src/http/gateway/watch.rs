@@ -103,9 +103,15 @@ pub fn named(mut response: Response, id: &str) -> Response {
 pub fn add_usage(headers: &mut HeaderMap, tokens: Tokens, cost: Option<f64>) {
     headers.insert(INPUT, HeaderValue::from(tokens.input));
     headers.insert(OUTPUT, HeaderValue::from(tokens.output));
-    if let Some(cost) = cost.and_then(|cost| HeaderValue::from_str(&format!("{cost:.6}")).ok()) {
+    if let Some(cost) = cost.and_then(|cost| HeaderValue::from_str(&shown(cost)).ok()) {
         headers.insert(COST, cost);
     }
+}
+
+/// Six decimals, and three more where they say something: a token of the cheapest models costs some 0.00000001.
+fn shown(cost: f64) -> String {
+    let exact = format!("{cost:.9}");
+    exact.strip_suffix("000").unwrap_or(&exact).to_owned()
 }
 
 impl Progress for Watch {
@@ -122,4 +128,16 @@ impl Progress for Watch {
     }
 
     fn answered(&self, _: &'static str, _: Duration, _: &'static str) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn small_costs_are_shown_too() {
+        for (cost, expected) in [(14.0, "14.000000"), (0.000_002_7, "0.000002700"), (0.000_000_02, "0.000000020")] {
+            assert_eq!(shown(cost), expected);
+        }
+    }
 }
