@@ -44,8 +44,8 @@ const PEERS_ROUNDS_MAX: usize = 3;
 /// A gateway of our own starts within this.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Runs the comparison and prints it.
-pub async fn gateway(options: &Options) {
+/// Runs the comparison and prints it; whether every goal is reached.
+pub async fn gateway(options: &Options) -> bool {
     let simulator = Simulator::start(REPLY_CHARS).await;
     let mut all = [
         Target::at("direct", simulator.address),
@@ -66,6 +66,7 @@ pub async fn gateway(options: &Options) {
         bench.peers(&all, &main, &simulator).await;
     }
     println!("{}", if reached { "all is reached" } else { "NOT all is reached" });
+    reached
 }
 
 /// Everything measured of the direct way, the bare proxy and ours, in this order.

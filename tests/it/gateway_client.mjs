@@ -42,6 +42,11 @@ const parts = {
       names.push(...(part.choices[0]?.delta?.tool_calls ?? []).map((call) => call.function.name));
     }
     assert.deepEqual(names, ['moon']);
+    const { message } = answer.choices[0];
+    const result = { role: 'tool', tool_call_id: message.tool_calls[0].id, content: 'behind a cloud' };
+    const told = [...question, message, result];
+    const end = await client.chat.completions.create({ model: 'simulated', messages: told, tools });
+    assert.match(end.choices[0].message.content, /^Answer to/);
   },
   async structured() {
     const schema = { type: 'object', properties: { answer: { type: 'string' } }, required: ['answer'], additionalProperties: false };

@@ -1,6 +1,6 @@
 """Drives the gateway with OpenAI's own client, unchanged but for the base URL; exits 0 when everything is as it expects.
 
-Usage: gateway_client.py BASE_URL KEY SIMULATOR_URL
+Usage: gateway_client.py BASE_URL KEY SIMULATOR_URL PROVIDER
 """
 
 import json
@@ -10,7 +10,7 @@ import urllib.request
 import openai
 from pydantic import BaseModel
 
-base_url, key, simulator = sys.argv[1:4]
+base_url, key, simulator, provider = sys.argv[1:5]
 client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=30)
 QUESTION = [{"role": "user", "content": "what is a tide?"}]
 TOOL = {
@@ -40,7 +40,7 @@ def whole():
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     raw = client.chat.completions.with_raw_response.create(model="simulated", messages=QUESTION)
     assert raw.headers["x-tidegate-service"] == "primary", raw.headers
-    assert raw.parse()._request_id is None or raw.parse()._request_id.startswith("req_")
+    assert raw.parse()._request_id.startswith("req_"), raw.headers
 
 
 def streamed():
@@ -61,18 +61,22 @@ def tools():
     answer = client.chat.completions.create(model="simulated", messages=question, tools=[TOOL])
     call = answer.choices[0].message.tool_calls[0]
     assert (call.function.name, answer.choices[0].finish_reason) == ("moon", "tool_calls"), answer
+    names, arguments = [], ""
+    for part in client.chat.completions.create(model="simulated", messages=question, tools=[TOOL], stream=True):
+        for called in (part.choices[0].delta.tool_calls or []) if part.choices else []:
+            names += [called.function.name] if called.function.name else []
+            arguments += called.function.arguments or ""
+    assert (names, json.loads(arguments)) == (["moon"], {}), (names, arguments)
+    asked = answer.choices[0].message.model_dump(exclude_none=True)
+    asked["tool_calls"].append({**asked["tool_calls"][0], "id": "second"})
     question += [
-        answer.choices[0].message.model_dump(exclude_none=True),
+        asked,
         {"role": "tool", "tool_call_id": call.id, "content": "behind a cloud"},
+        {"role": "tool", "tool_call_id": "second", "content": "still there"},
     ]
-    names = [
-        part.choices[0].delta.tool_calls[0].function.name
-        for part in client.chat.completions.create(
-            model="simulated", messages=question[:1], tools=[TOOL], stream=True
-        )
-        if part.choices and part.choices[0].delta.tool_calls
-    ]
-    assert names == ["moon"], names
+    for given in [{"tools": [TOOL]}, {}]:
+        answer = client.chat.completions.create(model="simulated", messages=question, **given)
+        assert answer.choices[0].message.content.startswith("Answer to"), answer
 
 
 def structured():
@@ -81,10 +85,17 @@ def structured():
 
 
 def embedded():
-    answer = client.embeddings.create(model="simulated", input=["a tide", "a moon"], dimensions=16)
-    assert [len(item.embedding) for item in answer.data] == [16, 16]
     assert [model.id for model in client.models.list()] == ["simulated"]
     assert client.models.retrieve("simulated").id == "simulated"
+    if provider == "anthropic":
+        try:
+            client.embeddings.create(model="simulated", input=["a tide"])
+        except openai.BadRequestError as refusal:
+            assert refusal.code == "unsupported_by_provider", refusal
+            return
+        raise AssertionError("this provider has no embeddings")
+    answer = client.embeddings.create(model="simulated", input=["a tide", "a moon"], dimensions=16)
+    assert [len(item.embedding) for item in answer.data] == [16, 16]
 
 
 def refused():
@@ -97,6 +108,7 @@ def refused():
             wrong()
         except error as refusal:
             assert refusal.code and refusal.type, refusal
+            assert refusal.request_id.startswith("req_"), refusal.response.headers
         else:
             raise AssertionError(f"{error} was to come")
 

@@ -22,10 +22,29 @@ fn script(program: impl AsRef<std::ffi::OsStr>, name: &str, scene: &Scene) -> Co
     command
 }
 
+/// The same whoever answers.
+async fn python_client(provider: &str, service: &str) {
+    let mut scene = Scene::with("[api]\nmax_retries = 0\nwait = '100ms'\n").await;
+    let base_url = scene.ai.url();
+    scene.daemon.restart(&service.replace("BASE", &base_url)).await;
+    let mut client = script(python(), "gateway_client.py", &scene);
+    client.arg(provider);
+    runs(client, &scene).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn openais_python_client_works_against_the_gateway() {
-    let scene = Scene::with("[api]\nmax_retries = 0\nwait = '100ms'\n").await;
-    runs(script(python(), "gateway_client.py", &scene), &scene).await;
+    python_client("openai", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_python_client_works_where_anthropic_answers() {
+    python_client("anthropic", "[[ai.services]]\nprovider = 'anthropic'\nbase_url = 'BASE'\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_python_client_works_where_azure_answers() {
+    python_client("azure", "[[ai.services]]\nprovider = 'azure'\nbase_url = 'BASE'\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

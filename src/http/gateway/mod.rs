@@ -41,7 +41,6 @@ use crate::{
     actors::{Budget, Parts, Share},
     domain::{
         completion::{Kind, Request},
-        hex::hex_after,
         retry::Policy,
     },
 };
@@ -157,8 +156,7 @@ struct Visit {
 fn answer(gateway: Arc<Gateway>, kind: Kind, request: extract::Request) -> BoxFuture<'static, Response> {
     Box::pin(async move {
         let (head, body) = request.into_parts();
-        // Not by `format!`, which would take as long as a guard does.
-        let id = hex_after("req_", &rand::random::<[u8; 16]>());
+        let id = watch::new_id();
         let Some(key) = keys::find(&gateway.config.keys, &head.headers) else {
             return watch::named(Refusal::unknown_key().into_response(), &id);
         };

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{Gateway, keys, refusal::Refusal};
+use super::{Gateway, keys, refusal::Refusal, watch};
 use crate::{
     client::Ai,
     domain::completion::{Kind, Request},
@@ -64,10 +64,8 @@ fn may_use(key: &ApiKey, model: &str) -> bool {
 /// `GET /v1/models`
 #[utoipa::path(get, path = "/v1/models", tag = "public", responses((status = 200, body = Object)))]
 pub async fn models(State(public): State<Arc<Public>>, headers: HeaderMap) -> Response {
-    match listed(&public.gateway, &headers) {
-        Ok(models) => Json(json!({ "object": "list", "data": models })).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+    let listed = listed(&public.gateway, &headers);
+    answer(listed.map(|models| json!({ "object": "list", "data": models })))
 }
 
 /// `GET /v1/models/{id}`
@@ -82,7 +80,12 @@ pub async fn model(
         let Path(id) = id.map_err(|_| Refusal::unknown_model())?;
         models.into_iter().find(|model| model["id"] == *id).ok_or_else(Refusal::unknown_model)
     });
-    found.map_or_else(IntoResponse::into_response, |model| Json(model).into_response())
+    answer(found)
+}
+
+fn answer(said: Result<Value, Refusal>) -> Response {
+    let response = said.map_or_else(IntoResponse::into_response, |said| Json(said).into_response());
+    watch::named(response, &watch::new_id())
 }
 
 /// What the bearer of a key may ask for, each model once, with the service that is asked first.

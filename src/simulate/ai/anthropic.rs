@@ -22,13 +22,18 @@ struct Body {
     stream: bool,
     #[serde(default)]
     tools: Vec<Tool>,
+    #[serde(default)]
+    output_config: Value,
+    #[serde(default)]
+    temperature: Value,
+    #[serde(default)]
+    top_p: Value,
 }
 
 #[derive(Deserialize)]
 struct Tool {
     name: String,
-    #[serde(rename = "input_schema")]
-    _input_schema: Value,
+    input_schema: Value,
 }
 
 /// Parses the body as strictly as the service does where clients of another service go wrong.
@@ -42,6 +47,16 @@ pub fn parse(body: &[u8]) -> Result<Request, String> {
     }
     if body.max_tokens == 0 {
         return Err("max_tokens: must be greater than or equal to 1".to_owned());
+    }
+    if !body.temperature.is_null() && !body.top_p.is_null() {
+        return Err("`temperature` and `top_p` cannot both be specified for this model".to_owned());
+    }
+    if body.tools.iter().any(|tool| tool.input_schema["type"] != "object") {
+        return Err("tools.0.custom.input_schema.type: Field required".to_owned());
+    }
+    let mut parts = body.messages.iter().filter_map(|message| message.content.as_array()).flatten();
+    if body.tools.is_empty() && parts.any(|part| part["type"] == "tool_use" || part["type"] == "tool_result") {
+        return Err("tools: Field required, since the messages hold calls of tools".to_owned());
     }
     let mut last = "";
     for message in &body.messages {
@@ -64,7 +79,7 @@ pub fn parse(body: &[u8]) -> Result<Request, String> {
         stream: body.stream,
         wants_usage: true,
         tools: body.tools.into_iter().map(|tool| tool.name).collect(),
-        schema: None,
+        schema: body.output_config.pointer("/format/schema").cloned(),
     })
 }
 
@@ -182,7 +197,6 @@ mod tests {
         for (messages, fine) in [
             (json!([hi]), true),
             (json!([more, hi]), true),
-            (json!([hi, more, said("user", json!([{ "type": "tool_result", "tool_use_id": "t" }]))]), true),
             (json!([]), false),
             (json!([hi, hi]), false),
             (json!([said("system", json!("a"))]), false),
@@ -199,7 +213,21 @@ mod tests {
             parse(body.to_string().as_bytes())
         };
         assert!(body(json!({})).is_err() && body(json!({ "max_tokens": 0 })).is_err());
-        assert!(body(json!({ "max_tokens": 1, "tools": [{ "name": "t" }] })).is_err());
+        let result = said("user", json!([{ "type": "tool_result", "tool_use_id": "t" }]));
+        let tool = |schema: Value| json!([{ "name": "t", "input_schema": schema }]);
+        for (more, fine) in [
+            (json!({ "tools": [{ "name": "t" }] }), false),
+            (json!({ "tools": tool(json!({})) }), false),
+            (json!({ "tools": tool(json!({ "type": "object" })) }), true),
+            (json!({ "messages": [hi, more, result] }), false),
+            (json!({ "messages": [hi, more, result], "tools": tool(json!({ "type": "object" })) }), true),
+            (json!({ "temperature": 1, "top_p": 0.5 }), false),
+            (json!({ "temperature": 1 }), true),
+        ] {
+            let mut fields = json!({ "max_tokens": 1 });
+            fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(body(fields).is_ok(), fine, "{more}");
+        }
         let request = body(json!({ "max_tokens": 1, "system": "be kind", "stream": true })).unwrap();
         assert_eq!((request.words(), request.last_user_text().as_str(), request.stream), (3, "hi", true));
     }

@@ -88,6 +88,11 @@ impl Request {
         last.map(|message| text(&message.content)).unwrap_or_default()
     }
 
+    /// Whether the user's last words are not followed by the result of a tool, which is called once.
+    fn awaits_answer(&self) -> bool {
+        self.messages.last().is_none_or(|last| last.role != "tool")
+    }
+
     /// Words in all messages.
     pub fn words(&self) -> usize {
         self.messages.iter().map(|message| text(&message.content).split_whitespace().count()).sum()
@@ -106,7 +111,8 @@ impl Request {
                 "refuse" => behaviour.finish_reason = "content_filter".to_owned(),
                 "slow" => behaviour.latency_ms = number.parse().unwrap_or(behaviour.latency_ms),
                 "long" => behaviour.reply_chars = number.parse().unwrap_or(behaviour.reply_chars),
-                "handoff" => behaviour.tool_call = self.tools.first().cloned(),
+                "handoff" if self.awaits_answer() => behaviour.tool_call = self.tools.first().cloned(),
+                "handoff" => {}
                 status => behaviour.status = status.parse().unwrap_or(behaviour.status),
             }
         }

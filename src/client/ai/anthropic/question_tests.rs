@@ -1,3 +1,5 @@
+use proptest::{prelude::*, sample::select};
+
 use super::*;
 use crate::domain::completion::Kind;
 
@@ -260,5 +262,65 @@ fn messages_that_have_no_counterpart_are_refused_without_repeating_them() {
         let wrong = translate(&request(&with(messages.clone(), json!({}))), "m", 1).unwrap_err();
         assert_eq!(wrong.param, Some("messages"), "{messages}");
         assert!(!wrong.message.contains("secret"), "{wrong}");
+    }
+}
+
+const WORDS: [&str; 9] =
+    ["function", "text", "user", "tool", "assistant", "image_url", "data:a;base64,b", "json_schema", "{}"];
+const NAMES: [&str; 16] = [
+    "role",
+    "content",
+    "type",
+    "function",
+    "name",
+    "arguments",
+    "id",
+    "tool_calls",
+    "tool_call_id",
+    "parameters",
+    "url",
+    "image_url",
+    "text",
+    "json_schema",
+    "schema",
+    "refusal",
+];
+
+/// Any JSON, and what the fields of a request hold among it.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        select(&WORDS[..]).prop_map(Value::from),
+        "\\PC{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 48, 6, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(select(&NAMES[..]).prop_map(String::from), inner, 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_client_sends_is_translated_or_refused(
+        message in anything(),
+        fields in proptest::collection::btree_map(
+            select(&["tools", "tool_choice", "stop", "response_format", "temperature", "n", "max_tokens", "user"][..]),
+            anything(),
+            0..4,
+        ),
+    ) {
+        let mut body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }, message] });
+        body.as_object_mut().unwrap().extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        if let Ok(request) = Request::parse(Kind::Chat, body.to_string().as_bytes()) {
+            match translate(&request, "claude-x", 4096) {
+                Ok(theirs) => prop_assert!(serde_json::from_slice::<Value>(&theirs).is_ok()),
+                Err(wrong) => prop_assert!(wrong.param.is_some()),
+            }
+        }
     }
 }
