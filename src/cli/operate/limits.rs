@@ -95,7 +95,7 @@ fn list(told: &Value) {
             rows.push(vec![name.clone(), "no limit".into(), String::new(), text(&it["waiting"]), slots.clone()]);
         }
         for window in windows {
-            let limit = format!("{} {} in {}", window["limit"], text(&window["kind"]), span(&window["per_ms"]));
+            let limit = limit(window);
             let learned = window["configured"] != window["limit"] && !window["configured"].is_null();
             let limit =
                 if learned { format!("{limit} (learned from 429; set: {})", window["configured"]) } else { limit };
@@ -103,6 +103,14 @@ fn list(told: &Value) {
         }
     }
     table::print(&["WHOSE", "LIMIT", "USED", "WAITING", "SLOTS"], &rows);
+}
+
+fn limit(window: &Value) -> String {
+    let (most, per) = (&window["limit"], span(&window["per_ms"]));
+    match window["kind"].as_str() {
+        Some("burst") => format!("{most} at once, and one each {per}"),
+        kind => format!("{most} {} in {per}", kind.unwrap_or_default()),
+    }
 }
 
 /// What was used, by service, model and who asked; those of the keys are among those of the services.
