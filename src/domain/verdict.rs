@@ -32,7 +32,10 @@ pub enum Failure {
     /// The question has too little time left for a call; nobody was asked.
     #[error("out of time")]
     OutOfTime,
-    /// The answer holds no text, or is no answer at all.
+    /// What came is no answer at all, such as a page for maintenance with the status 200.
+    #[error("garbled answer")]
+    Garbled,
+    /// The answer holds no text.
     #[error("unusable answer")]
     UnusableAnswer,
 }
@@ -53,9 +56,12 @@ pub enum Blame {
 /// Says whose fault a failure is.
 pub fn blame(failure: &Failure) -> Blame {
     match failure {
-        Failure::Connect | Failure::Timeout | Failure::GivenUp | Failure::Unavailable(_) | Failure::Throttled(_) => {
-            Blame::Service
-        }
+        Failure::Connect
+        | Failure::Timeout
+        | Failure::GivenUp
+        | Failure::Unavailable(_)
+        | Failure::Throttled(_)
+        | Failure::Garbled => Blame::Service,
         Failure::Unusable(_) => Blame::Setup,
         Failure::Rejected(_) | Failure::UnusableAnswer => Blame::Message,
         Failure::ContentRefused | Failure::OutOfTime => Blame::Hopeless,
@@ -91,12 +97,13 @@ impl Failure {
             Self::Rejected(_) => "4xx",
             Self::ContentRefused => "content_refused",
             Self::OutOfTime => "out_of_time",
+            Self::Garbled => "garbled",
             Self::UnusableAnswer => "unusable_answer",
         }
     }
 
     /// Every kind, for metrics that start at zero.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 11] = [
         "connect",
         "timeout",
         "given_up",
@@ -106,6 +113,7 @@ impl Failure {
         "4xx",
         "content_refused",
         "out_of_time",
+        "garbled",
         "unusable_answer",
     ];
 }
@@ -137,6 +145,7 @@ mod tests {
         }
         assert_eq!(blame(&Failure::ContentRefused), Blame::Hopeless);
         assert_eq!(blame(&Failure::UnusableAnswer), Blame::Message);
+        assert_eq!(blame(&Failure::Garbled), Blame::Service, "an outage that answers parks nobody's message");
         assert_eq!(Failure::of_status(201, None), None);
     }
 }

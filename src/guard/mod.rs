@@ -343,13 +343,13 @@ fn failed(service: &Service, pass: gate::Pass<'_>, took: Duration, failure: &Fai
     let kind = match failure {
         Failure::Connect => FailureKind::Connect,
         Failure::Timeout => FailureKind::Timeout,
-        Failure::Unavailable(_) => FailureKind::ServerError,
+        Failure::Unavailable(_) | Failure::Garbled => FailureKind::ServerError,
         Failure::Throttled(retry_after) => {
             service.permits.throttled(*retry_after);
             return pass.report(Outcome::Neutral);
         }
-        // Nobody was asked, or for too short a time; or what came may be due to the question as well as to the service.
-        Failure::OutOfTime | Failure::GivenUp | Failure::UnusableAnswer => return pass.report(Outcome::Neutral),
+        // Nobody was asked, or for too short a time.
+        Failure::OutOfTime | Failure::GivenUp => return pass.report(Outcome::Neutral),
         // It answered, if only to refuse.
         _ => return pass.report(Outcome::Success { took }),
     };

@@ -171,14 +171,19 @@ async fn what_one_refuses_in_anothers_place_is_no_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_answer_is_asked_of_the_next_and_proves_nothing() {
-    for failure in [Failure::UnusableAnswer, Failure::GivenUp, Failure::OutOfTime] {
+async fn what_brought_no_answer_is_asked_of_the_next_and_proves_no_more_than_it_can() {
+    for (failure, calls, failures) in [
+        (Failure::Garbled, 2, 2),
+        (Failure::UnusableAnswer, 2, 0),
+        (Failure::GivenUp, 0, 0),
+        (Failure::OutOfTime, 0, 0),
+    ] {
         let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
         assert!(chain.ask("c", |index| if index == 0 { Err(failure.clone()) } else { fine() }).await.is_ok());
         let failed = chain.ask("d", |_| Err(failure.clone())).await.unwrap_err();
         assert_eq!((failed.service, &failed.failure, chain.asked().len()), ("first", &failure, 4));
         let window = chain.stack.services()[0].gate.snapshot().window;
-        assert_eq!((window.failures, window.calls), (0, 0), "{failure:?}");
+        assert_eq!((window.calls, window.failures), (calls, failures), "{failure:?}");
     }
 }
 

@@ -102,7 +102,7 @@ async fn a_conversation_is_answered_by_every_provider() {
         assert_eq!(ask("[[ai:503]]").await, Err(Failure::Unavailable(503)), "{provider:?}");
         assert_eq!(ask("[[ai:400]]").await, Err(Failure::Rejected(400)), "{provider:?}");
         simulator.behave(Behaviour { malformed: true, ..Behaviour::default() });
-        assert_eq!(ask("hi").await, Err(Failure::UnusableAnswer), "{provider:?}");
+        assert_eq!(ask("hi").await, Err(Failure::Garbled), "{provider:?}");
         simulator.behave(Behaviour { down: true, ..Behaviour::default() });
         assert_eq!(ask("hi").await, Err(Failure::Connect), "{provider:?}");
     }

@@ -76,6 +76,27 @@ async fn a_wrong_key_or_model_waits_until_it_is_mended() {
     tokio::join!(mended(401), mended(403), mended(404));
 }
 
+/// As behind a proxy that shows its own page, with the status 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_answers_with_what_is_no_answer_is_out_of_order_and_parks_nobody() {
+    let breaker = "[retry]\nmax_retries = 0\n[[ai.services]]\n[ai.services.breaker]\nrecovery_timeout = '1s'\n";
+    let scene = Scene::with(breaker).await;
+    scene.ai.behave(ai::Behaviour { malformed: true, ..ai::Behaviour::default() });
+    for n in 0..6 {
+        scene.say(&format!("c{n}"), "hello").await;
+    }
+    eventually("the breaker opens", SOON, async || {
+        scene.daemon.metric("tidegate_breaker_state{service=\"primary\",state=\"closed\"}").await < 0.5
+    })
+    .await;
+    scene.ai.behave(ai::Behaviour::default());
+    scene.settles().await;
+    scene.assert_sound();
+    for series in ["tidegate_dead_letters_total", "tidegate_retries_total", "tidegate_handoffs_total"] {
+        assert!(scene.daemon.metric(series).await < 0.5, "{series}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pressed_button_is_answered() {
     let scene = Scene::with("").await;

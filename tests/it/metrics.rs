@@ -57,8 +57,19 @@ const KINDS: &[&str] = &[
     "watchdog",
     "node",
 ];
-const FAILURES: &[&str] =
-    &["connect", "timeout", "5xx", "429", "unusable", "4xx", "content_refused", "unusable_answer"];
+const FAILURES: &[&str] = &[
+    "connect",
+    "timeout",
+    "given_up",
+    "5xx",
+    "429",
+    "unusable",
+    "4xx",
+    "content_refused",
+    "out_of_time",
+    "garbled",
+    "unusable_answer",
+];
 const SERVICE: &[&str] = &["primary"];
 const BREAKER: &[&str] = &["closed", "open", "half_open"];
 

@@ -117,14 +117,14 @@ pub(super) fn question(prompt: &Prompt, model: &str, images: bool, handoff_tool:
 /// Reads the answer, and the tokens used, which are paid for whatever is said.
 pub(super) fn answer(body: &[u8], handoff_tool: &str) -> (Tokens, Result<Answer, Failure>) {
     let Ok(Completion { choices, usage }) = serde_json::from_slice(body) else {
-        return (Tokens::default(), Err(Failure::UnusableAnswer));
+        return (Tokens::default(), Err(Failure::Garbled));
     };
     let tokens = Tokens { input: count(&usage["prompt_tokens"]), output: count(&usage["completion_tokens"]) };
     (tokens, said(choices, tokens, handoff_tool))
 }
 
 fn said(choices: Vec<Choice>, tokens: Tokens, handoff_tool: &str) -> Result<Answer, Failure> {
-    let choice = choices.into_iter().next().ok_or(Failure::UnusableAnswer)?;
+    let choice = choices.into_iter().next().ok_or(Failure::Garbled)?;
     let refused = choice.finish_reason.as_deref() == Some("content_filter") || choice.message.refusal.is_some();
     if refused {
         return Err(Failure::ContentRefused);
@@ -180,8 +180,8 @@ mod tests {
             ),
             (format!(r#"{{"choices":[{{"message":{{"content":null,{call}}}}}]}}"#), fine("", true, (0, 0))),
             (r#"{"choices":[{"message":{"content":" "}}]}"#.to_owned(), Err(Failure::UnusableAnswer)),
-            (r#"{"choices":[]}"#.to_owned(), Err(Failure::UnusableAnswer)),
-            ("{".to_owned(), Err(Failure::UnusableAnswer)),
+            (r#"{"choices":[]}"#.to_owned(), Err(Failure::Garbled)),
+            ("{".to_owned(), Err(Failure::Garbled)),
             (
                 r#"{"choices":[{"message":{"content":"a"},"finish_reason":"content_filter"}]}"#.to_owned(),
                 Err(Failure::ContentRefused),

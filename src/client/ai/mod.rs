@@ -235,7 +235,7 @@ impl Ai {
         let body = self.endpoint.body(request, model)?;
         let (response, advice) = self.send(request.kind, model, body, now).await?;
         if !is_stream(response.headers()) {
-            return Err(Refusal::of(Failure::UnusableAnswer));
+            return Err(Refusal::of(Failure::Garbled));
         }
         let mut stream = Stream::new(response, self.endpoint.reader(now), advice.limit_requests, self.timeout);
         stream.begin().await?;
@@ -301,7 +301,7 @@ fn advice(headers: &HeaderMap, now: Timestamp) -> Advice {
 async fn read(response: Response, bytes_max: usize) -> Result<Bytes, Failure> {
     http::body_up_to(response, bytes_max).await.map_err(|broken| match broken {
         http::Broken::Network(error) => failure(&error),
-        http::Broken::TooLong => Failure::UnusableAnswer,
+        http::Broken::TooLong => Failure::Garbled,
     })
 }
 

@@ -36,14 +36,14 @@ struct Usage {
 /// The tokens of a whole answer; an error if it is none. What the model says (also that it refuses, or was cut off by a
 /// filter) is for the client to judge: of that the answer's own fields tell.
 pub(super) fn tokens(kind: Kind, body: &Bytes) -> Result<Tokens, Refusal> {
-    let unusable = || Refusal::of(Failure::UnusableAnswer);
-    let told: Told<'_> = serde_json::from_slice(body).map_err(|_| unusable())?;
+    let garbled = || Refusal::of(Failure::Garbled);
+    let told: Told<'_> = serde_json::from_slice(body).map_err(|_| garbled())?;
     let said = match kind {
         Kind::Chat => told.choices,
         Kind::Embeddings => told.data,
     };
     if said.is_none_or(|said| said.is_empty()) {
-        return Err(unusable());
+        return Err(garbled());
     }
     Ok(told.usage.map(count_both).unwrap_or_default())
 }

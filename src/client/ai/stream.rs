@@ -110,7 +110,7 @@ impl Stream {
     ///
     /// # Errors
     /// `Connect` when the connection breaks or the stream ends before that, `Timeout` when no event comes for `service.timeout`,
-    /// `UnusableAnswer` when what comes is no stream of events, and what an error within the stream says
+    /// `Garbled` when what comes is no stream of events, and what an error within the stream says
     /// (`Unavailable`, `Throttled`, `ContentRefused`). After an error the stream is over: drop it.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         loop {
@@ -134,7 +134,7 @@ impl Stream {
     pub(super) async fn begin(&mut self) -> Result<(), Refusal> {
         while self.ready.is_empty() {
             if self.done {
-                return Err(Refusal::of(Failure::UnusableAnswer));
+                return Err(Refusal::of(Failure::Garbled));
             }
             self.hear().await?;
         }
@@ -147,7 +147,7 @@ impl Stream {
             match self.parser.next() {
                 Ok(Some(event)) => break event,
                 Ok(None) => {}
-                Err(sse::TooLong) => return Err(Refusal::of(Failure::UnusableAnswer)),
+                Err(sse::TooLong) => return Err(Refusal::of(Failure::Garbled)),
             }
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.parser.push(&bytes),

@@ -206,10 +206,10 @@ async fn refused_content_is_no_fault_of_the_service() {
 async fn what_is_no_answer_is_told_apart_from_no_answer() {
     let server = Server::answering(|| "{\"choices\": [{\"mess".into_response()).await;
     let ai = server.ai(Provider::Openai);
-    assert_eq!(complete(&ai, LONG).await, Err(Refusal::of(Failure::UnusableAnswer)));
+    assert_eq!(complete(&ai, LONG).await, Err(Refusal::of(Failure::Garbled)));
     let server =
         Server::answering(|| ([(CONTENT_TYPE, "application/json")], "{\"choices\":[{}]}").into_response()).await;
-    assert_eq!(streamed(&server.ai(Provider::Openai), LONG).await.err(), Some(Refusal::of(Failure::UnusableAnswer)));
+    assert_eq!(streamed(&server.ai(Provider::Openai), LONG).await.err(), Some(Refusal::of(Failure::Garbled)));
     let address = server.address;
     drop(server);
     let service = AiService::<(), ()> { base_url: format!("http://{address}"), ..AiService::default() };
@@ -268,7 +268,7 @@ async fn a_stream_that_stops_short_has_failed() {
             Some(Ok(Bytes::from_static(b"data: {\"error\":{\"message\":\"m\",\"code\":503}}\n\n"))),
             Failure::Unavailable(503),
         ),
-        (Some(Ok(Bytes::from(vec![b'x'; 2 << 20]))), Failure::UnusableAnswer),
+        (Some(Ok(Bytes::from(vec![b'x'; 2 << 20]))), Failure::Garbled),
     ] {
         let (server, sender) = Server::streaming().await;
         let ai = server.ai(Provider::Openai);
@@ -307,7 +307,7 @@ async fn a_complete_answer_needs_no_word_after_it_but_a_proper_end() {
 async fn a_stream_that_fails_before_its_first_part_is_refused() {
     for (first, failure) in [
         (&b"data: {\"error\":{\"message\":\"m\",\"type\":\"rate_limit_error\"}}\n\n"[..], Failure::Throttled(None)),
-        (b"data: [DONE]\n\n", Failure::UnusableAnswer),
+        (b"data: [DONE]\n\n", Failure::Garbled),
         (b"<html>\n\n", Failure::Connect),
         (b"", Failure::Connect),
     ] {

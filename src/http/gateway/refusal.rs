@@ -256,7 +256,7 @@ impl Refusal {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "content_filter", message)
             }
             Failure::OutOfTime | Failure::GivenUp => Self::too_late(),
-            Failure::UnusableAnswer => {
+            Failure::Garbled | Failure::UnusableAnswer => {
                 server(StatusCode::BAD_GATEWAY, "upstream_unusable", "the AI service's answer cannot be understood")
             }
         }
@@ -317,7 +317,10 @@ mod tests {
             (Failure::Unusable(401), 502),
             (Failure::Rejected(422), 422),
             (Failure::ContentRefused, 400),
+            (Failure::Garbled, 502),
             (Failure::UnusableAnswer, 502),
+            (Failure::GivenUp, 504),
+            (Failure::OutOfTime, 504),
         ];
         for (failure, status) in failures {
             let response = Refusal::of(&failure).into_response();

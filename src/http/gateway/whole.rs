@@ -52,6 +52,6 @@ async fn recall(asking: &Asking) -> Result<(Bytes, Tokens, Source), Refusal> {
 async fn to_keep(asking: &Asking, service: usize) -> Result<Answer, Failure> {
     let completion = asking.complete(service).await?;
     let (tokens, limit_requests) = (completion.tokens, completion.limit_requests);
-    let text = String::from_utf8(completion.body.into()).map_err(|_| Failure::UnusableAnswer)?;
+    let text = String::from_utf8(completion.body.into()).map_err(|_| Failure::Garbled)?;
     Ok(Answer { text, tokens, limit_requests, stands_in: asking.stands_in(service), ..Answer::default() })
 }

@@ -101,7 +101,7 @@ pub(super) fn created(now: Timestamp) -> i64 {
 /// Writes the answer in OpenAI's shape. What is neither text nor a call of a function (thoughts) is left out, as
 /// Anthropic's own compatibility layer does.
 pub(in crate::client::ai) fn translate(body: &[u8], now: Timestamp) -> Result<(Bytes, Tokens), Refusal> {
-    let message: Message<'_> = serde_json::from_slice(body).map_err(|_| Refusal::of(Failure::UnusableAnswer))?;
+    let message: Message<'_> = serde_json::from_slice(body).map_err(|_| Refusal::of(Failure::Garbled))?;
     let texts: Vec<&str> = message.content.iter().filter_map(|block| block.text.as_deref()).collect();
     let calls: Vec<Value> = message.content.iter().filter_map(call).collect();
     let content = (!texts.is_empty() || calls.is_empty()).then(|| texts.concat());
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_no_answer() {
         for body in ["", "[]", "{}", r#"{"type":"error","error":{}}"#, r#"{"content":"text"}"#] {
-            assert_eq!(translate(body.as_bytes(), NOW), Err(Refusal::of(Failure::UnusableAnswer)), "{body}");
+            assert_eq!(translate(body.as_bytes(), NOW), Err(Refusal::of(Failure::Garbled)), "{body}");
         }
     }
 

@@ -117,7 +117,7 @@ impl Reader {
 
     /// Reads the data of one event.
     pub(in crate::client::ai) fn read(&mut self, data: &[u8]) -> Result<Step, Refusal> {
-        let event: Event<'_> = serde_json::from_slice(data).map_err(|_| Refusal::of(Failure::UnusableAnswer))?;
+        let event: Event<'_> = serde_json::from_slice(data).map_err(|_| Refusal::of(Failure::Garbled))?;
         if let Some(usage) = event.usage {
             self.usage.update(usage);
         }

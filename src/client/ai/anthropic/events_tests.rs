@@ -134,7 +134,7 @@ fn what_is_new_is_passed_over_and_what_is_broken_is_not() {
     assert_eq!(read(&[&[start()][..], &odd].concat()).0.len(), 1);
     for broken in ["", "{", "[]", "{}", "[DONE]"] {
         let refusal = Reader::new(Timestamp(0)).read(broken.as_bytes()).err();
-        assert_eq!(refusal, Some(Refusal::of(Failure::UnusableAnswer)), "{broken}");
+        assert_eq!(refusal, Some(Refusal::of(Failure::Garbled)), "{broken}");
     }
 }
 

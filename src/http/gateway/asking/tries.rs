@@ -54,8 +54,7 @@ impl Asking {
     /// The pause before the next try, if there is to be one.
     fn pause(&self, refused: &Refused, tries: u32) -> Option<Duration> {
         let Refused::Failed(failed) = refused else { return None };
-        let may_pass = blame(&failed.failure) == Blame::Service || failed.failure == Failure::UnusableAnswer;
-        if !may_pass || tries >= self.visit.gateway.config.max_retries {
+        if blame(&failed.failure) != Blame::Service || tries >= self.visit.gateway.config.max_retries {
             return None;
         }
         let pause = self.pause_after(&failed.failure, tries);
