@@ -207,13 +207,16 @@ impl Gate {
     }
 
     /// The service refuses us as it is set up; whether that is news.
-    pub fn is_misconfigured(&self) -> bool {
+    pub fn note_misconfigured(&self) -> bool {
         !self.misconfigured.swap(true, Ordering::Relaxed)
     }
 
     /// The service answers.
-    pub fn is_well(&self) {
-        self.misconfigured.store(false, Ordering::Relaxed);
+    pub fn note_well(&self) {
+        // Hardly ever so, and written to by every call it would be slow to read.
+        if self.misconfigured.load(Ordering::Relaxed) {
+            self.misconfigured.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The transitions since the last call; for the actor.

@@ -122,7 +122,7 @@ impl Stack {
         // Whoever had no more time for it tells nothing to those who waited for the same call and have.
         let is_callers_own = |refused: &Refused| match refused {
             Refused::Busy(_) => true,
-            Refused::Failed(failed) => matches!(failed.failure, Failure::OutOfTime | Failure::GivenUp),
+            Refused::Failed(failed) => failed.cut_short,
         };
         if question.key.is_none() {
             return Ok((self.ask_anew(question, progress, &call).await?, Source::Asked));
@@ -155,21 +155,20 @@ impl Stack {
         loop {
             // Asked before the breakers are looked at: a change meanwhile is not slept through.
             let versions: Vec<u64> = chain.iter().map(|(_, service)| service.gate.version()).collect();
-            let (mut walk, mut refused_by) = (Walk::default(), Vec::new());
+            let (mut walk, mut done_with) = (Walk::default(), Vec::new());
             for (index, service) in &chain {
                 let bounds = Bounds { others: chain.len() > 1, until };
                 // Apart, as the call is: whoever waits for a breaker needs no room for it.
                 match Box::pin(self.ask_one(service, question, bounds, progress, || call(*index))).await {
                     Tried::Answered(answer) => return Ok(answer),
-                    Tried::Busy(on, at) => walk.is_busy(on, at),
-                    Tried::Failed(failed, _) if walk.is_verdict(&failed.failure) => {
+                    Tried::Busy(on, at) => walk.busy(on, at),
+                    Tried::Failed(failed, _) if walk::is_refusal(&failed.failure) && !question.stands_in(*index) => {
                         return Err(Refused::Failed(failed));
                     }
                     Tried::Failed(failed, took) => {
-                        if walk::is_refusal(&failed.failure) {
-                            refused_by.push(*index);
+                        if walk.failed(failed) {
+                            done_with.push(*index);
                         }
-                        walk.failed(failed);
                         // A call is no wait.
                         until = until.saturating_add(took).min(deadline);
                     }
@@ -183,7 +182,7 @@ impl Stack {
                 }
                 End::Waits(on, retry_at) => wait_for(on, &chain, &versions, retry_at, progress).await,
             }
-            chain.retain(|(index, _)| !refused_by.contains(index));
+            chain.retain(|(index, _)| !done_with.contains(index));
         }
     }
 
@@ -233,11 +232,12 @@ impl Stack {
         match outcome {
             Ok(answer) => Tried::Answered(answer),
             Err(failure) => {
-                if matches!(failure, Failure::Unusable(_)) && service.gate.is_misconfigured() {
+                if matches!(failure, Failure::Unusable(_)) && service.gate.note_misconfigured() {
                     tracing::error!(ai.service = service.name, %failure, "an AI service cannot be used as it is set up: see its api_key, base_url and model; who cannot ask another one waits");
                 }
                 let answers_others = service.gate.is_closed() && service.gate.answered_lately();
-                Tried::Failed(Failed { service: service.name, failure, answers_others }, took)
+                let cut_short = matches!(failure, Failure::OutOfTime | Failure::GivenUp);
+                Tried::Failed(Failed { service: service.name, failure, answers_others, cut_short }, took)
             }
         }
     }
@@ -334,7 +334,7 @@ impl Stack {
 
 /// The service answers: it may be asked more.
 fn answers(service: &Service) {
-    service.gate.is_well();
+    service.gate.note_well();
     service.permits.succeeded();
     service.bulkhead.succeeded();
 }

@@ -44,6 +44,8 @@ pub struct Question<'a> {
     pub key: Option<Key>,
     /// Which services may be asked, in order, by their place among all; `None`: all.
     pub chain: Option<&'a [usize]>,
+    /// Which of them stand in with another model than the one asked for.
+    pub stand_ins: &'a [usize],
     /// Rung when the first part of an answer is there, if it comes in parts.
     pub begun: Option<&'a Notify>,
     /// For how long somebody to ask is waited for, in all; `None`: as long as it takes.
@@ -53,6 +55,10 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
+    pub(super) fn stands_in(&self, service: usize) -> bool {
+        self.stand_ins.contains(&service)
+    }
+
     /// Waits for the first part of an answer.
     pub(super) async fn has_begun(&self) {
         match self.begun {
@@ -71,6 +77,8 @@ pub struct Failed {
     pub failure: Failure,
     /// Whether that service was answering others: its breaker was closed and somebody had success lately.
     pub answers_others: bool,
+    /// A service was not asked, or given up early, because the one who asked had too little time.
+    pub cut_short: bool,
 }
 
 /// A question that was not answered.

@@ -27,10 +27,12 @@ pub(super) enum End {
 /// of the better service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
-    /// Of a service that was asked in another's place it says only that the two differ.
+    /// Nothing: too little time was left, or a stand-in does not want it.
     Misfit,
-    /// It says nothing about the question, and nothing that passes by itself.
+    /// Nothing, and it does not pass by itself.
     Setup,
+    /// Nothing; its limiter knows when to ask again.
+    Throttled,
     /// The service was asked for what it can do, and failed.
     Fault,
 }
@@ -38,6 +40,7 @@ enum Weight {
 impl Weight {
     fn of(failure: &Failure) -> Self {
         match blame(failure) {
+            Blame::Service if matches!(failure, Failure::Throttled(_)) => Self::Throttled,
             Blame::Service => Self::Fault,
             Blame::Setup => Self::Setup,
             Blame::Message if *failure == Failure::UnusableAnswer => Self::Fault,
@@ -48,24 +51,25 @@ impl Weight {
 
 impl Walk {
     /// A service cannot be asked before `at` (monotonic).
-    pub fn is_busy(&mut self, on: Wait, at: Duration) {
+    pub fn busy(&mut self, on: Wait, at: Duration) {
         if self.busy.is_none_or(|(_, known)| at < known) {
             self.busy = Some((on, at));
         }
     }
 
-    /// A service refuses the question. Where a better one could have answered it had it been asked, or not failed, that
-    /// is no verdict: the services differ in what they can read, and in what they refuse.
-    pub fn is_verdict(&self, failure: &Failure) -> bool {
-        self.failed.is_none() && self.busy.is_none() && is_refusal(failure)
-    }
-
-    /// A service failed.
-    pub fn failed(&mut self, failed: Failed) {
+    /// A service failed, and the next one may be asked. Whether this one need not be asked again: it has read the question
+    /// and does not want it, or too little time is left for it, of which there is never more.
+    pub fn failed(&mut self, failed: Failed) -> bool {
+        let is_over = is_refusal(&failed.failure) || failed.failure == Failure::OutOfTime;
+        let cut_short = failed.cut_short || self.failed.as_ref().is_some_and(|known| known.cut_short);
         let decides = |known: &Failed| Weight::of(&known.failure) < Weight::of(&failed.failure);
         if self.failed.as_ref().is_none_or(decides) {
             self.failed = Some(failed);
         }
+        if let Some(decisive) = &mut self.failed {
+            decisive.cut_short = cut_short;
+        }
+        is_over
     }
 
     /// Nobody is left to ask. A service that is not set up, or that is not for this question, is no reason to stop
@@ -73,7 +77,7 @@ impl Walk {
     pub fn end(self) -> End {
         match (self.failed, self.busy) {
             (Some(failed), None) => End::Failed(failed),
-            (Some(failed), _) if Weight::of(&failed.failure) == Weight::Fault => End::Failed(failed),
+            (Some(failed), _) if Weight::of(&failed.failure) >= Weight::Throttled => End::Failed(failed),
             (_, Some((on, until))) => End::Waits(on, until),
             // An empty chain: there is nothing that could come back.
             (None, None) => End::Waits(Wait::Breaker, Duration::MAX),
@@ -81,7 +85,8 @@ impl Walk {
     }
 }
 
-/// Whether the service has read the question and does not want it: it would not want it the next time.
+/// Whether a service refuses the question itself. From one that was asked for what it offers, that is a verdict; from one
+/// that stands in with another model it is none: the two differ in what they can read, and in what they refuse.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     matches!(failure, Failure::Rejected(_) | Failure::ContentRefused)
 }

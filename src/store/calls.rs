@@ -65,7 +65,18 @@ pub struct Calls {
     kept: Duration,
     inner: Mutex<Inner>,
     ahead: Mutex<HashMap<&'static str, Ahead, RandomState>>,
+    settled: Mutex<Later>,
 }
+
+/// Lines that need not be in the file at once: without them a call counts as it was estimated.
+#[derive(Default)]
+struct Later {
+    lines: String,
+    written_at: i64,
+}
+
+/// Lines are written together that come within this.
+const LATER_MS: i64 = 100;
 
 struct Inner {
     file: File,
@@ -80,7 +91,8 @@ impl Calls {
         // The wall clock may have been set back since; the calls were made all the same.
         past.calls.iter_mut().for_each(|call| call.at = call.at.min(now));
         let inner = rewrite(path, &past)?;
-        Ok((Self { path: path.to_owned(), kept, inner: Mutex::new(inner), ahead: Mutex::default() }, past))
+        let (inner, ahead, settled) = (Mutex::new(inner), Mutex::default(), Mutex::default());
+        Ok((Self { path: path.to_owned(), kept, inner, ahead, settled }, past))
     }
 
     /// Notes a call that begins now, and those that are likely to follow at once.
@@ -100,7 +112,14 @@ impl Calls {
     /// Notes that a call that began at `at` and was estimated to use so many tokens really used `tokens`: else a start
     /// would take a large estimate for what was used, and let nobody through for as long as the window lasts.
     pub fn note_settled(&self, limiter: &str, now: Timestamp, at: Timestamp, estimated: u64, tokens: u64) {
-        self.append(&format!("{SETTLED} {}:{estimated}:{tokens} {limiter}\n", at.0), now);
+        let mut later = self.settled.lock();
+        later.lines.push_str(&format!("{SETTLED} {}:{estimated}:{tokens} {limiter}\n", at.0));
+        if !(0..LATER_MS).contains(&now.0.saturating_sub(later.written_at)) {
+            later.written_at = now.0;
+            let lines = std::mem::take(&mut later.lines);
+            drop(later);
+            self.append(&lines, now);
+        }
     }
 
     fn append(&self, line: &str, now: Timestamp) {
@@ -149,6 +168,15 @@ fn settle(calls: &mut [Call], settled: &[Settled]) {
         let mut near = of_time.range_mut(*at..=at.saturating_add(ahead::REACH_MS));
         if let Some(place) = near.find_map(|(_, places)| places.pop()) {
             calls[place].tokens = *tokens;
+        }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.settled.get_mut().lines);
+        if let Err(error) = self.inner.get_mut().file.write_all(lines.as_bytes()) {
+            tracing::warn!(%error, "what calls used could not be noted; a restart begins with what was estimated");
         }
     }
 }
@@ -261,6 +289,7 @@ mod tests {
         calls.note_settled("primary", now, ago(5_000), 500, 20);
         calls.note_settled("primary", now, ago(5_000), 500, 30);
         calls.note_settled("primary", now, ago(4_000), 60, 9);
+        drop(calls);
         for _ in 0..2 {
             let (_, past) = Calls::open(&path, HOUR, now).unwrap();
             let left: Vec<_> = past.calls.iter().map(|call| (call.limiter.as_str(), call.tokens)).collect();
@@ -271,6 +300,7 @@ mod tests {
         let (calls, _) = Calls::open(&path, HOUR, Timestamp(0)).unwrap();
         (0..100).for_each(|_| calls.note("busy", now, 500));
         (0..100).for_each(|_| calls.note_settled("busy", now, now, 500, 3));
+        drop(calls);
         let (_, past) = Calls::open(&path, HOUR, now).unwrap();
         let tokens: u64 = past.calls.iter().filter(|call| call.limiter == "busy").map(|call| call.tokens).sum();
         assert!((300..=300 + 64 * 500).contains(&tokens), "{tokens}");

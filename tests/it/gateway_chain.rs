@@ -38,10 +38,10 @@ async fn a_client_in_a_hurry_is_answered_by_the_second_while_the_first_hangs() {
     scene.ai.behave(Behaviour { hang: true, ..Behaviour::default() });
     for body in [chat("simulated"), stream("simulated")] {
         let began = Instant::now();
-        let answer = gateway.send(KEY, &body.to_string(), &[("x-request-timeout", "3")]).await;
+        let answer = gateway.send(KEY, &body.to_string(), &[("x-request-timeout", "10")]).await;
         let told = (answer.status, answer.header("x-tidegate-service"));
         assert_eq!(told, (StatusCode::OK, "second"), "{}", answer.text());
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
     assert_eq!((scene.ai.stats().calls, second.stats().calls), (2, 2));
     let breaker = scene.daemon.admin("/admin/breakers").await["primary"].take();
@@ -98,14 +98,17 @@ async fn a_failure_tells_which_request_it_was_and_how_far_it_came() {
     second.behave(status(500));
     for body in [chat("simulated"), stream("simulated")] {
         let refused = gateway.post("/v1/chat/completions", &body).await;
-        assert_eq!((refused.status, refused.header("x-tidegate-service")), (StatusCode::BAD_GATEWAY, "second"));
+        assert_eq!((refused.status, refused.header("x-tidegate-service")), (StatusCode::BAD_GATEWAY, "primary"));
         assert!(!refused.header("x-tidegate-wait-ms").is_empty());
         let id = refused.header("x-request-id").to_owned();
         let log = scene.daemon.log();
         let line = log.lines().find(|line| line.contains(&id) && !id.is_empty()).expect("it is in the log");
         let line: Value = serde_json::from_str(line).unwrap();
-        let told = (&line["key"], &line["status"], &line["code"], &line["service"]);
+        let told = (&line["api_key"], &line["status"], &line["code"], &line["ai.service"]);
         assert_eq!(told, (&json!("test"), &json!(502), &json!("upstream_error"), &json!("primary")), "{line}");
+    }
+    for path in ["/v1/nothing", "/v1/models/unknown"] {
+        assert!(gateway.get(path).await.header("x-request-id").starts_with("req_"), "{path}");
     }
     for (key, body, expected) in [(KEY, "{", 400), ("wrong", "{}", 401), (KEY, r#"{"model":"m"}"#, 400)] {
         let refused = gateway.send(key, body, &[]).await;

@@ -266,6 +266,8 @@ async fn one_who_does_not_read_is_given_up() {
     all_slots_are_free(&scene).await;
     eventually("with the call to the service", SOON, async || scene.ai.stats().aborted_by_client == 1).await;
     assert!(unread.bytes().await.is_err(), "what has no end does not look whole");
+    let abandoned = "tidegate_api_requests_total{key=\"test\",outcome=\"abandoned\"}";
+    eventually("it is counted", SOON, async || scene.daemon.metric(abandoned).await == 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

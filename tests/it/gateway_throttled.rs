@@ -109,7 +109,8 @@ async fn a_429_that_does_not_say_when_to_come_again_is_passed_on_with_the_time_o
 async fn a_further_try_that_calls_nobody_is_not_paid_for() {
     let scene = Scene::with("[api]\nwait = '100ms'\nbackoff_factor = 0.001\n").await;
     let gateway = Gateway::of(&scene);
-    for n in 1..=3 {
+    // More often than tries are saved up.
+    for n in 1..=12 {
         scene.ai.behave(Behaviour { status: 429, retry_after: Some(1), ..Behaviour::default() });
         eventually("it is asked", SOON, async || {
             let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;

@@ -151,6 +151,7 @@ async fn attempt(parts: &Arc<Parts>, state: &State, jobs: &[Arc<Job>], prompt: &
         tokens: prompt.tokens(),
         key,
         chain: None,
+        stand_ins: &[],
         begun: None,
         patience: None,
         until: None,

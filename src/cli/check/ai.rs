@@ -23,11 +23,21 @@ fn listed(what: String, service: &Service, ai: &Ai, models: &[String]) -> Findin
     let missing: Vec<&str> =
         ai.own_models().filter(|own| !own.is_empty() && models.iter().all(|model| model != own)).collect();
     // Azure lists models, and is asked for deployments.
-    if missing.is_empty() || service.provider == Provider::Azure {
+    if service.provider == Provider::Azure {
+        return Finding::good(what, format!("{base_url} takes the key"));
+    }
+    if missing.is_empty() {
         return Finding::good(what, format!("{base_url} has the model"));
     }
     let detail = format!("{base_url} lists no model {}", missing.join(", "));
-    Finding::warn(what, detail, format!("it lists {}; check model and models of this service", some(models)))
+    Finding::warn(
+        what,
+        detail,
+        format!(
+            "it lists {}; check model and models of this service, unless it knows others by another name",
+            some(models)
+        ),
+    )
 }
 
 /// Enough of them to recognise what was meant.
@@ -40,7 +50,8 @@ fn some(models: &[String]) -> String {
 fn answered(what: String, base_url: &str, status: u16) -> Finding {
     let detail = format!("{base_url}/models answers {status}");
     match status {
-        401 | 403 | 407 => Finding::bad(what, detail, "check api_key of this service"),
+        401 | 407 => Finding::bad(what, detail, "check api_key of this service"),
+        403 => Finding::warn(what, detail, "check api_key of this service; one that may not list models may be well"),
         404 | 405 => {
             let remedy = "check base_url of this service: up to and without /chat/completions, mostly with /v1; \
                           a service that lists no models may be well";

@@ -91,7 +91,13 @@ impl Endpoint {
     pub(super) fn models(&self) -> Option<Url> {
         match self.provider {
             Provider::Azure => self.below(&["openai", "models"]),
-            Provider::Openai | Provider::Anthropic => self.below(&["models"]),
+            Provider::Openai => self.below(&["models"]),
+            Provider::Anthropic => {
+                let mut url = self.below(&["models"])?;
+                // Otherwise it lists the first 20.
+                url.query_pairs_mut().append_pair("limit", "1000");
+                Some(url)
+            }
         }
     }
 

@@ -81,19 +81,20 @@ pub(super) fn read(event: Event) -> Result<Step, Refusal> {
     Ok(Step::Chunk(Chunk { bytes: event.into_bytes(), tokens, usage_only }))
 }
 
-/// Whether an event says that an answer is complete. Some services leave out the `[DONE]` after it, which OpenAI's own
-/// clients do not miss.
-pub(super) fn finishes(event: &Event) -> bool {
-    tells(&event.data, b"\"finish_reason\"")
+/// Whether the answer is complete after an event, as it was before if that says nothing of it. Some services leave out the
+/// `[DONE]` after it, which OpenAI's own clients do not miss. Of several answers at once the last to be told of counts.
+pub(super) fn is_finished(event: &Event, before: bool) -> bool {
+    const NAME: &[u8] = b"\"finish_reason\"";
+    if memmem::find(&event.data, NAME).is_some() { tells(&event.data, NAME) } else { before }
 }
 
-/// Whether there is a field of this name, in its quotes, that is not null. Each event of a stream has a `usage` and a
+/// Whether there is a field of this name, in its quotes, that is neither null nor an empty text. Each event of a stream has a `usage` and a
 /// `finish_reason` that are (OpenAI's API reference, "The chat completion chunk object"), and need not be read.
 fn tells(data: &[u8], name: &[u8]) -> bool {
     memmem::find_iter(data, name).any(|at| {
         let rest = data[at + name.len()..].trim_ascii_start();
         let value = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-        value.is_some_and(|value| !value.starts_with(b"null"))
+        value.is_some_and(|value| !value.starts_with(b"null") && !value.starts_with(b"\"\""))
     })
 }
 
@@ -158,6 +159,24 @@ mod tests {
                 (tokens, usage_only),
                 "{data}"
             );
+        }
+    }
+
+    #[test]
+    fn an_answer_is_complete_after_the_last_word_of_its_last_choice() {
+        let choice =
+            |index: u8, reason: &str| format!(r#"{{"choices":[{{"index":{index},"finish_reason":{reason}}}]}}"#);
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":1}}"#.to_owned();
+        for (events, complete) in [
+            (vec![choice(0, "null"), choice(0, r#""stop""#)], true),
+            (vec![choice(0, r#""stop""#), usage], true),
+            (vec![choice(0, "null")], false),
+            (vec![choice(0, r#""""#)], false),
+            (vec![choice(0, r#""stop""#), choice(1, "null")], false),
+            (vec![choice(0, r#""stop""#), choice(1, "null"), choice(1, r#""length""#)], true),
+        ] {
+            let told = events.iter().map(|data| event(&format!("data: {data}\n\n")));
+            assert_eq!(told.fold(false, |before, event| is_finished(&event, before)), complete, "{events:?}");
         }
     }
 

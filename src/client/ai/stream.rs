@@ -161,7 +161,7 @@ impl Stream {
         };
         let step = match &mut self.reader {
             Reader::Openai => {
-                self.finished |= openai::finishes(&event);
+                self.finished = openai::is_finished(&event, self.finished);
                 openai::read(event)?
             }
             Reader::Anthropic(reader) => reader.read(&event.data)?,

@@ -286,9 +286,10 @@ async fn a_stream_that_stops_short_has_failed() {
 #[tokio::test]
 async fn a_complete_answer_needs_no_word_after_it_but_a_proper_end() {
     const COMPLETE: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let event = |text: &'static str| Some(Ok(Bytes::from_static(text.as_bytes())));
     for (end, expected) in [
         (None, Ok(None)),
-        (Some(Ok(Bytes::from_static(b"data: [DONE]\n"))), Ok(None)),
+        (event("data: [DONE]\n"), Ok(None)),
         (Some(Err(io::ErrorKind::ConnectionReset.into())), Err(Failure::Connect)),
     ] {
         let (server, sender) = Server::streaming().await;

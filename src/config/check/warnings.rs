@@ -64,10 +64,10 @@ fn trials(config: &Config) -> Vec<Warning> {
 fn stores(config: &Config) -> Vec<Warning> {
     let rabbitmq = config.broker.kind == broker::Kind::Rabbitmq;
     let redis = config.state.kind == state::Kind::Redis;
-    let nameless =
+    let without_password =
         rabbitmq && config.broker.rabbitmq.password.is_empty() && config.broker.rabbitmq.client_cert.is_empty();
     let password = "broker.rabbitmq.password is empty: RabbitMQ will refuse the connection";
-    let mut warnings = applying([(nameless, password)], |text| {
+    let mut warnings = applying([(without_password, password)], |text| {
         Warning::doubtful(text).with_remedy("set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD")
     });
     let chats = does(config, Role::Chat);
@@ -136,6 +136,8 @@ fn left_alone(config: &Config) -> Vec<Warning> {
         ("state.redis.password".to_owned(), config.state.redis.password.clone()),
     ];
     secrets.extend(several("zendesk.webhook_secrets", "", zendesk.webhook_secrets.iter().collect()));
+    secrets.extend(several("zendesk.support_webhook_secrets", "", zendesk.support_webhook_secrets.iter().collect()));
+    secrets.extend(several("admin.tokens", ".token", config.admin.tokens.iter().map(|token| &token.token).collect()));
     secrets.extend(several("api.keys", ".key", config.api.keys.iter().map(|key| &key.key).collect()));
     let services = config.ai.services.iter().map(|service| &service.api_key);
     secrets.extend(several("ai.services", ".api_key", services.collect()));

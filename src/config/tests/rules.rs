@@ -200,6 +200,7 @@ fn what_is_hardly_meant_is_a_warning() {
         (&offering("models = ['x', 'y']"), "api.keys[0].models", false),
         ("ai.services = [{ api_key = '${KEY}' }]", "ai.services[0].api_key begins with ${", true),
         ("api.keys = [{ name = 'k', key = '${KEY}' }]", "api.keys[0].key begins with ${", true),
+        ("zendesk.support_webhook_secrets = ['${S}']", "zendesk.support_webhook_secrets[0] begins with ${", true),
         ("zendesk.webhook_secrets = ['s', '${S}']", "zendesk.webhook_secrets[1] begins with ${", true),
         (&two_services("30s"), "http.request_timeout is 30s: on /v1 it leaves ai.services[0] 15s of its 30s", true),
         (&two_services("45s"), "http.request_timeout", false),

@@ -17,7 +17,7 @@ pub struct Deadline {
     /// How long the request may take in all.
     pub span: Duration,
     /// The client is in more of a hurry than the configuration: that it is given up then is no failure of a service.
-    is_clients: bool,
+    pub is_clients: bool,
 }
 
 /// By so much later a request is given up than a call under way is: that call's end is to be learned from.

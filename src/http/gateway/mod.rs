@@ -139,7 +139,7 @@ pub fn owns(path: &str) -> bool {
 
 /// Answers for a path that nothing is at (404), or nothing by this method (405).
 pub fn unknown_url(status: StatusCode) -> Response {
-    Refusal::unknown_url(status).into_response()
+    watch::named(Refusal::unknown_url(status).into_response(), &watch::new_id())
 }
 
 /// A request with one of the keys.
@@ -188,7 +188,8 @@ async fn walk(visit: &Arc<Visit>, kind: Kind, headers: &HeaderMap, body: Body) -
     let Visit { gateway, key, .. } = &**visit;
     let under_way = gateway.under_way.token();
     let deadline = Deadline::of(headers, gateway.parts.clock.monotonic(), gateway.request_timeout)?;
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
         return Err(Refusal::encoded());
     }
     let (body, share) = gateway.read(*key, body, deadline).await?;

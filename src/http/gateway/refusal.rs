@@ -26,6 +26,9 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// OpenAI's own word for it.
 const BUDGET_SPENT: &str = "insufficient_quota";
 
+/// A request that a node lost.
+const LOST: &str = "lost";
+
 /// When to come again after what passes by itself.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -100,11 +103,17 @@ impl Refusal {
         self.0.status
     }
 
-    /// Writes down what is ours or a service's to mend; the rest is told to the client, who knows it best.
-    pub fn log(&self, request_id: &str, key: &str) {
+    /// The service that is to blame.
+    pub fn service(&self) -> Option<&'static str> {
+        self.0.service
+    }
+
+    /// Writes down what was asked and failed. Of what nobody was asked for the breakers and limiters tell.
+    pub fn log(&self, request_id: &str, api_key: &str) {
         let Told { status, code, service, .. } = &*self.0;
-        if status.is_server_error() {
-            tracing::info!(request_id, key, status = status.as_u16(), code, service, "a request on /v1 failed");
+        if matches!(*status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) || *code == LOST {
+            let status = status.as_u16();
+            tracing::info!(request_id, api_key, status, code, ai.service = service, "a request on /v1 failed");
         }
     }
 
@@ -164,7 +173,7 @@ impl Refusal {
     /// The work on the request came to a sudden end.
     pub fn lost() -> Self {
         let message = "this node lost the request; try again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "lost", message).retry_after(SOON)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", LOST, message).retry_after(SOON)
     }
 
     /// The body is packed.

@@ -4,7 +4,13 @@
 //! ended. It ends when the client goes: nobody reads what it sends. Until the first part nothing has reached the
 //! client, and the answer may still be an error or another service's.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -61,6 +67,8 @@ struct Sink {
     room: Arc<Semaphore>,
     /// Told the headers with the first part.
     begun: Mutex<Option<oneshot::Sender<HeaderMap>>>,
+    /// Nobody reads any more.
+    is_gone: AtomicBool,
     /// A client that was waited for so long in all is given up.
     patience: Mutex<Duration>,
 }
@@ -73,7 +81,7 @@ pub(super) async fn answer(asking: Arc<Asking>) -> Result<Response, Refusal> {
     let (parts, received) = mpsc::channel(PARTS_AHEAD);
     let (begun, beginning) = oneshot::channel();
     let (room, patience) = (Arc::new(Semaphore::new(BYTES_AHEAD)), Mutex::new(asking.visit.gateway.request_timeout));
-    let sink = Sink { parts, room, begun: Mutex::new(Some(begun)), patience };
+    let sink = Sink { parts, room, begun: Mutex::new(Some(begun)), is_gone: AtomicBool::new(false), patience };
     let task = tokio::spawn(span::here().over(run(asking.clone(), sink)));
     let Ok(mut headers) = beginning.await else {
         return Err(task.await.ok().flatten().unwrap_or_else(Refusal::lost));
@@ -117,7 +125,9 @@ async fn run(asking: Arc<Asking>, sink: Sink) -> Option<Refusal> {
     {
         return Some(refusal.clone());
     }
-    asking.visit.ended(ended.as_ref().err());
+    if !sink.is_gone.load(Ordering::Relaxed) {
+        asking.visit.ended(ended.as_ref().err());
+    }
     let refusal = ended.err()?;
     let _ = sink.send(Part { bytes: refusal.event(), is_last: true }).await;
     None
@@ -195,7 +205,9 @@ impl Sink {
         let began = Instant::now();
         let sent = timeout(patience, self.pass(part)).await;
         *self.patience.lock() = patience.saturating_sub(began.elapsed());
-        sent.unwrap_or(Err(Gone))
+        let sent = sent.unwrap_or(Err(Gone));
+        self.is_gone.fetch_or(sent.is_err(), Ordering::Relaxed);
+        sent
     }
 
     async fn pass(&self, part: Part) -> Result<(), Gone> {

@@ -59,10 +59,9 @@ impl Watch {
         self.seen.lock().service
     }
 
-    /// The headers that tell how far a request came that was not answered.
-    pub fn so_far(&self) -> HeaderMap {
+    /// The headers that tell how far a request came that was not answered, and who is to blame.
+    pub fn so_far(&self, service: Option<&'static str>) -> HeaderMap {
         let waited = self.waited();
-        let service = self.seen.lock().service;
         let mut headers = HeaderMap::with_capacity(4);
         add_service(&mut headers, service);
         headers.insert(WAITED, HeaderValue::from(waited.as_millis() as u64));

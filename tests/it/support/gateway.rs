@@ -128,11 +128,14 @@ impl Answered {
 /// Slots and permits that are taken, of all services and keys, and those who wait for one.
 pub async fn taken(scene: &Scene) -> [u64; 4] {
     let limiters = scene.daemon.admin("/admin/limiters").await;
-    let shown = limiters.as_object().expect("they have names").values();
-    let counts = shown.map(|shown| {
-        [&shown["slots"]["in_use"], &shown["in_use"], &shown["slots"]["waiting"], &shown["waiting"]]
-            .map(|count| count.as_u64().unwrap_or_default())
+    let shown = limiters.as_object().expect("they have names").iter();
+    let counts = shown.map(|(name, shown)| {
+        let count = |of: &Value, what: &str| of[what].as_u64().unwrap_or_else(|| panic!("{name} shows no {what}"));
+        // Only services have slots.
+        let slots = |what| if shown["slots"].is_null() { 0 } else { count(&shown["slots"], what) };
+        [slots("in_use"), count(shown, "in_use"), slots("waiting"), count(shown, "waiting")]
     });
+    assert!(limiters["primary"]["slots"].is_object(), "{limiters}");
     counts.fold([0; 4], |sum, counts| std::array::from_fn(|at| sum[at] + counts[at]))
 }
 

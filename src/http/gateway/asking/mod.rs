@@ -44,6 +44,8 @@ pub struct Asking {
     pub watch: Watch,
     /// The services that may be asked.
     chain: Vec<usize>,
+    /// Those of them that stand in with another model.
+    stand_ins: Vec<usize>,
     deadline: Deadline,
     arrived: Timestamp,
     right: Right,
@@ -108,6 +110,8 @@ impl Asking {
         let tenant = || Tenant::new(&format!("key:{name}"));
         let cached = cached && request.bytes() <= CACHED_BYTES_MAX;
         let subject = hex_after(&gateway.purses[*key].subject, &digest(&request).to_be_bytes());
+        let stands_in = |service: &usize| gateway.parts.ai[*service].offers(&request.model).is_none();
+        let stand_ins = chain.iter().copied().filter(stands_in).collect();
         let cached_as = cached.then(|| Key::of_request(tenant(), kind, &request.canonical()));
         Self {
             arrived: gateway.parts.clock.now(),
@@ -123,6 +127,7 @@ impl Asking {
             visit,
             request,
             chain,
+            stand_ins,
             deadline,
             right,
             cached_as,
@@ -143,6 +148,7 @@ impl Asking {
             class: Class::Api,
             key: self.cached_as,
             chain: Some(&self.chain),
+            stand_ins: &self.stand_ins,
             begun: Some(&self.begun),
             patience: Some(self.visit.gateway.config.wait.saturating_sub(self.watch.waited())),
             until: Some(self.deadline.at),
@@ -167,7 +173,7 @@ impl Asking {
 
     /// Whether a service has another model than the one asked for.
     pub fn stands_in(&self, service: usize) -> bool {
-        self.visit.gateway.parts.ai[service].offers(&self.request.model).is_none()
+        self.stand_ins.contains(&service)
     }
 
     fn begin(&self, service: usize) -> Result<Call<'_>, Failure> {
@@ -218,11 +224,10 @@ impl Asking {
         self.visit.gateway.parts.ai[service].timeout().min(self.deadline.span)
     }
 
-    /// Whether it proves something against a service that it does not answer within that time, however much of a hurry
-    /// the client is in.
+    /// Whether it proves something against a service that it does not answer within that time: a client in a hurry proves
+    /// nothing, unless it leaves a call all the time that there is for one.
     fn proves(&self, service: usize, within: Duration) -> bool {
-        let usual = self.visit.gateway.parts.ai[service].timeout().min(self.visit.gateway.request_timeout);
-        within >= least(usual)
+        !self.deadline.is_clients || within >= self.visit.gateway.parts.ai[service].timeout()
     }
 
     /// The first part of a stream is there.
@@ -238,10 +243,18 @@ impl Asking {
     fn note(&self, service: usize, within: Duration, refusal: client::Refusal) -> Failure {
         let client::Refusal { failure, body, retry_after, .. } = refusal;
         let is_throttled = matches!(failure, Failure::Throttled(_));
-        self.failures.lock().push(Said { service, is_throttled, body, retry_after });
+        let mut failures = self.failures.lock();
+        failures.retain(|said| said.service != service);
+        failures.push(Said { service, is_throttled, body, retry_after });
+        drop(failures);
         // A call that failed is not paid for.
         self.meter.lock().service = None;
         if failure == Failure::Timeout && !self.proves(service, within) { Failure::GivenUp } else { failure }
+    }
+
+    fn too_late(&self) -> Refusal {
+        let service = self.watch.service();
+        Refusal::too_late().by(service).seen(self.watch.so_far(service))
     }
 
     /// Gives up when the time is over. No `async fn`, which would have room for the work twice.
@@ -250,8 +263,7 @@ impl Asking {
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> impl Future<Output = Result<T, Refusal>> {
         let until = self.visit.gateway.parts.clock.instant(self.deadline.give_up_at());
-        tokio::time::timeout_at(until, work)
-            .map(|done| done.unwrap_or_else(|_| Err(Refusal::too_late().seen(self.watch.so_far()))))
+        tokio::time::timeout_at(until, work).map(|done| done.unwrap_or_else(|_| Err(self.too_late())))
     }
 }
 

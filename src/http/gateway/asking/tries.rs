@@ -36,7 +36,9 @@ impl Asking {
                 Err(refused) => refused,
             };
             let Some(pause) = self.pause(&refused, tries) else {
-                return Err(self.refusal(&refused).seen(self.watch.so_far()));
+                let refusal = self.refusal(&refused);
+                let service = refusal.service().or(self.watch.service());
+                return Err(refusal.seen(self.watch.so_far(service)));
             };
             self.watch.failed();
             tries += 1;
@@ -87,9 +89,10 @@ impl Asking {
             Refused::Busy(busy) => Refusal::busy(*busy, self.visit.gateway.parts.clock.monotonic()),
             Refused::Failed(failed) => {
                 let services = self.visit.gateway.parts.stack.services();
-                let mut failures = std::mem::take(&mut *self.failures.lock()).into_iter();
-                let said = failures.rfind(|said| services[said.service].name == failed.service);
-                let (body, retry_after) = said.map(|said| (said.body, said.retry_after)).unwrap_or_default();
+                let failures = std::mem::take(&mut *self.failures.lock());
+                let retry_after = failures.iter().filter_map(|said| said.retry_after).max();
+                let said = failures.into_iter().find(|said| services[said.service].name == failed.service);
+                let body = said.and_then(|said| said.body);
                 let is_clients_fault = matches!(blame(&failed.failure), Blame::Message | Blame::Hopeless);
                 // What it says of our own trouble with it, of our key for instance, is not for the client.
                 let pause = match failed.failure {
