@@ -40,8 +40,11 @@ enum Weight {
 impl Weight {
     fn of(failure: &Failure) -> Self {
         match blame(failure) {
-            Blame::Service if matches!(failure, Failure::Throttled(_)) => Self::Throttled,
-            Blame::Service => Self::Fault,
+            Blame::Service => match failure {
+                Failure::GivenUp => Self::Misfit,
+                Failure::Throttled(_) => Self::Throttled,
+                _ => Self::Fault,
+            },
             Blame::Setup => Self::Setup,
             Blame::Message if *failure == Failure::UnusableAnswer => Self::Fault,
             Blame::Message | Blame::Hopeless => Self::Misfit,
