@@ -157,11 +157,19 @@ impl Daemon {
         self.child = spawn(&self.folder, &self.arguments, &self.environment);
     }
 
-    /// Waits until the daemon answers.
+    /// Waits until the daemon answers wherever it listens; the public listener is not the first to.
     pub async fn serves(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
+        let public = self.is_public().then(|| self.url("/livez"));
+        let mut awaited: Vec<String> = public.into_iter().chain([self.admin_url("/livez")]).collect();
         loop {
-            if self.client.get(self.admin_url("/livez")).send().await.is_ok_and(|answer| answer.status() == 200) {
+            while let Some(url) = awaited.last() {
+                if !self.client.get(url).send().await.is_ok_and(|answer| answer.status() == 200) {
+                    break;
+                }
+                awaited.pop();
+            }
+            if awaited.is_empty() {
                 return;
             }
             if let Some(status) = self.ended() {
@@ -170,6 +178,19 @@ impl Daemon {
             assert!(Instant::now() < deadline, "the daemon does not serve:\n{}", self.log_tail());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether it takes anything from outside, as its roles say.
+    fn is_public(&self) -> bool {
+        let given = self.arguments.iter().skip_while(|argument| *argument != "--role").skip(1).step_by(2);
+        let mut roles: Vec<String> = given.cloned().collect();
+        if roles.is_empty() {
+            let config = fs::read_to_string(self.folder.path().join("config.toml")).expect("it was written");
+            let table: toml::Table = config.parse().expect("it is TOML");
+            let set = table.get("node").and_then(|node| node.get("roles")).and_then(toml::Value::as_array);
+            roles.extend(set.into_iter().flatten().filter_map(|role| role.as_str().map(str::to_owned)));
+        }
+        roles.is_empty() || roles.iter().any(|role| role == "ingress" || role == "api")
     }
 
     /// kill -9.
