@@ -67,7 +67,7 @@ impl Node {
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let clock = Clock::system();
         let mut registry = Registry::default();
-        let has = |role| config.node.roles.contains(&role);
+        let has = |role| config.node.does(role);
         let (parts, stores, guards) = build::build(config, &clock, &mut registry)?;
         let desks: Arc<[Arc<Desk>]> = (0..DESKS).map(|_| Arc::new(Desk::new(clock.clone()))).collect();
         let public_listener = if has(Role::Ingress) || has(Role::Api) {

@@ -105,7 +105,7 @@ async fn findings(loaded: &Loaded) -> Vec<Finding> {
     findings.push(folder(config));
     findings.extend(rabbitmq::findings(config).await);
     findings.extend(redis::findings(config).await);
-    let does = |roles: &[Role]| roles.iter().any(|role| config.node.roles.contains(role));
+    let does = |roles: &[Role]| roles.iter().any(|role| config.node.does(*role));
     if does(&[Role::Chat, Role::Events, Role::Retry]) {
         findings.push(zendesk(config).await);
     }

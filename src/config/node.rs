@@ -24,6 +24,13 @@ pub struct NodeConfig {
     pub worker_threads: usize,
 }
 
+impl NodeConfig {
+    /// Whether this node does that.
+    pub fn does(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {

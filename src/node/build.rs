@@ -201,7 +201,7 @@ fn ai(config: &Config) -> anyhow::Result<Vec<Ai>> {
 
 /// The API keys, on a node that serves them.
 fn api_keys(config: &Config) -> impl Iterator<Item = &ApiKey> {
-    let serves = config.node.roles.contains(&Role::Api);
+    let serves = config.node.does(Role::Api);
     config.api.keys.iter().filter(move |_| serves)
 }
 

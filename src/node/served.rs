@@ -32,7 +32,7 @@ impl Served<'_> {
     /// The public routes.
     pub fn public(&self, desks: Arc<[Arc<Desk>]>, gateway: Arc<Gateway>) -> impl Answers + use<> {
         let &Self { config, parts, health, inspector, metrics } = self;
-        let has = |role| config.node.roles.contains(&role);
+        let has = |role| config.node.does(role);
         http::public(http::Public {
             parts: parts.clone(),
             desks,

@@ -20,24 +20,20 @@ pub(super) async fn finding(service: &Service) -> Finding {
 
 fn listed(what: String, service: &Service, ai: &Ai, models: &[String]) -> Finding {
     let base_url = &service.base_url;
-    let missing: Vec<&str> =
-        ai.own_models().filter(|own| !own.is_empty() && models.iter().all(|model| model != own)).collect();
     // Azure lists models, and is asked for deployments.
     if service.provider == Provider::Azure {
         return Finding::good(what, format!("{base_url} takes the key"));
     }
+    let missing: Vec<&str> =
+        ai.own_models().filter(|own| !own.is_empty() && models.iter().all(|model| model != own)).collect();
     if missing.is_empty() {
         return Finding::good(what, format!("{base_url} has the model"));
     }
     let detail = format!("{base_url} lists no model {}", missing.join(", "));
-    Finding::warn(
-        what,
-        detail,
-        format!(
-            "it lists {}; check model and models of this service, unless it knows others by another name",
-            some(models)
-        ),
-    )
+    let listed = some(models);
+    let remedy =
+        format!("it lists {listed}; check model and models of this service, unless it knows others by another name");
+    Finding::warn(what, detail, remedy)
 }
 
 /// Enough of them to recognise what was meant.

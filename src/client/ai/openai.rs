@@ -88,8 +88,9 @@ pub(super) fn is_finished(event: &Event, before: bool) -> bool {
     if memmem::find(&event.data, NAME).is_some() { tells(&event.data, NAME) } else { before }
 }
 
-/// Whether there is a field of this name, in its quotes, that is neither null nor an empty text. Each event of a stream has a `usage` and a
-/// `finish_reason` that are (OpenAI's API reference, "The chat completion chunk object"), and need not be read.
+/// Whether there is a field of this name, in its quotes, that is neither null nor an empty text. Most events of a stream
+/// have a `usage` and a `finish_reason` of null (OpenAI's API reference, "The chat completion chunk object"), and need
+/// not be read.
 fn tells(data: &[u8], name: &[u8]) -> bool {
     memmem::find_iter(data, name).any(|at| {
         let rest = data[at + name.len()..].trim_ascii_start();

@@ -109,8 +109,8 @@ impl Stream {
     /// The next part; `None` after the provider has said that this was all, or has ended a complete answer.
     ///
     /// # Errors
-    /// `Connect` when the connection breaks or the stream ends before that, `Timeout` when no event comes for `service.timeout`,
-    /// `Garbled` when what comes is no stream of events, and what an error within the stream says
+    /// `Connect` when the connection breaks or the stream ends before that, `Timeout` when no event comes for
+    /// `service.timeout`, `Garbled` when what comes is no stream of events, and what an error within the stream says
     /// (`Unavailable`, `Throttled`, `ContentRefused`). After an error the stream is over: drop it.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         loop {

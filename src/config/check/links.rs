@@ -83,15 +83,15 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 
 fn api_keys(keys: &[ApiKey], rules: &mut Rules) {
     rules.names(keys.iter().map(|key| key.name.as_str()), "api.keys", "name");
+    let digests: Vec<Option<String>> = keys.iter().map(ApiKey::digest).collect();
     for (index, key) in keys.iter().enumerate() {
-        let at = format!("api.keys[{index}].key");
+        let (at, digest) = (format!("api.keys[{index}].key"), &digests[index]);
         rules.present(key.key.expose(), &at, "write a long random string");
         let start = key.key.expose().get(..HASHED.len()).unwrap_or_default();
         let misspelt = start != HASHED && start.eq_ignore_ascii_case(HASHED);
         let remedy = "write sha256: in small letters, and the 64 hex digits that `printf %s KEY | sha256sum` prints";
-        rules.holds(!misspelt && key.digest().is_some(), &at, "begins with sha256: and is no SHA-256", remedy);
-        let same = |other: &&ApiKey| other.digest().is_some() && other.digest() == key.digest();
-        let first = keys[..index].iter().position(|other| same(&other));
+        rules.holds(!misspelt && digest.is_some(), &at, "begins with sha256: and is no SHA-256", remedy);
+        let first = digests[..index].iter().position(|other| other.is_some() && other == digest);
         if let Some(first) = first.filter(|_| !key.key.is_empty()) {
             let other = format!("api.keys[{first}].key");
             rules.together(false, &at, &[&other], format!("is the same as {other}"), "write another one");

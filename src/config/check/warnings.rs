@@ -29,18 +29,14 @@ pub(in crate::config) fn warnings(config: &Config) -> Vec<Warning> {
     warnings
 }
 
-fn does(config: &Config, role: Role) -> bool {
-    config.node.roles.contains(&role)
-}
-
 fn zendesk(config: &Config) -> Vec<Warning> {
     let zendesk = &config.zendesk;
     let every_webhook_is_refused =
-        does(config, Role::Ingress) && zendesk.webhook_secrets.iter().all(|secret| secret.is_empty());
+        config.node.does(Role::Ingress) && zendesk.webhook_secrets.iter().all(|secret| secret.is_empty());
     let rules = [
         (every_webhook_is_refused, "zendesk.webhook_secrets is empty: every webhook is refused"),
         (
-            (does(config, Role::Chat) || does(config, Role::Retry)) && zendesk.key_id.is_empty(),
+            (config.node.does(Role::Chat) || config.node.does(Role::Retry)) && zendesk.key_id.is_empty(),
             "zendesk.key_id is empty: no reply can be posted, messages wait",
         ),
         (
@@ -55,7 +51,7 @@ fn zendesk(config: &Config) -> Vec<Warning> {
 fn trials(config: &Config) -> Vec<Warning> {
     let shadow = "chat.shadow is on: answers are recorded and nothing is posted";
     let faults = "admin.fault_injection is on: an operator can make actors fail";
-    let shadows = does(config, Role::Chat) && config.chat.shadow;
+    let shadows = config.node.does(Role::Chat) && config.chat.shadow;
     applying([(shadows, shadow), (config.admin.fault_injection, faults)], Warning::doubtful)
 }
 
@@ -70,7 +66,7 @@ fn stores(config: &Config) -> Vec<Warning> {
     let mut warnings = applying([(without_password, password)], |text| {
         Warning::doubtful(text).with_remedy("set it in the file or as TIDEGATE__BROKER__RABBITMQ__PASSWORD")
     });
-    let chats = does(config, Role::Chat);
+    let chats = config.node.does(Role::Chat);
     let pairs = [
         (
             chats && rabbitmq && !redis,
@@ -86,7 +82,7 @@ fn stores(config: &Config) -> Vec<Warning> {
 }
 
 fn services(config: &Config) -> Vec<Warning> {
-    let asks = does(config, Role::Chat) || does(config, Role::Api);
+    let asks = config.node.does(Role::Chat) || config.node.does(Role::Api);
     let services = config.ai.services.iter().enumerate().filter(|_| asks);
     let warning = |(index, service): (usize, &Service)| {
         let whose = format!("ai.services[{index}]");
@@ -104,11 +100,11 @@ fn services(config: &Config) -> Vec<Warning> {
 
 /// Who may use `/v1`, and what for.
 fn gateway(config: &Config) -> Vec<Warning> {
-    if !does(config, Role::Api) {
+    if !config.node.does(Role::Api) {
         return Vec::new();
     }
     let keys = &config.api.keys;
-    let is_all_there_is = keys.is_empty() && !does(config, Role::Chat) && !does(config, Role::Ingress);
+    let is_all_there_is = keys.is_empty() && !config.node.does(Role::Chat) && !config.node.does(Role::Ingress);
     let mut warnings = applying([(is_all_there_is, "api.keys is empty: everyone is refused on /v1")], Warning::missing);
     let offered = |model: &String| {
         let mut services = config.ai.services.iter();
@@ -124,25 +120,28 @@ fn gateway(config: &Config) -> Vec<Warning> {
 }
 
 /// Secrets that were to be put in by somebody else.
-fn left_alone(config: &Config) -> Vec<Warning> {
+fn left_alone<'a>(config: &'a Config) -> Vec<Warning> {
     let zendesk = &config.zendesk;
-    let several = |list: &str, field: &str, secrets: Vec<&Secret>| {
-        let named = secrets.into_iter().cloned().enumerate();
+    let several = |list: &str, field: &str, secrets: &mut dyn Iterator<Item = &'a Secret>| {
+        let named = secrets.enumerate();
         named.map(|(index, secret)| (format!("{list}[{index}]{field}"), secret)).collect::<Vec<_>>()
     };
-    let mut secrets = vec![
-        ("zendesk.key_secret".to_owned(), zendesk.key_secret.clone()),
-        ("broker.rabbitmq.password".to_owned(), config.broker.rabbitmq.password.clone()),
-        ("state.redis.password".to_owned(), config.state.redis.password.clone()),
+    let (keys, tokens) = (config.api.keys.iter(), config.admin.tokens.iter());
+    let services = config.ai.services.iter();
+    let secrets = [
+        vec![
+            ("zendesk.key_secret".to_owned(), &zendesk.key_secret),
+            ("broker.rabbitmq.password".to_owned(), &config.broker.rabbitmq.password),
+            ("state.redis.password".to_owned(), &config.state.redis.password),
+        ],
+        several("zendesk.webhook_secrets", "", &mut zendesk.webhook_secrets.iter()),
+        several("zendesk.support_webhook_secrets", "", &mut zendesk.support_webhook_secrets.iter()),
+        several("admin.tokens", ".token", &mut tokens.map(|token| &token.token)),
+        several("api.keys", ".key", &mut keys.map(|key| &key.key)),
+        several("ai.services", ".api_key", &mut services.map(|service| &service.api_key)),
     ];
-    secrets.extend(several("zendesk.webhook_secrets", "", zendesk.webhook_secrets.iter().collect()));
-    secrets.extend(several("zendesk.support_webhook_secrets", "", zendesk.support_webhook_secrets.iter().collect()));
-    secrets.extend(several("admin.tokens", ".token", config.admin.tokens.iter().map(|token| &token.token).collect()));
-    secrets.extend(several("api.keys", ".key", config.api.keys.iter().map(|key| &key.key).collect()));
-    let services = config.ai.services.iter().map(|service| &service.api_key);
-    secrets.extend(several("ai.services", ".api_key", services.collect()));
-    let literal = secrets.iter().filter(|(_, secret)| secret.expose().starts_with("${"));
-    let warning = |(key, _): &(String, Secret)| {
+    let literal = secrets.into_iter().flatten().filter(|(_, secret)| secret.expose().starts_with("${"));
+    let warning = |(key, _): (String, &Secret)| {
         Warning::doubtful(format!("{key} begins with ${{: nothing is put in here, it is taken as it stands"))
             .with_remedy("leave it out and set the variable TIDEGATE__SECTION__KEY")
     };
@@ -158,7 +157,7 @@ fn shared_time(config: &Config) -> Option<String> {
     let [first, next, ..] = &config.ai.services[..] else { return None };
     let request = config.http.request_timeout;
     let enough = first.timeout + next.timeout / 2;
-    let shares = does(config, Role::Api) && config.api.stand_in && !config.api.keys.is_empty();
+    let shares = config.node.does(Role::Api) && config.api.stand_in && !config.api.keys.is_empty();
     let left = request.saturating_sub(next.timeout.min(request) / 2);
     (shares && left < first.timeout).then(|| {
         let [request, left, all, enough] = [request, left, first.timeout, enough].map(format_duration);
@@ -169,9 +168,9 @@ fn shared_time(config: &Config) -> Option<String> {
 }
 
 fn slow_bursts(config: &Config) -> impl Iterator<Item = String> {
-    let asks = does(config, Role::Chat) || does(config, Role::Api);
+    let asks = config.node.does(Role::Chat) || config.node.does(Role::Api);
     let services = config.ai.services.iter().filter(move |_| asks);
-    let keys = config.api.keys.iter().filter(|_| does(config, Role::Api));
+    let keys = config.api.keys.iter().filter(|_| config.node.does(Role::Api));
     let services = services.enumerate().map(|(index, service)| (format!("ai.services[{index}]"), &service.limits));
     let keys = keys.enumerate().map(|(index, key)| (format!("api.keys[{index}]"), &key.limits));
     services.chain(keys).filter_map(|(whose, limits)| slow_burst(&whose, limits))

@@ -11,8 +11,8 @@ const ANSWER_TOKENS_MAX: u64 = 4096;
 /// Answers to one question that are counted.
 const ANSWERS_MAX: u64 = 128;
 
-/// The rule of thumb of OpenAI's tokenizer guide.
-const BYTES_PER_TOKEN: u64 = 4;
+/// Of what is written, by the rule of thumb of OpenAI's tokenizer guide.
+pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// An image, a sound or a document that lies in the question, of whatever size. An image of 1024 x 1024 takes 765 tokens
 /// (OpenAI, guide "Images and vision") to 1,400 (Anthropic, "Vision").

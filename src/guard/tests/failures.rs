@@ -9,24 +9,19 @@ async fn a_failure_of_the_message_is_not_carried_to_the_next_service() {
     assert_eq!((failed.service, chain.asked().as_slice()), ("first", ["first"].as_slice()));
 }
 
+fn with_stand_ins<'a>(chain: &Chain, stand_ins: &'a [usize]) -> Question<'a> {
+    Question { stand_ins, ..chain.question("c") }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_one_refuses_in_anothers_place_is_no_verdict() {
-    let ask =
-        async |chain: &Chain, stand_ins: &[usize], answers: &(dyn Fn(usize) -> Result<Answer, Failure> + Sync)| {
-            let question = Question { stand_ins, ..chain.question("c") };
-            let asking = chain.stack.ask(question, chain, |index| std::future::ready(answers(index)));
-            tokio::select! {
-                asked = asking => asked,
-                () = chain.serve() => unreachable!("it serves for ever"),
-            }
-        };
     for refusal in [Failure::Rejected(400), Failure::ContentRefused] {
         let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS), ("third", NO_LIMITS)]);
         let answers = |index: usize| Err([Failure::Unavailable(500), refusal.clone(), refusal.clone()][index].clone());
-        let failed = ask(&chain, &[1, 2], &answers).await.unwrap_err();
+        let failed = chain.put(with_stand_ins(&chain, &[1, 2]), answers).await.unwrap_err();
         assert_eq!((failed.service, failed.failure), ("first", Failure::Unavailable(500)));
         assert_eq!(chain.asked(), ["first", "second", "third"], "the third may take what the second does not");
-        let failed = ask(&chain, &[2], &answers).await.unwrap_err();
+        let failed = chain.put(with_stand_ins(&chain, &[2]), answers).await.unwrap_err();
         assert_eq!((failed.service, failed.failure), ("second", refusal.clone()), "what it offers itself it can judge");
     }
     let chain = Chain::new(&[("first", NO_LIMITS), ("second", NO_LIMITS)]);
@@ -39,7 +34,7 @@ async fn what_one_refuses_in_anothers_place_is_no_verdict() {
         std::future::pending::<()>().await;
     };
     let answer = tokio::select! {
-        answer = ask(&chain, &[1], &first_is_back) => answer,
+        answer = chain.put(with_stand_ins(&chain, &[1]), first_is_back) => answer,
         () = comes_back => unreachable!(),
     };
     assert!(answer.is_ok());

@@ -92,7 +92,16 @@ impl Chain {
         conversation: &str,
         answers: impl Fn(usize) -> Result<Answer, Failure> + Sync,
     ) -> Result<Answer, Failed> {
-        let asking = self.stack.ask(self.question(conversation), self, |index| std::future::ready(answers(index)));
+        self.put(self.question(conversation), answers).await
+    }
+
+    /// The same with any question.
+    async fn put(
+        &self,
+        question: Question<'_>,
+        answers: impl Fn(usize) -> Result<Answer, Failure> + Sync,
+    ) -> Result<Answer, Failed> {
+        let asking = self.stack.ask(question, self, |index| std::future::ready(answers(index)));
         tokio::select! {
             asked = asking => asked,
             () = self.serve() => unreachable!("it serves for ever"),

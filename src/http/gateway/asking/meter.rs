@@ -3,15 +3,15 @@
 use super::Asking;
 use crate::{
     actors::Payer,
-    domain::{answer::Tokens, completion::Kind},
+    domain::{
+        answer::Tokens,
+        completion::{BYTES_PER_TOKEN, Kind},
+    },
     http::gateway::models,
 };
 
 /// Of a stream's bytes that hold one token: a part has about 250 of them around it.
-const STREAM_BYTES_PER_TOKEN: usize = 250;
-
-/// The same of a whole answer, as of a question.
-const ANSWER_BYTES_PER_TOKEN: usize = 4;
+const STREAM_BYTES_PER_TOKEN: u64 = 250;
 
 /// What a call that is under way has used so far.
 #[derive(Default)]
@@ -26,11 +26,12 @@ pub(super) struct Meter {
 impl Meter {
     /// A guess, where the service does not tell. Vectors are no tokens.
     fn answer_tokens(&self, kind: Kind) -> u64 {
-        let bytes = match kind {
-            Kind::Chat => self.stream_bytes / STREAM_BYTES_PER_TOKEN + self.answer_bytes / ANSWER_BYTES_PER_TOKEN,
+        match kind {
+            Kind::Chat => {
+                self.stream_bytes as u64 / STREAM_BYTES_PER_TOKEN + self.answer_bytes as u64 / BYTES_PER_TOKEN
+            }
             Kind::Embeddings => 0,
-        };
-        bytes as u64
+        }
     }
 }
 
