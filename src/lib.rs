@@ -43,3 +43,7 @@ pub mod node;
 pub mod simulate;
 
 pub mod cli;
+
+#[cfg(test)]
+#[path = "../tests/it/ports.rs"]
+mod ports;

@@ -1,14 +1,14 @@
 //! The daemon under load, and what the system says of it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use tempfile::TempDir;
 
-use crate::client::SECRET;
+use crate::{client::SECRET, ports::free_address};
 
 /// A running daemon; ended with its handle.
 pub struct Daemon {
@@ -27,10 +27,7 @@ pub fn folder() -> TempDir {
 impl Daemon {
     /// Starts it and waits until it takes connections.
     pub async fn start(role: Option<&str>, settings: &[(&str, String)]) -> Self {
-        // Bound together, so that they are not the same.
-        let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
-        let [public, admin] = bound.each_ref().map(|listener| listener.local_addr().expect("it is bound"));
-        drop(bound);
+        let [public, admin] = [(); 2].map(|()| free_address());
         let folder = folder();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.arg("run").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -17,13 +17,13 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 
 use self::{
     load::{Timed, closed, paced},
-    process::{Process, free_address},
+    process::Process,
     report::{Seen, Streams, by_peers, by_ratio, goals},
     simulator::Simulator,
     streams::beside_slow,
     target::{KEY, MODEL, Target},
 };
-use crate::{Options, daemon::Daemon};
+use crate::{Options, daemon::Daemon, ports::free_address};
 
 /// Characters of an answer: three sentences.
 const REPLY_CHARS: usize = 400;

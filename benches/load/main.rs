@@ -17,6 +17,8 @@ mod guards;
 mod http;
 mod ingest;
 mod memory;
+#[path = "../../tests/it/ports.rs"]
+mod ports;
 #[allow(dead_code, unused_imports, reason = "the integration tests use what this does not")]
 #[path = "../../tests/it/support/rabbitmq.rs"]
 mod rabbitmq;

@@ -49,6 +49,7 @@ mod official_client_gateway;
 mod old_environment;
 mod openapi;
 mod operations;
+mod ports;
 mod problems;
 mod prometheus;
 mod quarantine;

@@ -5,7 +5,10 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 
-use crate::support::{ANYWHERE, SOON, command::tidegate, eventually, free_port, rabbitmq, redis::Redis};
+use crate::{
+    ports::free_port,
+    support::{ANYWHERE, SOON, command::tidegate, eventually, rabbitmq, redis::Redis},
+};
 
 /// As it lay beside the old stack.
 const FILE: &str = include_str!("env.production");

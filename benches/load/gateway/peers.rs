@@ -12,9 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    process::{Process, free_address},
+    process::Process,
     target::{KEY, MODEL, Target},
 };
+use crate::ports::free_address;
 
 /// LiteLLM imports for half a minute on a cold disk.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);

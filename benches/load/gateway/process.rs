@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
     os::unix::{fs::FileExt, process::CommandExt},
     process::{Child, Command, Stdio},
 };
@@ -25,12 +24,6 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Memory in RAM.
     pub mib: f64,
-}
-
-/// A port that is free.
-pub fn free_address() -> SocketAddr {
-    let bound = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    bound.local_addr().expect("it is bound")
 }
 
 impl Process {

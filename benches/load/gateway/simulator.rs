@@ -4,7 +4,8 @@ use std::{net::SocketAddr, process::Command};
 
 use serde_json::{Value, json};
 
-use super::process::{Process, free_address};
+use super::process::Process;
+use crate::ports::free_address;
 
 /// A running simulator.
 pub struct Simulator {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -13,6 +13,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tidegate::simulate::{Ai, Zendesk};
 use tokio::{net::TcpStream, time::Instant};
+
+use crate::ports::free_address;
 
 /// The bearer key of `/v1` in tests.
 pub const KEY: &str = "test-api-key";
@@ -61,17 +63,6 @@ pub struct Daemon {
     client: reqwest::Client,
 }
 
-/// Two ports that are free; bound together, so that they are not the same.
-fn free_ports() -> [SocketAddr; 2] {
-    let bound = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
-    bound.each_ref().map(|listener| listener.local_addr().expect("it is bound"))
-}
-
-/// A port that is free.
-pub fn free_port() -> u16 {
-    free_ports()[0].port()
-}
-
 /// Lays one table over another.
 fn lay(below: &mut toml::Table, above: toml::Table) {
     for (key, value) in above {
@@ -100,7 +91,7 @@ impl Daemon {
     pub async fn start_with(arguments: &[&str], config: &str, zendesk: &Zendesk, ai: &Ai) -> Self {
         tidegate::cli::tls();
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let [public, admin] = free_ports();
+        let [public, admin] = [(); 2].map(|()| free_address());
         let mut table: toml::Table = BASE.parse().expect("the base is TOML");
         let of = zendesk.options();
         let data = folder.path().join("data");

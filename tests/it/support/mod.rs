@@ -22,7 +22,7 @@ use tidegate::simulate::{Ai, Zendesk, ai, zendesk};
 use tokio::time::Instant;
 
 pub use balancer::{Balancer, p99};
-pub use daemon::{Daemon, KEY, free_port, metric};
+pub use daemon::{Daemon, KEY, metric};
 pub use fleet::Fleet;
 pub use proxy::Proxy;
 

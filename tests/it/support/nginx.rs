@@ -10,7 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Daemon, daemon::free_port};
+use super::Daemon;
+use crate::ports::free_address;
 
 /// What stands in `upstream.conf` for the nodes.
 const NODE: &str = "    server 127.0.0.1:8000 max_fails=0;\n";
@@ -28,7 +29,7 @@ impl Nginx {
     /// Starts one before these daemons, who may not run yet.
     pub async fn before(daemons: &[&Daemon]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let address = free_address();
         configure(folder.path(), address, daemons);
         let child = Command::new(program())
             .args(["-p".as_ref(), folder.path(), "-c".as_ref(), &folder.path().join("nginx.conf")])

@@ -11,7 +11,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Daemon, daemon::free_port, eventually};
+use super::{Daemon, eventually};
+use crate::ports::free_address;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -27,7 +28,7 @@ impl Prometheus {
     /// Starts one that scrapes this daemon.
     pub async fn scraping(daemon: &Daemon) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let address = free_address();
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
         let config = format!(
             "global: {{ scrape_interval: 500ms, evaluation_interval: 500ms }}\n\

@@ -14,7 +14,7 @@ mod definitions;
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -28,6 +28,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub use self::{certificates::Certificates, cluster::Cluster, definitions::definitions};
+use crate::ports::free_port;
 
 /// A loaded machine takes 40 s to boot one server, and 80 s for three of a cluster.
 const STARTS_WITHIN: Duration = Duration::from_secs(180);
@@ -37,9 +38,6 @@ const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a server is asked.
 const POLL: Duration = Duration::from_millis(50);
-
-/// A port that was free may be taken a moment later by somebody else.
-const PORTS_TRIED: usize = 3;
 
 /// Partitions of a daemon that a test starts.
 pub const PARTITIONS: usize = 8;
@@ -114,17 +112,13 @@ impl Rabbit {
 
     /// The same, with settings that only an `advanced.config` can make: a list of Erlang's pairs for `rabbit`.
     pub fn with_advanced(config: &str, rabbit: &str) -> Self {
-        for _ in 0..PORTS_TRIED {
-            let epmd = Epmd::start();
-            let mut server = Server::prepare("one", epmd.port, config);
-            fs::write(server.folder.path().join("advanced.config"), format!("[{{rabbit, [{rabbit}]}}]."))
-                .expect("it can be written");
-            server.boot();
-            if server.answers() {
-                return Self { server, epmd };
-            }
-        }
-        panic!("RabbitMQ does not start");
+        let epmd = Epmd::start();
+        let mut server = Server::prepare("one", epmd.port, config);
+        fs::write(server.folder.path().join("advanced.config"), format!("[{{rabbit, [{rabbit}]}}]."))
+            .expect("it can be written");
+        server.boot();
+        server.await_answer();
+        Self { server, epmd }
     }
 
     /// Its address as `host:port`.
@@ -156,7 +150,7 @@ impl Rabbit {
     /// Starts it again and waits until it answers.
     pub fn restart(&mut self) {
         self.boot();
-        assert!(self.server.answers(), "RabbitMQ starts again");
+        self.server.await_answer();
     }
 
     /// Stops the process where it is, or lets it go on: it accepts connections and does not answer.
@@ -311,27 +305,32 @@ impl Server {
 
     fn boot(&mut self) {
         let mut command = self.command("rabbitmq-server");
-        let started = command.arg("-noinput").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let said = fs::File::create(self.folder.path().join("said")).expect("it can be written");
+        let complains = said.try_clone().expect("a file can be opened twice");
+        let started = command.arg("-noinput").stdout(said).stderr(complains).spawn();
         self.child = started.unwrap_or_else(|error| {
             panic!("rabbitmq-server cannot be started ({error}); install rabbitmq-server (scripts/test does)")
         });
     }
 
-    /// Waits until it answers; `false` if it has ended instead.
-    fn answers(&mut self) -> bool {
+    /// Waits until it answers.
+    fn await_answer(&mut self) {
         let mut waited = Duration::ZERO;
         let address: SocketAddr = ([127, 0, 0, 1], self.port).into();
-        loop {
-            if speaks_amqp(address) {
-                return true;
-            }
-            if self.child.try_wait().expect("it is our child").is_some() {
-                return false;
-            }
-            assert!(waited < STARTS_WITHIN, "RabbitMQ does not answer in time");
+        while !speaks_amqp(address) {
+            let ended = self.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "RabbitMQ ended ({ended:?}):\n{}", self.told());
+            assert!(waited < STARTS_WITHIN, "RabbitMQ does not answer in time:\n{}", self.told());
             std::thread::sleep(POLL);
             waited += POLL;
         }
+    }
+
+    /// What it said since it was booted, and its log.
+    fn told(&self) -> String {
+        let log = self.folder.path().join("log").join(format!("{}.log", self.name));
+        let files = [self.folder.path().join("said"), log];
+        files.map(|file| fs::read_to_string(file).unwrap_or_default()).join("\n")
     }
 
     fn pid(&self) -> Pid {
@@ -389,9 +388,4 @@ fn speaks_amqp(address: SocketAddr) -> bool {
         .and_then(|()| stream.write_all(b"AMQP\0\0\x09\x01"))
         .and_then(|()| stream.read_exact(&mut first));
     heard.is_ok() && first == [1]
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
 }

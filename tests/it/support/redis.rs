@@ -13,7 +13,7 @@ mod resp;
 mod sentinels;
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -23,12 +23,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub use self::{certificates::Certificates, cluster::Cluster, sentinels::Sentinels};
+use crate::ports::free_address;
 
 /// How long a server may take to answer after it was started, and a group of them to agree.
 const STARTS_WITHIN: Duration = Duration::from_secs(40);
-
-/// A port that was free may be taken a moment later by somebody else.
-const PORTS_TRIED: usize = 5;
 
 /// Turns persistence off.
 const FLEETING: [&str; 4] = ["--save", "", "--appendonly", "no"];
@@ -78,23 +76,17 @@ impl Redis {
 
     fn launch(program: &'static str, args: &[&str], credentials: &[&str], certificates: Option<&Certificates>) -> Self {
         let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        for _ in 0..PORTS_TRIED {
-            let folder = tempfile::tempdir().expect("a temporary folder can be made");
-            let mut args = owned(args);
-            let plain = free_address();
-            let address = certificates.map_or(plain, |_| free_address());
-            if let Some(certificates) = certificates {
-                args.extend(certificates.arguments(address.port()));
-            }
-            let child = spawn(program, folder.path(), plain, &args);
-            let credentials = owned(credentials);
-            let mut server = Self { program, child, folder, address, plain, args, credentials };
-            if server.answers() {
-                return server;
-            }
-            server.kill();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut args = owned(args);
+        let plain = free_address();
+        let address = certificates.map_or(plain, |_| free_address());
+        if let Some(certificates) = certificates {
+            args.extend(certificates.arguments(address.port()));
         }
-        panic!("{program} does not start with {args:?}");
+        let child = spawn(program, folder.path(), plain, &args);
+        let mut server = Self { program, child, folder, address, plain, args, credentials: owned(credentials) };
+        server.await_answer();
+        server
     }
 
     /// Its address as `host:port`.
@@ -113,7 +105,7 @@ impl Redis {
     pub fn restart(&mut self) {
         self.kill();
         self.child = spawn(self.program, self.folder.path(), self.plain, &self.args);
-        assert!(self.answers(), "{} starts again", self.program);
+        self.await_answer();
     }
 
     /// Stops the process where it is, or lets it go on: it accepts connections and does not answer.
@@ -145,15 +137,12 @@ impl Redis {
         resp::ask(self.plain, &credentials, command)
     }
 
-    /// Waits until it answers; `false` if it has ended instead.
-    fn answers(&mut self) -> bool {
-        let mut ended = false;
+    fn await_answer(&mut self) {
         wait_for("the server answers", || {
-            ended = self.child.try_wait().expect("it is our child").is_some();
-            let listens = TcpStream::connect(self.address).is_ok() && TcpStream::connect(self.plain).is_ok();
-            ended || listens
+            let ended = self.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "{} ended ({ended:?}) with {:?}", self.program, self.args);
+            TcpStream::connect(self.address).is_ok() && TcpStream::connect(self.plain).is_ok()
         });
-        !ended
     }
 }
 
@@ -161,11 +150,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound")
 }
 
 fn spawn(program: &str, folder: &Path, address: SocketAddr, args: &[String]) -> Child {

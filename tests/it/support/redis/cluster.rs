@@ -1,6 +1,7 @@
 //! A Redis Cluster.
 
-use super::{FLEETING, Redis, free_address, wait_for};
+use super::{FLEETING, Redis, wait_for};
+use crate::ports::free_port;
 
 const MASTERS: usize = 3;
 const SLOTS: usize = 16_384;
@@ -22,7 +23,7 @@ impl Cluster {
         let timeout = ms.to_string();
         let nodes: Vec<Redis> = (0..2 * MASTERS)
             .map(|_| {
-                let bus = free_address().port().to_string();
+                let bus = free_port().to_string();
                 let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", &timeout];
                 Redis::with(&[&FLEETING[..], &cluster].concat())
             })
