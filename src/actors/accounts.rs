@@ -55,7 +55,7 @@ type Sums<const N: usize> = Family<Labels<N>, Sum>;
 impl Account {
     /// Tokens used.
     pub fn tokens(&self) -> Tokens {
-        Tokens { input: self.input.get(), output: self.output.get() }
+        Tokens { input: self.input.get(), output: self.output.get(), ..Tokens::default() }
     }
 
     /// What they cost, in the currency of the prices.

@@ -6,14 +6,20 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::timeout;
 
 use super::roster::Card;
 use crate::{
-    guard::Allowance,
+    guard::{Allowance, BudgetUse},
     state::{self, Shared},
-    telemetry::Clock,
+    telemetry::{Clock, series::label},
 };
 
 /// How often it tells; what a budget may be overdrawn by (see [`Allowance`]) depends on it.
@@ -116,6 +122,34 @@ pub(super) async fn learn(state: &Shared, allowances: &[Arc<Allowance>]) {
     });
     if timeout(AT_MOST, join_all(learnt)).await.is_err() {
         tracing::warn!("what API keys have used before is not known yet; each goes by what it uses here");
+    }
+}
+
+/// `tidegate_api_budget_tokens{key}` and `tidegate_api_budget_used_tokens{key}`, read when scraped.
+struct Standings(Vec<Arc<Allowance>>);
+
+impl std::fmt::Debug for Standings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("allowance::Standings")
+    }
+}
+
+/// Shows of each key with a budget how much of it is used.
+pub(super) fn show(registry: &mut Registry, allowances: &[Arc<Allowance>]) {
+    registry.register_collector(Box::new(Standings(allowances.to_vec())));
+}
+
+impl Collector for Standings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut show = |name, help, tokens: fn(BudgetUse) -> u64| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            self.0.iter().try_for_each(|allowance| {
+                let gauge = ConstGauge::new(tokens(allowance.standing()));
+                gauge.encode(family.encode_family(&[("key", label(allowance.name()))])?)
+            })
+        };
+        show("tidegate_api_budget_tokens", "Tokens that a key may use in a month", |of| of.budget)?;
+        show("tidegate_api_budget_used_tokens", "Those used in this month on all nodes", |of| of.used)
     }
 }
 

@@ -116,6 +116,11 @@ pub use self::{
     tree::{Branches, Tree, grow},
 };
 
+/// What the limiter of an API key is called, among those of the services.
+pub fn limiter_of(key: &str) -> String {
+    format!("key:{key}")
+}
+
 /// What the actors work with. Made once by the node, shared by all.
 pub struct Parts {
     /// The queue.
@@ -144,8 +149,8 @@ pub struct Parts {
     pub posts: Arc<Permits>,
     /// How many replies may be posted at once.
     pub posting: Bulkhead,
-    /// The limiters of those API keys that are limited, by the key's name.
-    pub key_limits: Vec<(String, Arc<Permits>)>,
+    /// The limiters of those API keys that are limited, by their own names ([`limiter_of`]).
+    pub key_limits: Vec<(&'static str, Arc<Permits>)>,
     /// The monthly budgets of those API keys that have one.
     pub allowances: Vec<Arc<Allowance>>,
     /// What was used of the AI services, and by whom.

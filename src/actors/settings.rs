@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state --each second, and at once where it was ordered--> refresh --> looked at before anything is taken or said
-//!                                                             `------> breakers, limiters and slots of the services
+//!                                                             `------> breakers and slots of the services, limiters
 //! ```
 //! The state keeps it (`state/settings.rs`), so that it is seen on all nodes. What ends with a run of a process is taken
 //! back by whoever notices that it has ended.
@@ -18,7 +18,7 @@ pub use self::order::{Mute, Order, OtherLimits, Pool};
 use super::Parts;
 use crate::{
     domain::{ids::ConversationId, job::Job},
-    guard::{Gate, Service, breaker::Mode},
+    guard::{Gate, Permits, Service, breaker::Mode},
     state::{
         self,
         settings::{All, Setting},
@@ -173,6 +173,9 @@ pub(super) async fn refresh(parts: &Parts) -> Result<(), state::Error> {
     if let Some(all) = parts.state.settings(before.version).await? {
         let now = Arc::new(Known::of(all, parts.nodes.id()));
         parts.stack.services().iter().for_each(|service| apply(service, &before, &now));
+        for (name, permits) in &parts.key_limits {
+            limit(name, permits, &before, &now);
+        }
         settings.known.store(now);
         settings.changes.send_modify(|changes| *changes += 1);
     }
@@ -203,12 +206,19 @@ fn apply(service: &Service, before: &Known, now: &Known) {
         tracing::warn!(ai.service = name, mode = ?now.mode(name), "an operator decides about a breaker");
         service.gate.force(now.mode(name));
     }
-    let limits = now.limits(name);
-    if before.limits(name) != limits {
-        tracing::warn!(ai.service = name, ?limits, "an operator sets other limits");
-        service.permits.set_limits(limits.over(service.permits.configured()));
+    if let Some(limits) = limit(name, &service.permits, before, now) {
         service.bulkhead.set_limit(limits.concurrency.unwrap_or(service.bulkhead.configured()));
     }
+}
+
+/// Has a limiter go by what is set now; that, if it is something else than before.
+fn limit(name: &str, permits: &Permits, before: &Known, now: &Known) -> Option<OtherLimits> {
+    let limits = now.limits(name);
+    (before.limits(name) != limits).then(|| {
+        tracing::warn!(limiter = name, ?limits, "an operator sets other limits");
+        permits.set_limits(limits.over(permits.configured()));
+        limits
+    })
 }
 
 #[cfg(test)]

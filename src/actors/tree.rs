@@ -71,6 +71,7 @@ pub async fn grow(
     registry: &mut Registry,
 ) -> Result<Tree, SpawnErr> {
     Census::register(registry, parts);
+    allowance::show(registry, &parts.allowances);
     let grower = Grower { parts };
     // Before anybody works: what is known of holders may be out of date.
     if let Err(error) = reconcile::note_alive(parts, desks).await {
@@ -146,9 +147,7 @@ impl Grower<'_> {
             children.push(self.limiter(service.name, service.permits.clone()));
         }
         children.push(self.limiter("zendesk", self.parts.posts.clone()));
-        for (key, permits) in &self.parts.key_limits {
-            children.push(self.limiter(&format!("key:{key}"), permits.clone()));
-        }
+        children.extend(self.parts.key_limits.iter().map(|(name, permits)| self.limiter(name, permits.clone())));
         children.extend(self.parts.allowances.iter().map(|allowance| self.allowance(allowance)));
         self.supervisor("node/guards", children)
     }

@@ -47,6 +47,8 @@ pub enum Provider {
 pub struct Price {
     /// Of the question.
     pub input: f64,
+    /// Of what the provider had of the question in its own cache; 0: as much as of the question.
+    pub cached_input: f64,
     /// Of the answer.
     pub output: f64,
 }
@@ -60,6 +62,9 @@ pub struct ModelPrice {
     /// Of a million tokens of the question.
     #[serde(default)]
     pub input: f64,
+    /// Of a million tokens that the provider had of the question in its own cache; 0: as much as of the question.
+    #[serde(default)]
+    pub cached_input: f64,
     /// Of a million tokens of the answer.
     #[serde(default)]
     pub output: f64,
@@ -68,14 +73,17 @@ pub struct ModelPrice {
 impl ModelPrice {
     /// The price alone.
     pub fn price(&self) -> Price {
-        Price { input: self.input, output: self.output }
+        Price { input: self.input, cached_input: self.cached_input, output: self.output }
     }
 }
 
 impl Price {
     /// What so many tokens cost.
     pub fn of(&self, tokens: Tokens) -> f64 {
-        (tokens.input as f64 * self.input + tokens.output as f64 * self.output) / 1e6
+        let cached_input = if self.cached_input > 0.0 { self.cached_input } else { self.input };
+        let cached = tokens.cached_input.min(tokens.input);
+        let parts = [(tokens.input - cached, self.input), (cached, cached_input), (tokens.output, self.output)];
+        parts.iter().map(|(tokens, price)| *tokens as f64 * price).sum::<f64>() / 1e6
     }
 
     /// Whether nothing is known of what tokens cost.
@@ -142,6 +150,26 @@ impl<L: Default, B: Default> Default for AiService<L, B> {
             prices: Vec::new(),
             limits: L::default(),
             breaker: B::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_from_the_providers_cache_cost_what_they_are_said_to_cost_or_like_others() {
+        let tokens = |input, cached_input| Tokens { input, cached_input, output: 1 };
+        let price = |cached_input| Price { input: 4e6, cached_input, output: 8e6 };
+        for (cached_input, tokens, cost) in [
+            (0.0, tokens(10, 5), 48.0),
+            (1e6, tokens(10, 5), 33.0),
+            (1e6, tokens(10, 0), 48.0),
+            (1e6, tokens(0, 0), 8.0),
+            (1e6, tokens(2, 5), 10.0),
+        ] {
+            assert_eq!(price(cached_input).of(tokens), cost, "{tokens:?} at {cached_input}");
         }
     }
 }

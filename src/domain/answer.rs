@@ -20,6 +20,8 @@ pub struct Answer {
 pub struct Tokens {
     /// By the question.
     pub input: u64,
+    /// Of these, those that the provider had in its own cache.
+    pub cached_input: u64,
     /// By the answer.
     pub output: u64,
 }

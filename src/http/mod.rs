@@ -244,7 +244,7 @@ fn controls() -> Router<Admin> {
     Router::new()
         .route("/admin/settings", get(controls::list))
         .route("/admin/breakers/{service}", put(controls::breaker))
-        .route("/admin/limiters/{service}", put(controls::limits).delete(controls::configured_limits))
+        .route("/admin/limiters/{name}", put(controls::limits).delete(controls::configured_limits))
         .route("/admin/pools/{pool}/{action}", post(controls::pool))
         .route("/admin/nodes/{id}/{action}", post(controls::node))
         .route("/admin/mutes", post(controls::mute))

@@ -205,10 +205,13 @@ fn api_keys(config: &Config) -> impl Iterator<Item = &ApiKey> {
     config.api.keys.iter().filter(move |_| serves)
 }
 
-fn key_limits(config: &Config, permits: &dyn Fn(&'static str, Limits) -> Arc<Permits>) -> Vec<(String, Arc<Permits>)> {
+fn key_limits(
+    config: &Config,
+    permits: &dyn Fn(&'static str, Limits) -> Arc<Permits>,
+) -> Vec<(&'static str, Arc<Permits>)> {
     let limited = api_keys(config).filter(|key| key.limits.limits_anything());
-    let made = limited.map(|key| (key.name.clone(), permits(label(&format!("key:{}", key.name)), key.limits.clone())));
-    made.collect()
+    let named = limited.map(|key| (label(&actors::limiter_of(&key.name)), key.limits.clone()));
+    named.map(|(name, limits)| (name, permits(name, limits))).collect()
 }
 
 fn allowances(config: &Config, clock: &Clock) -> Vec<Arc<Allowance>> {

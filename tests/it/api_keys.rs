@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tidegate::simulate::{
     Ai, Zendesk,
@@ -47,9 +48,40 @@ async fn limits_and_budgets_of_keys_have_actors_of_their_own_and_are_shown() {
     assert!(!guards.to_string().contains("free"), "{guards}");
 }
 
-/// A token of a question costs 1 and one of an answer 2; of the other model ten times as much.
-const PRICES: &str = "[[ai.services]]\nmodels = { small = 'theirs' }\nprice = { input = 1e6, output = 2e6 }\n\
-    prices = [{ model = 'theirs', input = 1e7, output = 2e7 }]\n";
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_set_other_limits_for_a_key_while_it_is_used() {
+    let scene = Scene::with(KEYS).await;
+    let gateway = Gateway::with_key(&scene, "one");
+    let order =
+        async |method, key: &str, body| scene.daemon.order(method, &format!("/admin/limiters/key:{key}"), body).await.0;
+    assert_eq!(order(Method::PUT, "shop", json!({ "concurrency": 1 })).await, 400);
+    assert_eq!(order(Method::PUT, "free", json!({ "per_minute": 1 })).await, 404, "it has no limits");
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, 200);
+    assert_eq!(order(Method::PUT, "shop", json!({ "per_minute": 1 })).await, 200);
+    let limiters = scene.daemon.admin("/admin/limiters").await;
+    let minute = &limiters["key:shop"]["used"][0];
+    assert_eq!((&minute["limit"], &minute["used"], &minute["configured"]), (&json!(1), &json!(1), &json!(1)));
+    let refused = gateway.post("/v1/chat/completions", &chat("simulated")).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("rate_limit_exceeded"))
+    );
+    assert_eq!(order(Method::DELETE, "shop", Value::Null).await, 200);
+    assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, 200);
+    let audit = scene.daemon.admin("/admin/audit").await;
+    assert!(audit.to_string().contains("key:shop"), "{audit}");
+}
+
+/// A token of a question costs 1, or half of that where the provider has it in its cache, and one of an answer 2; of the
+/// other model ten times as much.
+const PRICES: &str = "[[ai.services]]\nmodels = { small = 'theirs' }\n\
+    price = { input = 1e6, cached_input = 5e5, output = 2e6 }\n\
+    prices = [{ model = 'theirs', input = 1e7, cached_input = 5e6, output = 2e7 }]\n";
+
+/// What tokens of the first model cost; the simulator has a quarter of a question in its cache.
+fn cost(input: u64, output: u64) -> f64 {
+    (input - input / 4) as f64 + (input / 4) as f64 / 2.0 + (2 * output) as f64
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_used_and_cost_is_told_by_service_model_and_who_asked() {
@@ -60,7 +92,8 @@ async fn what_was_used_and_cost_is_told_by_service_model_and_who_asked() {
         let answer = gateway.post("/v1/chat/completions", &chat(asked)).await;
         let usage = &answer.json()["usage"];
         let [input, output] = ["prompt_tokens", "completion_tokens"].map(|kind| usage[kind].as_u64().unwrap());
-        let cost = (input + 2 * output) as f64 * times;
+        assert_eq!((usage["prompt_tokens_details"]["cached_tokens"].as_u64(), input > 3), (Some(input / 4), true));
+        let cost = cost(input, output) * times;
         assert_eq!(answer.header("x-tidegate-cost"), format!("{cost:.6}"));
         expected.push(json!({ "service": "primary", "model": model, "key": "shop", "input_tokens": input,
             "output_tokens": output, "cost": cost }));
@@ -73,13 +106,18 @@ async fn what_was_used_and_cost_is_told_by_service_model_and_who_asked() {
     let used: u64 =
         expected.iter().flat_map(|of| [&of["input_tokens"], &of["output_tokens"]]).filter_map(Value::as_u64).sum();
     assert_eq!(shop["budget"]["used"], used, "{limiters}");
+    let metrics = scene.daemon.metrics().await;
+    for (series, tokens) in [("used_tokens", used), ("tokens", 1000)] {
+        let line = format!("tidegate_api_budget_{series}{{key=\"shop\"}} {tokens}");
+        assert!(metrics.lines().any(|told| told == line), "{line}");
+    }
     assert_eq!(limiters["key:free"].get("accounts"), None, "{limiters}");
     let primary = limiters["primary"]["accounts"].as_array().unwrap();
     let (chat, keys): (Vec<_>, Vec<_>) = primary.iter().cloned().partition(|account| account.get("key").is_none());
     assert_eq!(keys, expected, "{limiters}");
     assert_eq!((chat.len(), &chat[0]["model"]), (1, &json!("simulated")), "{limiters}");
     let [input, output] = ["input_tokens", "output_tokens"].map(|kind| chat[0][kind].as_u64().unwrap());
-    assert!(output > 0 && chat[0]["cost"] == (input + 2 * output) as f64, "{limiters}");
+    assert!(output > 0 && chat[0]["cost"] == cost(input, output), "{limiters}");
     for (series, value) in [
         ("tidegate_api_cost_total{key=\"shop\",service=\"primary\",model=\"theirs\"}", &expected[1]["cost"]),
         ("tidegate_chat_cost_total{service=\"primary\",model=\"simulated\"}", &chat[0]["cost"]),

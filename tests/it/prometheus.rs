@@ -16,6 +16,9 @@ use crate::support::{
 /// The comparisons with which an alert ends.
 const COMPARISONS: [&str; 6] = [" >= ", " <= ", " == ", " != ", " > ", " < "];
 
+/// The key of all requests has a budget.
+const KEYS: &str = "[api]\nkeys = [{ name = 'test', key = 'test-api-key', monthly_budget = 1000000 }]\n";
+
 /// All queries in the panels of the shipped dashboards, with their variables filled in.
 fn panels() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana/dashboards");
@@ -92,7 +95,7 @@ async fn trouble(scene: &Scene) {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_dashboards_and_alerts_ask_has_an_answer() {
     let collector = Collector::start().await;
-    let scene = Scene::with(&collector.config(1.0)).await;
+    let scene = Scene::with(&(collector.config(1.0) + KEYS)).await;
     let prometheus = Prometheus::scraping(&scene.daemon).await;
     let rules = prometheus.api("rules", &[]).await;
     let groups = rules["groups"].as_array().cloned().unwrap_or_default();

@@ -61,7 +61,10 @@ async fn the_answer_names_the_references_of_the_last_user_message() {
     assert_eq!(said(&answer), "Answer to [ref:00000001] [ref:00000002]");
     assert_eq!((answer["model"].as_str(), answer["choices"][0]["finish_reason"].as_str()), (Some("m1"), Some("stop")));
     // Eight words asked (be kind, [ref:9], ok, one [..] two [..]) and four answered, at 1.3 tokens a word.
-    assert_eq!(answer["usage"], json!({ "prompt_tokens": 11, "completion_tokens": 6, "total_tokens": 17 }));
+    assert_eq!(
+        answer["usage"],
+        json!({ "prompt_tokens": 11, "completion_tokens": 6, "total_tokens": 17, "prompt_tokens_details": { "cached_tokens": 2 } })
+    );
     service.answer("again [ref:00000002]").await;
     let stats = service.ai.stats();
     assert_eq!((stats.calls, stats.ok, stats.references_seen, stats.asked_more_than_once), (2, 2, 2, 1));

@@ -1,4 +1,4 @@
-//! `tidegate limits`: how the limiters stand, what was used and what it cost, and other limits for a service.
+//! `tidegate limits`: how the limiters stand, what was used and what it cost, and other limits.
 
 use std::process::ExitCode;
 
@@ -20,9 +20,9 @@ pub(in crate::cli) struct Options {
 enum Action {
     /// Lists the limiters, and what was used and what it cost.
     List,
-    /// Sets other limits for a service, on all nodes; what is not told stays as configured.
+    /// Sets other limits for a service or an API key, on all nodes; what is not told stays as configured.
     Set {
-        /// The service.
+        /// The service; an API key that is limited is `key:` and its name.
         name: String,
         /// Requests in any minute.
         #[arg(long, value_name = "N")]
@@ -36,7 +36,7 @@ enum Action {
         /// Tokens in any minute.
         #[arg(long, value_name = "N")]
         tokens_per_minute: Option<u64>,
-        /// Calls at once.
+        /// Calls at once; of a service only.
         #[arg(long, value_name = "N")]
         concurrency: Option<usize>,
         /// Also after a restart of the node that is told.
@@ -45,7 +45,7 @@ enum Action {
     },
     /// Brings back the configured limits.
     Reset {
-        /// The service.
+        /// The service; an API key that is limited is `key:` and its name.
         name: String,
     },
 }

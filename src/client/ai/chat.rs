@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::openai::count;
+use super::openai;
 use crate::domain::{
     answer::{Answer, Tokens},
     prompt::{Prompt, Role},
@@ -119,7 +119,7 @@ pub(super) fn answer(body: &[u8], handoff_tool: &str) -> (Tokens, Result<Answer,
     let Ok(Completion { choices, usage }) = serde_json::from_slice(body) else {
         return (Tokens::default(), Err(Failure::Garbled));
     };
-    let tokens = Tokens { input: count(&usage["prompt_tokens"]), output: count(&usage["completion_tokens"]) };
+    let tokens = openai::used(usage);
     (tokens, said(choices, tokens, handoff_tool))
 }
 
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn an_answer_is_told_from_what_is_none() {
         let fine = |text: &str, handoff, tokens: (u64, u64)| {
-            let tokens = Tokens { input: tokens.0, output: tokens.1 };
+            let tokens = Tokens { input: tokens.0, output: tokens.1, ..Tokens::default() };
             Ok(Answer { text: text.into(), handoff, tokens, ..Answer::default() })
         };
         let call = r#""tool_calls":[{"function":{"name":"human"}}]"#;

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -25,11 +25,11 @@ struct Told<'a> {
     data: Option<Vec<IgnoredAny>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Usage {
-    #[serde(default)]
     prompt_tokens: Value,
-    #[serde(default)]
+    prompt_tokens_details: Value,
     completion_tokens: Value,
 }
 
@@ -45,17 +45,20 @@ pub(super) fn tokens(kind: Kind, body: &Bytes) -> Result<Tokens, Refusal> {
     if said.is_none_or(|said| said.is_empty()) {
         return Err(garbled());
     }
-    Ok(told.usage.map(count_both).unwrap_or_default())
+    Ok(told.usage.map(used).unwrap_or_default())
 }
 
-fn count_both(usage: &RawValue) -> Tokens {
-    let usage: Option<Usage> = serde_json::from_str(usage.get()).ok();
-    let of = |usage: Usage| Tokens { input: count(&usage.prompt_tokens), output: count(&usage.completion_tokens) };
-    usage.map(of).unwrap_or_default()
+/// The tokens that a `usage` tells; whatever else stands there spoils no answer.
+pub(super) fn used<'de>(usage: impl Deserializer<'de>) -> Tokens {
+    let Ok(usage) = Usage::deserialize(usage) else { return Tokens::default() };
+    Tokens {
+        input: count(&usage.prompt_tokens),
+        cached_input: count(&usage.prompt_tokens_details["cached_tokens"]),
+        output: count(&usage.completion_tokens),
+    }
 }
 
-/// A number of tokens; whatever else stands there spoils no answer.
-pub(super) fn count(value: &Value) -> u64 {
+fn count(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_f64().map(|count| count.max(0.0) as u64)).unwrap_or(0)
 }
 
@@ -71,7 +74,7 @@ pub(super) fn read(event: Event) -> Result<Step, Refusal> {
             if told.error.is_some() {
                 return Err(refusal::within_stream(&event.data));
             }
-            tokens = told.usage.map(count_both);
+            tokens = told.usage.map(used);
             usage_only = tokens.is_some() && told.choices.is_none_or(|choices| choices.is_empty());
         }
         if event.name == "error" {
@@ -130,6 +133,18 @@ mod tests {
         let embeddings = r#"{"data":[{"embedding":[0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
         assert_eq!(of(Kind::Embeddings, embeddings), Some((3, 0)));
         assert_eq!(of(Kind::Chat, embeddings), None);
+    }
+
+    #[test]
+    fn of_a_question_some_tokens_may_come_from_a_cache() {
+        for (details, cached_input) in
+            [(r#"{"cached_tokens":3,"audio_tokens":0}"#, 3), ("{}", 0), ("null", 0), (r#"{"cached_tokens":"3"}"#, 0)]
+        {
+            let usage = format!(r#"{{"prompt_tokens":7,"prompt_tokens_details":{details},"completion_tokens":2}}"#);
+            let body = format!(r#"{{"choices":[{{}}],"usage":{usage}}}"#);
+            let told = tokens(Kind::Chat, &Bytes::from(body)).ok();
+            assert_eq!(told, Some(Tokens { input: 7, cached_input, output: 2 }), "{details}");
+        }
     }
 
     fn event(stream: &str) -> Event {

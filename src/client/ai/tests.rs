@@ -131,7 +131,10 @@ async fn a_whole_answer_passes_byte_for_byte() {
     let server = Server::answering(|| ([("x-ratelimit-limit-requests", "60")], BODY).into_response()).await;
     let completion = complete(&server.ai(Provider::Openai), LONG).await.unwrap();
     assert_eq!(completion.body, BODY);
-    assert_eq!((completion.tokens, completion.limit_requests), (Tokens { input: 3, output: 4 }, Some(60)));
+    assert_eq!(
+        (completion.tokens, completion.limit_requests),
+        (Tokens { input: 3, output: 4, ..Tokens::default() }, Some(60))
+    );
     let came = server.only_call();
     assert_eq!(
         (came.path.as_str(), &came.headers["authorization"]),
@@ -251,7 +254,7 @@ async fn each_part_is_there_as_soon_as_it_came_and_the_last_ends_it() {
         .unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap().tokens, None);
     let last = stream.next().await.unwrap().unwrap();
-    assert_eq!((last.tokens, last.usage_only), (Some(Tokens { input: 1, output: 2 }), true));
+    assert_eq!((last.tokens, last.usage_only), (Some(Tokens { input: 1, output: 2, ..Tokens::default() }), true));
     send("NE]\n\n").await.unwrap();
     drop(sender);
     assert_eq!((stream.next().await, stream.next().await), (Ok(None), Ok(None)));

@@ -210,7 +210,8 @@ fn prices(service: &Service, at: &str, rules: &mut Rules) {
 }
 
 fn price(price: Price, at: &str, rules: &mut Rules) {
-    for (name, amount) in [("input", price.input), ("output", price.output)] {
+    let Price { input, cached_input, output } = price;
+    for (name, amount) in [("input", input), ("cached_input", cached_input), ("output", output)] {
         let sound = amount.is_finite() && amount >= 0.0;
         rules.holds(sound, &format!("{at}.{name}"), format!("{amount} is no price"), "write a number from 0 up");
     }

@@ -66,8 +66,8 @@ const SENSELESS: [(&str, &[&str]); 75] = [
     ("ai.services = [{ models = { a = '' } }]", &["ai.services[0].models"]),
     ("ai.services = [{ models = { a = 1 } }]", &["ai.services[0].models"]),
     (
-        "ai.services = [{ price = { input = -0.1, output = nan } }]",
-        &["ai.services[0].price.input", "ai.services[0].price.output"],
+        "ai.services = [{ price = { input = -0.1, cached_input = -1, output = nan } }]",
+        &["ai.services[0].price.input", "ai.services[0].price.cached_input", "ai.services[0].price.output"],
     ),
     (
         "ai.services = [{ models = { ours = 'theirs' }, prices = [{ model = 'theirs', input = -1 }, { model = 'ours' }, { model = 'theirs' }] }]",

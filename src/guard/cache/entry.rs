@@ -87,7 +87,7 @@ impl Sealer {
             _ => return None,
         };
         let Kept { text, input, output } = serde_json::from_slice(&plain).ok()?;
-        Some(Answer { text, tokens: Tokens { input, output }, ..Answer::default() })
+        Some(Answer { text, tokens: Tokens { input, output, ..Tokens::default() }, ..Answer::default() })
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn answer(text: String) -> Answer {
-        Answer { text, tokens: Tokens { input: 3, output: 4 }, ..Answer::default() }
+        Answer { text, tokens: Tokens { input: 3, output: 4, ..Tokens::default() }, ..Answer::default() }
     }
 
     #[test]

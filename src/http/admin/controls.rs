@@ -7,8 +7,11 @@ use utoipa::ToSchema;
 
 use super::{Admin, Problem, Who, came_of, not_done, noted, read};
 use crate::{
-    actors::settings::{self, Mute, Order, OtherLimits, Pool},
-    guard::{Service, breaker::Mode},
+    actors::{
+        limiter_of,
+        settings::{self, Mute, Order, OtherLimits, Pool},
+    },
+    guard::{Permits, Service, breaker::Mode},
     http::extract::{Body, Path},
     state::settings::Setting,
 };
@@ -26,7 +29,7 @@ struct BreakerOrder {
     keep: bool,
 }
 
-/// `PUT /admin/limiters/{service}`
+/// `PUT /admin/limiters/{name}`
 #[derive(Debug, Deserialize)]
 struct LimitsOrder {
     #[serde(default)]
@@ -94,15 +97,15 @@ pub async fn breaker(
     if mode == Mode::Auto { unset(&admin, &order, &who).await.map(done) } else { set(&admin, &order, &who, keep).await }
 }
 
-/// `PUT /admin/limiters/{service}`
-#[utoipa::path(put, path = "/admin/limiters/{service}", tag = "controls", params(("service" = String, Path)), request_body = LimitsBody, responses((status = 200, body = Done)))]
+/// `PUT /admin/limiters/{name}`: of a service, or of an API key (`key:` and its name).
+#[utoipa::path(put, path = "/admin/limiters/{name}", tag = "controls", params(("name" = String, Path)), request_body = LimitsBody, responses((status = 200, body = Done)))]
 pub async fn limits(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Result<Json<Done>, Problem> {
-    let service = service(&admin, &name)?;
+    let Limited { permits, has_slots } = limited(&admin, &name)?;
     let shape =
         r#"{"burst":n,"per_minute":n,"per_hour":n,"tokens_per_minute":n,"concurrency":n,"keep":false}, or some of it"#;
     let LimitsOrder { keep, limits } = read(&body, shape)?;
@@ -112,14 +115,17 @@ pub async fn limits(
     if limits == OtherLimits::default() {
         return refuse("name at least one limit");
     }
+    if limits.concurrency.is_some() && !has_slots {
+        return refuse("concurrency is a service's; an API key has none");
+    }
     if limits.concurrency == Some(0) {
         return refuse("concurrency is at least 1; to stop calling a service, hold its breaker open");
     }
-    if limits.forgets(service.permits.configured()) {
+    if limits.forgets(permits.configured()) {
         return refuse("0 would forget what was used so far; set a number, if need be a high one");
     }
     // What is not limited is not counted over the nodes, and cannot be from one moment to the next.
-    let is_new_kind = !service.permits.configured().limits_anything() && limits.limits_requests();
+    let is_new_kind = !permits.configured().limits_anything() && limits.limits_requests();
     if is_new_kind && admin.parts.nodes.is_fleet() {
         return refuse("this service has no limits in the configuration; set some there first");
     }
@@ -127,14 +133,14 @@ pub async fn limits(
     set(&admin, &Order::Limits(name, limits), &who, keep).await
 }
 
-/// `DELETE /admin/limiters/{service}`: those that are configured hold again.
-#[utoipa::path(delete, path = "/admin/limiters/{service}", tag = "controls", params(("service" = String, Path)), responses((status = 200, body = Done)))]
+/// `DELETE /admin/limiters/{name}`: those that are configured hold again.
+#[utoipa::path(delete, path = "/admin/limiters/{name}", tag = "controls", params(("name" = String, Path)), responses((status = 200, body = Done)))]
 pub async fn configured_limits(
     State(admin): State<Admin>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Result<Json<Done>, Problem> {
-    service(&admin, &name)?;
+    limited(&admin, &name)?;
     noted(&admin, &who, "limits.reset", &name, Value::Null).await?;
     unset(&admin, &Order::Limits(name, OtherLimits::default()), &who).await.map(done)
 }
@@ -237,4 +243,22 @@ fn service<'a>(admin: &'a Admin, name: &str) -> Result<&'a Service, Problem> {
         let detail = format!("no service of this name; there are: {}", names.join(", "));
         Problem::new(StatusCode::NOT_FOUND, "no-such-service", detail)
     })
+}
+
+/// Whose limits can be set.
+struct Limited<'a> {
+    permits: &'a Permits,
+    has_slots: bool,
+}
+
+fn limited<'a>(admin: &'a Admin, name: &str) -> Result<Limited<'a>, Problem> {
+    let mut keys = admin.parts.key_limits.iter();
+    if let Some((_, permits)) = keys.find(|(limiter, _)| *limiter == name) {
+        return Ok(Limited { permits, has_slots: false });
+    }
+    if name.starts_with(&limiter_of("")) {
+        let detail = "no API key of this name has limits in this node's configuration; set some there first";
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-key", detail));
+    }
+    service(admin, name).map(|service| Limited { permits: &service.permits, has_slots: true })
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{Admin, Who};
 use crate::{
-    actors::{Parts, accounts::Account},
+    actors::{Parts, accounts::Account, limiter_of},
     broker::Standing,
     domain::{
         answer::Tokens,
@@ -189,7 +189,7 @@ pub(super) fn of_limiters(admin: &Admin) -> Named<LimiterView> {
         services.map(|of| (of.name.to_owned(), limiter(&of.permits, Some(of.bulkhead.usage())))).collect();
     all.insert("zendesk".into(), limiter(&admin.parts.posts, None));
     let keys = admin.parts.key_limits.iter();
-    all.extend(keys.map(|(key, permits)| (limiter_of(key), limiter(permits, None))));
+    all.extend(keys.map(|(name, permits)| ((*name).to_owned(), limiter(permits, None))));
     all
 }
 
@@ -216,10 +216,6 @@ fn with_use(admin: &Admin) -> Named<LimiterView> {
     all
 }
 
-fn limiter_of(key: &str) -> String {
-    format!("key:{key}")
-}
-
 impl BudgetView {
     fn of(BudgetUse { until, budget, used }: BudgetUse) -> Self {
         Self { tokens: budget, used, until: until.to_rfc3339() }
@@ -229,7 +225,7 @@ impl BudgetView {
 impl AccountView {
     fn of(key: Option<&'static str>, account: &Account) -> Self {
         let &Account { service, model, .. } = account;
-        let Tokens { input, output } = account.tokens();
+        let Tokens { input, output, .. } = account.tokens();
         Self { service, model, key, input_tokens: input, output_tokens: output, cost: account.cost() }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Gateway, deadline::Deadline, refusal::Refusal};
 use crate::{
-    actors::{Budget, Parts},
+    actors::{Budget, Parts, limiter_of},
     domain::completion::Request,
     guard::{Allowance, Call, Class, Permits, Spent, ask_again_at},
     telemetry::series::label,
@@ -28,7 +28,8 @@ pub(super) struct Purse {
 impl Purse {
     /// Of the key of this name.
     pub fn of(name: &str, parts: &Parts, bodies: Budget) -> Self {
-        let permits = parts.key_limits.iter().find(|(limited, _)| limited == name);
+        let limiter = limiter_of(name);
+        let permits = parts.key_limits.iter().find(|(limited, _)| *limited == limiter);
         let allowance = parts.allowances.iter().find(|allowance| allowance.name() == name);
         let permits = permits.map(|(_, permits)| permits.clone());
         Self { label: label(name), subject: format!("{name}/"), bodies, permits, allowance: allowance.cloned() }

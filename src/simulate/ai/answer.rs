@@ -70,7 +70,13 @@ impl Reply {
 
     fn usage(&self) -> Value {
         let (prompt, completion) = (self.prompt, self.completion);
-        json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
+        json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+            "prompt_tokens_details": { "cached_tokens": self.cached() } })
+    }
+
+    /// Of what was asked a little comes from a cache, so that whoever forgets that counts wrongly.
+    pub fn cached(&self) -> u64 {
+        self.prompt / 4
     }
 
     /// The text cut into the pieces of a stream.

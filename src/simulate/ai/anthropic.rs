@@ -130,9 +130,8 @@ fn event(body: &Value) -> Bytes {
     format!("event: {}\ndata: {body}\n\n", body["type"].as_str().unwrap_or_default()).into()
 }
 
-/// Of what was asked a little comes from the cache, so that whoever forgets that counts too few.
 fn message(reply: &Reply, content: &Value, output: u64) -> Value {
-    let cached = reply.prompt / 4;
+    let cached = reply.cached();
     let usage = json!({ "input_tokens": reply.prompt - cached, "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached, "output_tokens": output });
     json!({

@@ -68,16 +68,17 @@ impl Usage {
     pub(super) fn tokens(&self) -> Tokens {
         let input = [self.input_tokens, self.cache_creation_input_tokens, self.cache_read_input_tokens];
         let input = input.into_iter().flatten().fold(0, u64::saturating_add);
-        Tokens { input, output: self.output_tokens.unwrap_or(0) }
+        let cached_input = self.cache_read_input_tokens.unwrap_or(0);
+        Tokens { input, cached_input, output: self.output_tokens.unwrap_or(0) }
     }
 
     pub(super) fn told(&self) -> Told {
-        let Tokens { input, output } = self.tokens();
+        let Tokens { input, cached_input, output } = self.tokens();
         Told {
             prompt_tokens: input,
             completion_tokens: output,
             total_tokens: input.saturating_add(output),
-            prompt_tokens_details: Details { cached_tokens: self.cache_read_input_tokens.unwrap_or(0) },
+            prompt_tokens_details: Details { cached_tokens: cached_input },
         }
     }
 }
@@ -178,11 +179,11 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_767_225_600_999);
 
-    fn translated(content: &Value, stop_reason: &str, usage: &Value) -> (Value, (u64, u64)) {
+    fn translated(content: &Value, stop_reason: &str, usage: &Value) -> (Value, Tokens) {
         let message = json!({ "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-x",
             "content": content, "stop_reason": stop_reason, "stop_sequence": null, "usage": usage });
         let (body, tokens) = translate(message.to_string().as_bytes(), NOW).unwrap();
-        (serde_json::from_slice(&body).unwrap(), (tokens.input, tokens.output))
+        (serde_json::from_slice(&body).unwrap(), tokens)
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
             "usage": { "prompt_tokens": 213, "completion_tokens": 7, "total_tokens": 220,
                 "prompt_tokens_details": { "cached_tokens": 200 } },
         });
-        assert_eq!((body, tokens), (expected, (213, 7)));
+        assert_eq!((body, tokens), (expected, Tokens { input: 213, cached_input: 200, output: 7 }));
     }
 
     #[test]

@@ -53,7 +53,10 @@ impl Asking {
             self.right.unused();
             return Used::default();
         };
-        let estimate = || Tokens { input: self.request.tokens_asked(), output: meter.answer_tokens(self.request.kind) };
+        let estimate = || {
+            let (input, output) = (self.request.tokens_asked(), meter.answer_tokens(self.request.kind));
+            Tokens { input, output, ..Tokens::default() }
+        };
         let tokens = if told.total() == 0 { estimate() } else { told };
         self.right.used(tokens.total());
         let parts = &self.visit.gateway.parts;
