@@ -134,8 +134,8 @@ impl std::fmt::Debug for Standings {
     }
 }
 
-/// Shows of each key with a budget how much of it is used.
-pub(super) fn show(registry: &mut Registry, allowances: &[Arc<Allowance>]) {
+/// Has the metrics show of each key with a budget how much of it is used.
+pub(super) fn register(registry: &mut Registry, allowances: &[Arc<Allowance>]) {
     registry.register_collector(Box::new(Standings(allowances.to_vec())));
 }
 

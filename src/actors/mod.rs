@@ -116,10 +116,8 @@ pub use self::{
     tree::{Branches, Tree, grow},
 };
 
-/// What the limiter of an API key is called, among those of the services.
-pub fn limiter_of(key: &str) -> String {
-    format!("key:{key}")
-}
+/// How the names of the limiters of API keys begin, among those of the services.
+pub const KEY_LIMITERS: &str = "key:";
 
 /// What the actors work with. Made once by the node, shared by all.
 pub struct Parts {
@@ -203,6 +201,11 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// Set shortly before the grace is over: AI calls without an intent are given up.
     pub giving_up: CancellationToken,
+}
+
+/// What the limiter of an API key is called.
+pub fn limiter_of(key: &str) -> String {
+    format!("{KEY_LIMITERS}{key}")
 }
 
 impl Parts {

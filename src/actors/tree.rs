@@ -71,7 +71,7 @@ pub async fn grow(
     registry: &mut Registry,
 ) -> Result<Tree, SpawnErr> {
     Census::register(registry, parts);
-    allowance::show(registry, &parts.allowances);
+    allowance::register(registry, &parts.allowances);
     let grower = Grower { parts };
     // Before anybody works: what is known of holders may be out of date.
     if let Err(error) = reconcile::note_alive(parts, desks).await {

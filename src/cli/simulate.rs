@@ -24,7 +24,9 @@ pub(super) struct Options {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Which {
+    /// Zendesk's conversations: its API, and webhooks for what customers write.
     Zendesk,
+    /// An AI service that speaks OpenAI's API (`/v1`), Azure's (`/openai/deployments`) and Anthropic's (`/v1/messages`).
     Ai,
 }
 

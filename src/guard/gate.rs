@@ -211,10 +211,15 @@ impl Gate {
         !self.misconfigured.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether the service has refused us as it is set up, and answered nobody since.
+    pub fn is_misconfigured(&self) -> bool {
+        self.misconfigured.load(Ordering::Relaxed)
+    }
+
     /// The service answers.
     pub fn note_well(&self) {
         // Hardly ever so, and written to by every call it would be slow to read.
-        if self.misconfigured.load(Ordering::Relaxed) {
+        if self.is_misconfigured() {
             self.misconfigured.store(false, Ordering::Relaxed);
         }
     }

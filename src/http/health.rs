@@ -106,10 +106,10 @@ impl Report {
         self.reason
     }
 
-    /// The dependencies that are down; an AI service is told by its breaker.
+    /// The dependencies that are down; an AI service without a reason of its own is told by its breaker.
     pub fn down(&self) -> impl Iterator<Item = &str> {
-        let down = self.dependencies.iter().filter(|(name, one)| one.state == "down" && !name.starts_with("ai/"));
-        down.map(|(name, _)| name.as_str())
+        let down = self.dependencies.iter().filter(|(_, one)| one.state == "down");
+        down.filter(|(name, one)| !name.starts_with("ai/") || one.reason.is_some()).map(|(name, _)| name.as_str())
     }
 }
 
@@ -147,6 +147,11 @@ impl Health {
         dependencies.insert("state".to_owned(), state);
         for (name, up) in self.outside() {
             dependencies.insert(name.to_owned(), Dependency { state: word(up), latency_ms: None, reason: None });
+        }
+        for service in self.parts.stack.services().iter().filter(|service| service.gate.is_misconfigured()) {
+            let reason = Some("it refuses this node as it is set up; see the log".to_owned());
+            let name = format!("ai/{}", service.name);
+            dependencies.insert(name, Dependency { state: word(false), latency_ms: None, reason });
         }
         let reason = match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Starting as u8 => Some("starting"),

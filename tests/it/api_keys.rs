@@ -15,7 +15,7 @@ use tidegate::simulate::{
 use tokio::task::JoinSet;
 
 use crate::support::{
-    ANYWHERE, Daemon, SOON, Scene, eventually,
+    ANYWHERE, Daemon, Fleet, SOON, Scene, eventually,
     gateway::{Gateway, chat, stream},
     redis::Redis,
 };
@@ -56,6 +56,7 @@ async fn operators_set_other_limits_for_a_key_while_it_is_used() {
         async |method, key: &str, body| scene.daemon.order(method, &format!("/admin/limiters/key:{key}"), body).await.0;
     assert_eq!(order(Method::PUT, "shop", json!({ "concurrency": 1 })).await, 400);
     assert_eq!(order(Method::PUT, "free", json!({ "per_minute": 1 })).await, 404, "it has no limits");
+    assert_eq!(order(Method::DELETE, "free", Value::Null).await, 404);
     assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, 200);
     assert_eq!(order(Method::PUT, "shop", json!({ "per_minute": 1 })).await, 200);
     let limiters = scene.daemon.admin("/admin/limiters").await;
@@ -70,6 +71,35 @@ async fn operators_set_other_limits_for_a_key_while_it_is_used() {
     assert_eq!(gateway.post("/v1/chat/completions", &chat("simulated")).await.status, 200);
     let audit = scene.daemon.admin("/admin/audit").await;
     assert!(audit.to_string().contains("key:shop"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_limits_of_a_key_hold_on_all_nodes_and_outlive_the_key() {
+    let key = "[api]\nkeys = [{ name = 'shop', key = 'one', limits = { per_minute = 7 } }]\n";
+    let mut fleet = Fleet::with(2, key).await;
+    let order = async |daemon: &Daemon, method, body| daemon.order(method, "/admin/limiters/key:shop", body).await.0;
+    let [one, other] = &fleet.daemons[..] else { panic!("there are two") };
+    assert_eq!(order(one, Method::PUT, json!({ "per_hour": 20 })).await, 400, "of more than a minute nothing is known");
+    assert_eq!(order(one, Method::PUT, json!({ "per_minute": 1, "keep": true })).await, 200);
+    let minute = async |daemon: &Daemon| daemon.admin("/admin/limiters").await["key:shop"]["used"][0].clone();
+    eventually("the other has heard of it", SOON, async || minute(other).await["limit"] == 1).await;
+    let ask = async |daemon: &Daemon| {
+        let asked = reqwest::Client::new().post(daemon.url("/v1/chat/completions")).bearer_auth("one");
+        asked.json(&chat("simulated")).send().await.unwrap().status()
+    };
+    assert_eq!(ask(one).await, StatusCode::OK);
+    eventually("what one let through counts for the other", SOON, async || minute(other).await["used"] == 1).await;
+    assert_eq!(ask(other).await, StatusCode::TOO_MANY_REQUESTS);
+    fleet.daemons[0].restart("").await;
+    eventually("it holds after a restart", SOON, async || minute(&fleet.daemons[0]).await["limit"] == 1).await;
+    fleet.daemons[0].restart("api.keys = []").await;
+    let [one, other] = &fleet.daemons[..] else { panic!("there are two") };
+    eventually("it is taken back where the key is gone", SOON, async || {
+        order(one, Method::DELETE, Value::Null).await == 200
+    })
+    .await;
+    assert_eq!(order(one, Method::DELETE, Value::Null).await, 404, "once");
+    eventually("the configured ones hold again", SOON, async || minute(other).await["limit"] == 7).await;
 }
 
 /// A token of a question costs 1, or half of that where the provider has it in its cache, and one of an answer 2; of the

@@ -26,12 +26,15 @@ async fn a_node_that_is_restored_from_a_copy_loses_and_doubles_nothing() {
     }
     // Each conversation is known: of one that begins after the copy was taken nobody would know.
     eventually("each was answered once", SOON, async || scene.zendesk.stats().judged.answered >= 20).await;
+    // The rest takes so long that the copy is made meanwhile.
+    scene.ai.behave(ai::Behaviour { latency_ms: 4_000, ..ai::Behaviour::default() });
     let (code, said) = tidegate("backup", &copy, &scene).await;
     assert_eq!(code, 0, "{said}");
     let answered = scene.zendesk.stats().judged.answered;
     assert!(answered < 60, "taken while messages were under way");
     let (again, said) = tidegate("backup", &copy, &scene).await;
     assert_eq!(again, 1, "nothing is written over: {said}");
+    scene.ai.behave(ai::Behaviour { latency_ms: 600, ..ai::Behaviour::default() });
     // Answered after the copy was taken: it knows nothing of that.
     scene.settles().await;
     for n in 0..10 {

@@ -123,8 +123,7 @@ async fn too_many_restarts_end_the_process() {
     assert_eq!(daemon.ended().and_then(|status| status.code()), Some(70));
 }
 
-/// The neighbours of a hot conversation, and the pace at which they write together: a few are in flight at any time.
-const NEIGHBOURS: u64 = 20;
+/// The pace at which the neighbours of a hot conversation write, each once: a few are in flight at any time.
 const PACE: Duration = Duration::from_millis(10);
 
 /// While a neighbour waits, the hot conversation gets as many answers as it has turns in that time; behind its messages
@@ -168,11 +167,11 @@ async fn waits_of_neighbours(scene: &Scene, name: &str, samples: u64) -> Vec<Wai
     let mut pace = tokio::time::interval(PACE);
     for n in 0..samples {
         pace.tick().await;
-        scene.say(&format!("{name}{}", n % NEIGHBOURS), "quick one").await;
+        scene.say(&format!("{name}{n}"), "quick one").await;
     }
-    let all = || (0..NEIGHBOURS).flat_map(|n| waits(&scene.zendesk, &format!("{name}{n}"))).collect::<Vec<_>>();
-    let samples = usize::try_from(samples).expect("it is small");
-    eventually("the neighbours are answered", SOON, async || all().len() >= samples).await;
+    let all = || (0..samples).flat_map(|n| waits(&scene.zendesk, &format!("{name}{n}"))).collect::<Vec<_>>();
+    let count = usize::try_from(samples).expect("it is small");
+    eventually("the neighbours are answered", SOON, async || all().len() >= count).await;
     all()
 }
 
@@ -182,7 +181,7 @@ async fn a_hot_conversation_does_not_delay_its_neighbours() {
     let hot = usize::try_from(figure("TIDEGATE_HOT_MESSAGES", 500)).expect("it is small");
     let scene = Scene::with("").await;
     scene.ai.behave(ai::Behaviour { latency_ms: 20, ..ai::Behaviour::default() });
-    waits_of_neighbours(&scene, "first", NEIGHBOURS * 2).await;
+    waits_of_neighbours(&scene, "first", 40).await;
     let quiet = waits_of_neighbours(&scene, "quiet", samples).await;
     for n in 0..hot {
         scene.say("hot", &format!("number {n}")).await;
@@ -198,8 +197,8 @@ async fn a_hot_conversation_does_not_delay_its_neighbours() {
     println!("p99 {:?} alone, {:?} beside {left} messages of a hot one, which had {turns} turns", p99[0], p99[1]);
     assert!(turns <= TURNS_MAX, "the hot one had {turns} turns while a neighbour waited");
     assert!(left > hot / 4, "the hot conversation was not hot for long enough: {left} left");
-    // Times are for the trial, where nothing else happens.
-    let slack = Duration::from_millis(figure("TIDEGATE_HOT_SLACK_MS", u32::MAX.into()));
+    // Exact times are for the trial, where nothing else happens.
+    let slack = Duration::from_millis(figure("TIDEGATE_HOT_SLACK_MS", 5_000));
     assert!(p99[1] <= p99[0].mul_f64(1.2) + slack, "p99 {:?} alone, {:?} beside a hot one", p99[0], p99[1]);
     scene.settles().await;
     scene.assert_sound();

@@ -60,12 +60,17 @@ async fn mended(status: u16) {
     scene.say("c", "hello").await;
     eventually("somebody is alerted", SOON, async || scene.daemon.log().contains("cannot be used as it is set up"))
         .await;
+    let shown = async || scene.daemon.admin("/readyz").await["dependencies"]["ai/primary"].clone();
+    let (service, why) = (shown().await, "refuses this node as it is set up");
+    let told = service["reason"].as_str().is_some_and(|reason| reason.contains(why));
+    assert!(service["state"] == "down" && told, "{service}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(scene.ai.stats().calls, 1, "{status}: it is not stormed");
     scene.ai.behave(ai::Behaviour::default());
     scene.settles().await;
     scene.assert_sound();
     has_replies(&scene, "c", 1).await;
+    assert_eq!(shown().await, serde_json::json!({ "state": "up" }));
     for series in ["tidegate_dead_letters_total", "tidegate_retries_total", "tidegate_handoffs_total"] {
         assert!(scene.daemon.metric(series).await < 0.5, "{status}: {series}");
     }

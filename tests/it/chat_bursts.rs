@@ -8,7 +8,7 @@ use crate::support::{SOON, Scene, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_five_fragments_in_three_seconds_is_one_call_and_one_reply() {
-    let scene = Scene::with("[chat]\nmerge_quiet = '800ms'\nmerge_cap = '4s'\n").await;
+    let scene = Scene::with("[chat]\nmerge_quiet = '4s'\nmerge_cap = '30s'\n").await;
     for n in 0..5 {
         scene.say("burst", &format!("part {n}")).await;
         tokio::time::sleep(Duration::from_millis(600)).await;
@@ -36,7 +36,7 @@ async fn a_customer_who_writes_on_is_answered_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_message_while_the_ai_thinks_joins_the_question_once() {
     let scene = Scene::with("[chat]\nmerge_quiet = '100ms'\nmerge_cap = '500ms'\n").await;
-    scene.ai.behave(ai::Behaviour { latency_ms: 800, ..ai::Behaviour::default() });
+    scene.ai.behave(ai::Behaviour { latency_ms: 3_000, ..ai::Behaviour::default() });
     scene.say("c", "my order").await;
     eventually("the AI is asked", SOON, async || scene.ai.stats().calls == 1).await;
     scene.say("c", "number 7").await;

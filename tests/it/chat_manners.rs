@@ -11,11 +11,12 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_customer_sees_that_an_answer_is_being_written_if_it_takes_a_while() {
-    let scene = Scene::with("[chat]\ntyping_after = '300ms'\n").await;
+    let mut scene = Scene::with("[chat]\ntyping_after = '20s'\n").await;
     scene.say("quick", "hello").await;
     scene.settles().await;
     assert_eq!(scene.zendesk.stats().activities, 0, "an instant answer needs no sign");
-    scene.ai.behave(ai::Behaviour { latency_ms: 900, ..ai::Behaviour::default() });
+    scene.daemon.restart("chat.typing_after = '300ms'").await;
+    scene.ai.behave(ai::Behaviour { latency_ms: 3_000, ..ai::Behaviour::default() });
     scene.say("slow", "hello").await;
     eventually("it is shown", SOON, async || scene.zendesk.stats().activities == 1).await;
     assert!(scene.replies("slow").is_empty(), "before the answer");
@@ -25,10 +26,11 @@ async fn the_customer_sees_that_an_answer_is_being_written_if_it_takes_a_while()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_of_patience_is_said_once_whatever_happens() {
-    let mut scene = Scene::with("[chat]\nholding_after = '400ms'\nholding_message = 'One moment, please.'\n").await;
+    let mut scene = Scene::with("[chat]\nholding_after = '20s'\nholding_message = 'One moment, please.'\n").await;
     scene.say("quick", "hello").await;
     scene.settles().await;
     assert_eq!(scene.replies("quick").len(), 1);
+    scene.daemon.restart("chat.holding_after = '400ms'").await;
     scene.ai.behave(ai::Behaviour { status: 503, ..ai::Behaviour::default() });
     scene.say("slow", "hello").await;
     let patience = |scene: &Scene| scene.replies("slow").iter().filter(|text| *text == "One moment, please.").count();

@@ -104,7 +104,7 @@ async fn a_message_that_grows_too_old_in_a_pause_is_not_answered_by_the_last_loo
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_after_the_deadline_is_not_posted() {
     let scene = Scene::with("[chat]\ndeadline = '3s'\n").await;
-    scene.ai.behave(ai::Behaviour { latency_ms: 500, ..ai::Behaviour::default() });
+    scene.ai.behave(ai::Behaviour { latency_ms: 2_500, ..ai::Behaviour::default() });
     for n in 0..8 {
         scene.say(&format!("c{n}"), "hello").await;
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate::simulate::{Customers, ai, customers::Plan, quota::Quota};
+use tokio::time::Instant;
 
 use crate::support::{SOON, Scene, eventually, figure};
 
@@ -43,9 +44,10 @@ async fn an_outage_under_load_dead_letters_nothing_and_is_probed_not_stormed() {
     let outage = Duration::from_millis(figure("TIDEGATE_OUTAGE_MS", 4_500));
     scene.ai.behave(failing());
     let in_flight = scene.ai.stats().in_flight;
-    let before = scene.ai.stats().calls;
+    let (began, before) = (Instant::now(), scene.ai.stats().calls);
     tokio::time::sleep(outage).await;
     let during = scene.ai.stats().calls - before;
+    let outage = began.elapsed();
     scene.ai.behave(ai::Behaviour { latency_ms: 10, ..ai::Behaviour::default() });
     // The recovery doubles; besides its probes, each further conversation may probe until the threshold is named.
     let probes = FAILURE_THRESHOLD + outage.as_millis() as u64 / 1_000 / u64::from(scale());

@@ -118,7 +118,14 @@ async fn check_finds_what_would_not_work_and_says_what_to_do() {
         std::fs::write(&path, &good).unwrap();
     }
     let base_url = format!("[[ai.services]]\nbase_url = '{}'\n", scene.ai.url());
+    let azure = |path: &str| format!("[[ai.services]]\nprovider = 'azure'\nbase_url = '{}{path}'\n", scene.ai.url());
     for (change, about, remedy) in [
+        (azure("").as_str(), "ai/primary", "takes the key"),
+        (
+            &azure("/openai"),
+            "ai/primary",
+            "/openai/openai/models answers 404 -> check base_url of this service: up to and without /openai,",
+        ),
         ("[[ai.services]]\nmodel = 'simulatd'\n", "ai/primary", "lists no model simulatd -> it lists simulated;"),
         (&base_url, "ai/primary", "answers 404 -> check base_url"),
     ] {

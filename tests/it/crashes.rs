@@ -103,7 +103,7 @@ async fn sigterm_under_load_ends_in_time_and_runs_nothing_finished_again() {
     eventually("some are answered", SOON, async || zendesk.stats().judged.answered > 30).await;
     scene.daemon.terminate();
     let mut daemon = scene.daemon;
-    eventually("the daemon ends within its grace", Duration::from_secs(9), async || daemon.ended().is_some()).await;
+    eventually("the daemon ends within its grace", Duration::from_secs(15), async || daemon.ended().is_some()).await;
     assert_eq!(daemon.ended().and_then(|status| status.code()), Some(0), "{}", daemon.log_tail());
     let finished = finished(&scene.zendesk, &customers.conversations());
     assert!(finished.len() > 30);

@@ -261,7 +261,7 @@ async fn one_who_does_not_read_holds_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_does_not_read_is_given_up() {
-    let scene = Scene::with("[http]\nrequest_timeout = '2s'\n").await;
+    let scene = Scene::with("[http]\nrequest_timeout = '8s'\n").await;
     let unread = unread(&scene, &Gateway::of(&scene)).await;
     all_slots_are_free(&scene).await;
     eventually("with the call to the service", SOON, async || scene.ai.stats().aborted_by_client == 1).await;

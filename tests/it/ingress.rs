@@ -1,6 +1,6 @@
 //! The public door: who is let in, what is refused, and how the node says how it is.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use serde_json::Value;
 use tidegate::simulate::{ai, zendesk};
@@ -129,19 +129,17 @@ async fn the_edges_of_http_are_answered_as_http_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up_and_delays_nobody() {
-    let scene = Scene::with("[http]\nrequest_timeout = '1s'\n[broker.spool]\nconfirm_within = '500ms'\n").await;
+    let scene = Scene::with("[http]\nrequest_timeout = '4s'\n[broker.spool]\nconfirm_within = '2s'\n").await;
     let secret = &scene.zendesk.options().webhook_secret;
     let head =
         format!("POST /webhooks/sunshine HTTP/1.1\r\nHost: x\r\nX-API-Key: {secret}\r\nContent-Length: 100\r\n\r\n{{");
-    let slow = raw(&scene, head.as_bytes());
-    let prompt = async {
-        let began = tokio::time::Instant::now();
-        assert_eq!(scene.deliver(body(1)).await.status, 200);
-        began.elapsed()
-    };
-    let (status, took) = tokio::join!(slow, prompt);
+    let mut slow = pin!(raw(&scene, head.as_bytes()));
+    tokio::select! {
+        status = &mut slow => panic!("a neighbour waited for it: {status}"),
+        neighbour = scene.deliver(body(1)) => assert_eq!(neighbour.status, 200),
+    }
+    let status = slow.await;
     assert!(status.contains(" 408 "), "{status}");
-    assert!(took < Duration::from_millis(900), "a neighbour waited {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Ports of loopback for the servers that tests start.
 //!
 //! A port that the kernel hands out (`bind` to 0) may be another one's a moment later: any connection that anybody
-//! opens is given one out of the same range. These lie outside it, and each is given out once.
+//! opens is given one out of the same range. These lie outside it, and are given out in turn.
 
 use std::{
     fs,
@@ -19,14 +19,20 @@ const OF_CONNECTIONS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Below are ports that services of the machine are known by.
 const FIRST: u16 = 10_000;
 
-/// A port that nobody listens on, and nobody gets but the caller; who stops listening on it can listen on it again.
+/// A port that nobody listens on. No connection gets it, and this process gives it out again only after all others; who
+/// stops listening on it can listen on it again.
 pub fn free_port() -> u16 {
     static RANGE: OnceLock<(Range<u16>, AtomicUsize)> = OnceLock::new();
     // Two suites that run at once begin at different places.
     let (range, turn) = RANGE.get_or_init(|| (range(), AtomicUsize::new(rand::random::<u16>().into())));
-    let next = || range.clone().nth(turn.fetch_add(1, Ordering::Relaxed) % range.len()).expect("it is one of them");
-    let mut ports = std::iter::repeat_with(next).take(range.len());
-    ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).expect("a port is free")
+    for _ in range.clone() {
+        let place = turn.fetch_add(1, Ordering::Relaxed) % range.len();
+        let port = range.clone().nth(place).expect("it is one of them");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free in {range:?}, outside of {OF_CONNECTIONS}");
 }
 
 /// The same as an address.

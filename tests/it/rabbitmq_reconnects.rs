@@ -12,9 +12,6 @@ const CONNECTIONS: u64 = 2;
 /// Files that come and go: those of the stores.
 const FILES_VARY_BY: usize = 2;
 
-/// Threads that come and go: the runtime keeps as many for what blocks as there was of it at once.
-const THREADS_VARY_BY: usize = 4;
-
 /// Memory that the allocator keeps for later.
 const MEMORY_VARIES_BY_KIB: usize = 12 * 1024;
 
@@ -23,6 +20,7 @@ const MEMORY_VARIES_BY_KIB: usize = 12 * 1024;
 struct Usage {
     memory_kib: usize,
     files: usize,
+    /// But for those of the runtime, which keeps as many for what blocks as there was of it at once.
     threads: usize,
     actors: usize,
 }
@@ -39,7 +37,7 @@ impl Usage {
         Self {
             memory_kib: read("VmRSS:"),
             files: files(daemon.pid(), http),
-            threads: read("Threads:"),
+            threads: threads(daemon.pid()),
             actors: actors(&daemon.admin("/admin/actors").await),
         }
     }
@@ -57,7 +55,7 @@ impl Usage {
     /// Whether a node that used `before` can be said to use no more now.
     fn is_no_more_than(&self, before: &Self) -> bool {
         self.files <= before.files + FILES_VARY_BY
-            && self.threads <= before.threads + THREADS_VARY_BY
+            && self.threads <= before.threads
             && self.actors <= before.actors
             && self.memory_kib <= before.memory_kib + before.memory_kib / 10 + MEMORY_VARIES_BY_KIB
     }
@@ -78,6 +76,13 @@ fn files(pid: u32, but: [u16; 4]) -> usize {
     let all = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
     let links = all.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     links.filter(|link| left_out.iter().all(|socket| link.as_os_str() != socket.as_str())).count()
+}
+
+/// The threads of a process, but for those of the runtime.
+fn threads(pid: u32) -> usize {
+    let all = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    let names = all.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim_end() != "tokio-rt-worker").count()
 }
 
 /// How many there are in a tree.

@@ -67,7 +67,7 @@ async fn a_node_stays_ready_while_redis_is_away_and_says_so() {
     server.restart();
     let began = Instant::now();
     eventually("it is ready again", SOON, async || readiness(&scene).await.0 == "ready").await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,18 +104,18 @@ async fn a_broken_stream_breaks_the_connection() {
 
 #[tokio::test]
 async fn beyond_the_quota_calls_get_429_and_early_ones_are_counted() {
-    let quota = vec![Quota { requests: 2, per_ms: 700 }, Quota { requests: 100, per_ms: 60_000 }];
+    let quota = vec![Quota { requests: 2, per_ms: 5_000 }, Quota { requests: 100, per_ms: 60_000 }];
     let service = Service::behaving(Behaviour { quota, ..Behaviour::default() }).await;
     let first = service.ask("hi").await;
     let header = |answer: &Response, name: &str| answer.headers()[name].to_str().unwrap().to_owned();
     assert_eq!(header(&first, "x-ratelimit-limit-requests"), "2");
     assert_eq!(header(&first, "x-ratelimit-remaining-requests"), "1");
-    assert_eq!(header(&first, "x-ratelimit-reset-requests"), "700ms");
+    assert_eq!(header(&first, "x-ratelimit-reset-requests"), "5s");
     assert_eq!(service.ask("hi").await.status(), 200);
     let refused = service.ask("hi").await;
-    assert_eq!((refused.status(), header(&refused, "retry-after").as_str()), (StatusCode::TOO_MANY_REQUESTS, "1"));
+    assert_eq!((refused.status(), header(&refused, "retry-after").as_str()), (StatusCode::TOO_MANY_REQUESTS, "5"));
     let wait_ms: u64 = header(&refused, "retry-after-ms").parse().unwrap();
-    assert!((1..=700).contains(&wait_ms));
+    assert!((1..=5_000).contains(&wait_ms));
     assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "rate_limit_exceeded");
     assert_eq!(service.ask("hi").await.status(), 429);
     assert_eq!((service.ai.stats().status_429, service.ai.stats().calls_before_retry_after), (2, 1));
@@ -179,8 +179,10 @@ async fn triggers_in_the_text_make_single_calls_fail() {
 async fn a_hanging_call_is_counted_when_its_client_leaves() {
     let service = Service::start().await;
     let body = question("[[ai:hang]]");
-    let hanging = tokio::time::timeout(Duration::from_millis(150), service.send(&body));
-    assert!(hanging.await.is_err());
+    tokio::select! {
+        _ = service.send(&body) => panic!("it does not hang"),
+        () = eventually("it hangs", || service.ai.stats().hung == 1) => {}
+    }
     eventually("the abort", || service.ai.stats().aborted_by_client == 1).await;
     let stats = service.ai.stats();
     assert_eq!((stats.hung, stats.in_flight, stats.in_flight_max, stats.ok), (1, 0, 1, 0));
@@ -188,7 +190,8 @@ async fn a_hanging_call_is_counted_when_its_client_leaves() {
 
 #[tokio::test]
 async fn calls_under_way_are_counted() {
-    let service = Service::behaving(Behaviour { latency_ms: 100, latency_jitter_ms: 20, ..Behaviour::default() }).await;
+    let service =
+        Service::behaving(Behaviour { latency_ms: 1_500, latency_jitter_ms: 20, ..Behaviour::default() }).await;
     let all = futures_util::future::join_all((0..8).map(|_| service.ask("hi"))).await;
     assert!(all.iter().all(|answer| answer.status() == 200));
     assert_eq!((service.ai.stats().in_flight_max, service.ai.stats().in_flight), (8, 0));

@@ -27,14 +27,15 @@ fn waited(told: &Value, on: &str) -> u64 {
     entries(told).iter().filter(|entry| entry["on"] == on).filter_map(|entry| entry["ms"].as_u64()).sum()
 }
 
-/// The share of the time from acceptance to the end that the story accounts for.
-fn covered(told: &Value) -> f64 {
+/// Whether the story accounts for the time from acceptance to the end, but for a twentieth, and for what a busy machine
+/// takes from one step to the next.
+fn is_covered(told: &Value) -> bool {
     let entries = entries(told);
     let at = |entry: &Value| Timestamp::parse(entry["at"].as_str().unwrap()).unwrap().0;
     let spent: u64 = entries.iter().filter_map(|entry| entry["ms"].as_u64()).sum();
     let total = at(entries.last().unwrap()) - at(&entries[0]);
     println!("{spent} of {total} ms: {entries:?}");
-    spent as f64 / total as f64
+    spent.abs_diff(total.unsigned_abs()) <= total.unsigned_abs() / 20 + 300
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,15 +66,14 @@ async fn a_message_that_waited_failed_was_tried_again_and_answered_tells_all_of_
     for stage in order {
         assert!(rest.any(|next| next == stage), "{stage} in its place: {stages:?}");
     }
-    let share = covered(&told);
-    assert!((0.95..=1.02).contains(&share), "{share}: {told}");
+    assert!(is_covered(&told), "{told}");
     scene.settles().await;
     scene.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_dead_or_delayed_explains_itself_also_after_a_restart() {
-    let mut scene = Scene::with("[retry]\nbase = '3s'\n").await;
+    let mut scene = Scene::with("[retry]\nbase = '8s'\n").await;
     scene.say("c", "hello").await;
     scene.settles().await;
     scene.daemon.crash("node/conversations/c", r#"{"mode":"panic"}"#).await;
@@ -88,8 +88,8 @@ async fn a_message_that_is_dead_or_delayed_explains_itself_also_after_a_restart(
     assert!(tells(&scene).await, "{}", told(&scene, &message).await);
     assert_eq!(told(&scene, &message).await["standing"], "delayed");
     let told = scene.daemon.settled(&message).await;
-    assert!(waited(&told, "retry") >= 3_000, "{told}");
-    assert!(covered(&told) >= 0.95, "{told}");
+    assert!(waited(&told, "retry") >= 8_000, "{told}");
+    assert!(is_covered(&told), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,8 +116,7 @@ async fn each_wait_has_its_cause() {
         all.push(scene.daemon.settled(message).await);
     }
     for told in &all {
-        let share = covered(told);
-        assert!((0.9..=1.05).contains(&share), "{share}: {told}");
+        assert!(is_covered(told), "{told}");
     }
     for on in ["slot", "limiter"] {
         assert!(all.iter().any(|told| waited(told, on) > 100), "nobody waited for {on}: {all:?}");
@@ -138,7 +137,7 @@ async fn a_wait_for_zendesk_is_told_too() {
     scene.zendesk.behave(Behaviour::default());
     let told = scene.daemon.settled(&message).await;
     assert!(waited(&told, "zendesk") > 2_000, "{told}");
-    assert!(covered(&told) >= 0.95, "{told}");
+    assert!(is_covered(&told), "{told}");
     let throttle = Some(Quota { requests: 1, per_ms: 2_000 });
     scene.zendesk.behave(Behaviour { throttle, ..Behaviour::default() });
     let second = scene.say("c", "first").await;

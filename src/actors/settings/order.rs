@@ -1,5 +1,7 @@
 //! What an operator can order, and what it is set under.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -73,7 +75,7 @@ impl std::fmt::Display for Mute {
     }
 }
 
-/// Other limits of a service; what is left out stays as configured.
+/// Other limits of a service or an API key; what is left out stays as configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OtherLimits {
@@ -108,6 +110,15 @@ impl OtherLimits {
             || gone(self.tokens_per_minute, configured.tokens_per_minute)
     }
 
+    /// Whether it has a window longer than all that are configured: calls that only it counts are not remembered where the
+    /// configuration is all that is known, as after a start.
+    pub fn outlasts(&self, configured: &Limits) -> bool {
+        let longest = configured.longest_window();
+        let longer = |other: Option<u64>, seconds| other > Some(0) && Duration::from_secs(seconds) > longest;
+        let all = [(self.per_hour, 3_600), (self.per_minute, 60), (self.tokens_per_minute, 60)];
+        configured.limits_anything() && all.iter().any(|(other, seconds)| longer(*other, *seconds))
+    }
+
     pub(super) fn over(&self, configured: &Limits) -> Limits {
         Limits {
             burst: self.burst.unwrap_or(configured.burst),
@@ -130,7 +141,7 @@ pub enum Order {
     Mute(Mute),
     /// The breaker of a service is held.
     Breaker(String, Mode),
-    /// A service is used within other limits.
+    /// A service, or an API key by the name of its limiter, has other limits.
     Limits(String, OtherLimits),
 }
 
@@ -167,6 +178,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::limiter::WindowLimit;
 
     #[test]
     fn what_is_not_told_stays_as_configured() {
@@ -175,5 +187,22 @@ mod tests {
         assert_eq!(change.over(&configured), Limits { per_minute: 7, burst: 0, ..configured.clone() });
         assert_eq!(OtherLimits::default().over(&configured), configured);
         assert!(serde_json::from_str::<OtherLimits>(r#"{"per_second":1}"#).is_err());
+    }
+
+    #[test]
+    fn no_window_is_longer_than_all_that_are_configured() {
+        let hourly = OtherLimits { per_hour: Some(7), ..OtherLimits::default() };
+        let minute = OtherLimits { per_minute: Some(7), per_hour: Some(0), ..OtherLimits::default() };
+        let tokens = OtherLimits { tokens_per_minute: Some(7), ..OtherLimits::default() };
+        let windows = vec![WindowLimit { requests: 1, per: Duration::from_secs(10) }];
+        for (configured, outlast) in [
+            (Limits { per_minute: 1, ..Limits::NONE }, [true, false, false]),
+            (Limits { per_hour: 1, ..Limits::NONE }, [false; 3]),
+            (Limits { tokens_per_minute: 1, ..Limits::NONE }, [true, false, false]),
+            (Limits { windows, ..Limits::NONE }, [true; 3]),
+            (Limits::NONE, [false; 3]),
+        ] {
+            assert_eq!([&hourly, &minute, &tokens].map(|other| other.outlasts(&configured)), outlast, "{configured:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ pub(super) async fn finding(service: &Service) -> Finding {
     };
     match ai.list(ANSWER_WITHIN).await {
         Ok(Listing::Models(models)) => listed(what, service, &ai, &models),
-        Ok(Listing::Answers(status)) => answered(what, base_url, status),
+        Ok(Listing::Answers(status)) => answered(what, service.provider, &ai.lists_at(), status),
         Err(_) => Finding::bad(what, format!("no answer from `{base_url}`"), "check base_url of this service"),
     }
 }
@@ -43,14 +43,19 @@ fn some(models: &[String]) -> String {
     if shown.is_empty() { "none".to_owned() } else { shown.join(", ") + more }
 }
 
-fn answered(what: String, base_url: &str, status: u16) -> Finding {
-    let detail = format!("{base_url}/models answers {status}");
+fn answered(what: String, provider: Provider, asked: &str, status: u16) -> Finding {
+    let detail = format!("{asked} answers {status}");
     match status {
         401 | 407 => Finding::bad(what, detail, "check api_key of this service"),
         403 => Finding::warn(what, detail, "check api_key of this service; one that may not list models may be well"),
         404 | 405 => {
-            let remedy = "check base_url of this service: up to and without /chat/completions, mostly with /v1; \
-                          a service that lists no models may be well";
+            let address = match provider {
+                Provider::Openai => "up to and without /chat/completions, mostly with /v1",
+                Provider::Azure => "up to and without /openai, like https://NAME.openai.azure.com",
+                Provider::Anthropic => "up to and without /messages, like https://api.anthropic.com",
+            };
+            let remedy =
+                format!("check base_url of this service: {address}; a service that lists no models may be well");
             Finding::warn(what, detail, remedy)
         }
         300..=399 => Finding::bad(what, detail, "check base_url of this service: it leads elsewhere"),

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Reach, items, part, span, table, text};
+use crate::actors::KEY_LIMITERS;
 
 /// Options of `tidegate limits`.
 #[derive(clap::Args)]
@@ -115,7 +116,7 @@ fn limit(window: &Value) -> String {
 
 /// What was used, by service, model and who asked; those of the keys are among those of the services.
 fn accounts(told: &Value) {
-    let of_services = told.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with("key:"));
+    let of_services = told.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with(KEY_LIMITERS));
     let row = |account: &Value| {
         let asked_by = account["key"].as_str().map_or("the chat".to_owned(), |key| format!("key {key}"));
         let used = ["input_tokens", "output_tokens"].map(|kind| text(&account[kind]));

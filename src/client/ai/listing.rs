@@ -29,6 +29,13 @@ struct Listed {
 }
 
 impl Ai {
+    /// Where the list of models is asked for.
+    pub fn lists_at(&self) -> String {
+        let Some(mut url) = self.endpoint.models() else { return String::new() };
+        url.set_query(None);
+        url.into()
+    }
+
     /// Asks for the list of models.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Rules;
 use crate::{
-    actors::Service,
+    actors::{KEY_LIMITERS, Service},
     broker,
     client::{Price, Provider},
     config::{Config, address::is_node},
@@ -27,9 +27,6 @@ const CONCURRENCY_MAX: u64 = 100_000;
 
 /// The limiter and the quota of the posts have this name, among those of the services.
 const POSTS: &str = "zendesk";
-
-/// Those of an API key begin so.
-const KEYS: &str = "key:";
 
 /// Shares further apart than this are meant as never.
 const SHARE_MAX: u64 = 1_000;
@@ -167,8 +164,8 @@ fn services(config: &Config, rules: &mut Rules) {
         let at = format!("ai.services[{index}]");
         let wrong = format!("{POSTS} is what the posts to Zendesk are called, and would share their limits");
         rules.holds(service.name != POSTS, &format!("{at}.name"), wrong, "write another name");
-        let wrong = format!("begins with {KEYS}, as what is counted for API keys does");
-        rules.holds(!service.name.starts_with(KEYS), &format!("{at}.name"), wrong, "write another name");
+        let wrong = format!("begins with {KEY_LIMITERS}, as what is counted for API keys does");
+        rules.holds(!service.name.starts_with(KEY_LIMITERS), &format!("{at}.name"), wrong, "write another name");
         service_alone(service, &at, rules);
         let in_time = service.timeout < config.chat.soft_time_limit;
         let wrong = "is not shorter than chat.soft_time_limit, which would cut every slow call";
@@ -215,6 +212,9 @@ fn price(price: Price, at: &str, rules: &mut Rules) {
         let sound = amount.is_finite() && amount >= 0.0;
         rules.holds(sound, &format!("{at}.{name}"), format!("{amount} is no price"), "write a number from 0 up");
     }
+    let (key, with) = (format!("{at}.cached_input"), format!("{at}.input"));
+    let wrong = format!("{cached_input} is more than what the other tokens of a question cost");
+    rules.together(!(input >= 0.0 && cached_input > input), &key, &[&with], wrong, "write at most the price of input");
 }
 
 fn windows(limits: &Limits, at: &str, rules: &mut Rules) {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Text, and the keys that are refused.
-const SENSELESS: [(&str, &[&str]); 75] = [
+const SENSELESS: [(&str, &[&str]); 76] = [
     ("node.roles = []", &["node.roles"]),
     ("node.shutdown_grace = '5s'", &["node.shutdown_grace"]),
     ("node.actor_time_limit = '0s'", &["node.actor_time_limit"]),
@@ -69,6 +69,7 @@ const SENSELESS: [(&str, &[&str]); 75] = [
         "ai.services = [{ price = { input = -0.1, cached_input = -1, output = nan } }]",
         &["ai.services[0].price.input", "ai.services[0].price.cached_input", "ai.services[0].price.output"],
     ),
+    ("ai.services = [{ price = { input = 1, cached_input = 2 } }]", &["ai.services[0].price.cached_input"]),
     (
         "ai.services = [{ models = { ours = 'theirs' }, prices = [{ model = 'theirs', input = -1 }, { model = 'ours' }, { model = 'theirs' }] }]",
         &["ai.services[0].prices[0].input", "ai.services[0].prices[1].model", "ai.services[0].prices[2].model"],

@@ -11,7 +11,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-pub use self::size::BYTES_PER_TOKEN;
+pub use self::size::tokens_said;
 use self::{
     fields::{Field, Fields},
     size::Size,

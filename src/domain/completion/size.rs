@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// Tokens that an answer is expected to have at most, whatever the client allows: else a large number would take a whole
 /// window of the service's limit for one call.
@@ -12,7 +12,7 @@ const ANSWER_TOKENS_MAX: u64 = 4096;
 const ANSWERS_MAX: u64 = 128;
 
 /// Of what is written, by the rule of thumb of OpenAI's tokenizer guide.
-pub const BYTES_PER_TOKEN: u64 = 4;
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// An image, a sound or a document that lies in the question, of whatever size. An image of 1024 x 1024 takes 765 tokens
 /// (OpenAI, guide "Images and vision") to 1,400 (Anthropic, "Vision").
@@ -48,6 +48,26 @@ impl Size {
     }
 }
 
+/// Tokens that a whole answer is likely to hold: of what is said in it, and not of what stands around that.
+pub fn tokens_said(answer: &[u8]) -> u64 {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let choices = answer["choices"].as_array().into_iter().flatten();
+    let bytes: usize = choices.map(|choice| bytes_said(&choice["message"])).sum();
+    bytes as u64 / BYTES_PER_TOKEN
+}
+
+fn bytes_said(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(all) => all.iter().map(bytes_said).sum(),
+        Value::Object(fields) => {
+            let said = fields.iter().filter(|(name, _)| !["role", "type", "id"].contains(&name.as_str()));
+            said.map(|(_, value)| bytes_said(value)).sum()
+        }
+        _ => 0,
+    }
+}
+
 fn tokens(json: &str) -> u64 {
     let (mut packed, mut packed_bytes) = (0, 0);
     if json.len() > PACKED_BYTES_MIN {
@@ -68,7 +88,7 @@ fn is_packed(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::domain::completion::{Kind, Request};
@@ -98,6 +118,23 @@ mod tests {
         ] {
             assert_eq!(answer(more.clone()), expected, "{more}");
         }
+    }
+
+    #[test]
+    fn of_an_answer_counts_what_is_said_in_it() {
+        let call =
+            json!({ "id": "call_1", "type": "function", "function": { "name": "look", "arguments": "{\"a\":1}" } });
+        for (message, expected) in [
+            (json!({ "role": "assistant", "content": "a word ".repeat(40), "refusal": null }), 70),
+            (json!({ "role": "assistant", "content": null, "tool_calls": [call] }), 2),
+            (json!(null), 0),
+        ] {
+            let answer = json!({ "id": "chatcmpl-1234567890", "choices": [{ "index": 0, "message": message }] });
+            assert_eq!(tokens_said(answer.to_string().as_bytes()), expected, "{answer}");
+        }
+        let two = json!({ "choices": [{ "message": { "content": "four" } }, { "message": { "content": "five" } }] });
+        assert_eq!(tokens_said(two.to_string().as_bytes()), 2);
+        assert_eq!(tokens_said(b"{"), 0);
     }
 
     #[test]

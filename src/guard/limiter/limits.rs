@@ -66,6 +66,11 @@ impl Limits {
         *self != Self { burst: self.burst, pace_hour: self.pace_hour, ..Self::NONE }
     }
 
+    /// The longest window; calls are counted for so long.
+    pub fn longest_window(&self) -> Duration {
+        Rules::of(self, None, 1.0).longest_span()
+    }
+
     /// Whether the burst holds up calls that the other limits would let through.
     ///
     /// Permits are used at any moment within `validity`, all at once perhaps: no more than the burst may be given in it.

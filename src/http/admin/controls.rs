@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::{Admin, Problem, Who, came_of, not_done, noted, read};
 use crate::{
     actors::{
-        limiter_of,
+        KEY_LIMITERS,
         settings::{self, Mute, Order, OtherLimits, Pool},
     },
     guard::{Permits, Service, breaker::Mode},
@@ -124,6 +124,11 @@ pub async fn limits(
     if limits.forgets(permits.configured()) {
         return refuse("0 would forget what was used so far; set a number, if need be a high one");
     }
+    if limits.outlasts(permits.configured()) {
+        return refuse(
+            "a window longer than all that are configured would be empty after a restart; configure one of that length",
+        );
+    }
     // What is not limited is not counted over the nodes, and cannot be from one moment to the next.
     let is_new_kind = !permits.configured().limits_anything() && limits.limits_requests();
     if is_new_kind && admin.parts.nodes.is_fleet() {
@@ -140,9 +145,14 @@ pub async fn configured_limits(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Result<Json<Done>, Problem> {
-    limited(&admin, &name)?;
+    let order = Order::Limits(name.clone(), OtherLimits::default());
+    // Also of those who are gone from the configuration.
+    let is_set = admin.parts.settings.all().iter().any(|setting| setting.name == order.name());
+    if !is_set {
+        limited(&admin, &name)?;
+    }
     noted(&admin, &who, "limits.reset", &name, Value::Null).await?;
-    unset(&admin, &Order::Limits(name, OtherLimits::default()), &who).await.map(done)
+    unset(&admin, &order, &who).await.map(done)
 }
 
 /// `POST /admin/pools/{pool}/pause` and `/resume`: on all nodes, until it is resumed.
@@ -256,8 +266,9 @@ fn limited<'a>(admin: &'a Admin, name: &str) -> Result<Limited<'a>, Problem> {
     if let Some((_, permits)) = keys.find(|(limiter, _)| *limiter == name) {
         return Ok(Limited { permits, has_slots: false });
     }
-    if name.starts_with(&limiter_of("")) {
-        let detail = "no API key of this name has limits in this node's configuration; set some there first";
+    if name.starts_with(KEY_LIMITERS) {
+        let detail =
+            "this node knows no API key of this name that has limits: ask one with the role api, or configure some";
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-key", detail));
     }
     service(admin, name).map(|service| Limited { permits: &service.permits, has_slots: true })

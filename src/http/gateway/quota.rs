@@ -9,7 +9,7 @@ use super::{Gateway, deadline::Deadline, refusal::Refusal};
 use crate::{
     actors::{Budget, Parts, limiter_of},
     domain::completion::Request,
-    guard::{Allowance, Call, Class, Permits, Spent, ask_again_at},
+    guard::{Allowance, Call, Class, Permits, ask_again_at},
     telemetry::series::label,
 };
 
@@ -74,7 +74,7 @@ pub(super) async fn admit(
     let Purse { permits, allowance, .. } = &gateway.purses[key];
     let allowance = allowance.clone();
     if let Some(allowance) = &allowance {
-        allowance.admit().map_err(|Spent(all)| Refusal::budget_spent(all.until.since(clock.now())))?;
+        allowance.admit().map_err(|spent| Refusal::budget_spent(spent, clock.now()))?;
     }
     let Some(permits) = permits else { return Ok(Right { limited: None, allowance }) };
     let tokens = request.tokens();

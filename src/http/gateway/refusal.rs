@@ -11,10 +11,11 @@ use axum::{
 use crate::{
     domain::{
         completion::{Invalid, error},
+        time::Timestamp,
         timeline::Wait,
         verdict::Failure,
     },
-    guard::{Busy, Failed},
+    guard::{Busy, Failed, Spent},
 };
 
 /// What OpenAI's clients obey before `Retry-After`, because it is exact.
@@ -196,9 +197,10 @@ impl Refusal {
     }
 
     /// The key has used up its month.
-    pub fn budget_spent(retry_after: Duration) -> Self {
-        let message = "this key has used up its tokens of this month (monthly_budget)";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, BUDGET_SPENT, BUDGET_SPENT, message).retry_after(retry_after)
+    pub fn budget_spent(spent: Spent, now: Timestamp) -> Self {
+        let message = format!("the monthly_budget of this key: {spent}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, BUDGET_SPENT, BUDGET_SPENT, &message)
+            .retry_after(spent.0.until.since(now))
     }
 
     /// Nobody could be asked in time; `now` is monotonic.
@@ -237,7 +239,7 @@ impl Refusal {
         let server = |status, code, message: &str| Self::new(status, "server_error", code, message);
         match failure {
             Failure::Connect => {
-                server(StatusCode::BAD_GATEWAY, "upstream_unreachable", "the AI service cannot be reached")
+                server(StatusCode::BAD_GATEWAY, "upstream_unreachable", "the connection to the AI service failed")
             }
             Failure::Timeout => {
                 server(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the AI service did not answer in time")

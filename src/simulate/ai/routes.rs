@@ -42,7 +42,8 @@ pub fn routes() -> Router<Arc<Service>> {
     };
     Router::new()
         .route("/v1/chat/completions", openai(Operation::Answer))
-        .route("/v1/models", get(models))
+        .route("/v1/models", get(openai_models))
+        .route("/openai/models", get(azure_models))
         .route("/v1/embeddings", openai(Operation::Embed))
         .route("/openai/deployments/{deployment}/chat/completions", azure(Operation::Answer))
         .route("/openai/deployments/{deployment}/embeddings", azure(Operation::Embed))
@@ -63,8 +64,16 @@ async fn reset(State(service): Shared) -> Response {
     Json(json!({})).into_response()
 }
 
-async fn models(State(service): Shared, headers: HeaderMap) -> Response {
-    if let Err(refused) = service.authenticate(&Dialect::Openai, &headers) {
+async fn openai_models(State(service): Shared, headers: HeaderMap) -> Response {
+    models(&service, &Dialect::Openai, &headers)
+}
+
+async fn azure_models(State(service): Shared, headers: HeaderMap) -> Response {
+    models(&service, &Dialect::Azure { deployment: String::new() }, &headers)
+}
+
+fn models(service: &Service, dialect: &Dialect, headers: &HeaderMap) -> Response {
+    if let Err(refused) = service.authenticate(dialect, headers) {
         return refused;
     }
     let model = |id: &String| json!({ "id": id, "object": "model", "created": 0, "owned_by": "simulator" });

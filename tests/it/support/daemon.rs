@@ -150,7 +150,7 @@ impl Daemon {
 
     /// Waits until the daemon answers wherever it listens; the public listener is not the first to.
     pub async fn serves(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + super::SOON;
         // A request there would be counted.
         let public = self.is_public().then_some(self.public);
         let is_open = async || match public {

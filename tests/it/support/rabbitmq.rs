@@ -58,9 +58,10 @@ struct Epmd {
 }
 
 impl Epmd {
+    /// Starts one and waits until it listens: a server that finds none there starts its own, which nobody ends.
     fn start() -> Self {
         let port = free_port();
-        let child = Command::new("epmd")
+        let mut child = Command::new("epmd")
             .args(["-port", &port.to_string(), "-address", "127.0.0.1"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -69,6 +70,11 @@ impl Epmd {
             .unwrap_or_else(|error| {
                 panic!("epmd cannot be started ({error}); install rabbitmq-server (scripts/test does)")
             });
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "epmd ended ({ended:?})");
+            std::thread::sleep(POLL);
+        }
         Self { child, port }
     }
 }

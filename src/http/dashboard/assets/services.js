@@ -12,7 +12,7 @@ export async function services(shared) {
     h("h1", null, "Services"),
     h("div", { class: "grid" }, Object.entries(breakers).map(([name, it]) => service(shared, name, it, limiters[name], settings))),
     others.length > 0 && h("section", { class: "card" }, h("h2", null, "Other limits"), table("Zendesk, and API keys", ["Whose", "Used", ["Waiting", "number"]],
-      others.map(([name, it]) => [name, uses(it), number(it.waiting)]))),
+      others.map(([name, it]) => [name, [uses(it), changed(shared, name, settings)], number(it.waiting)]))),
     accounts(Object.keys(breakers).flatMap((name) => limiters[name].accounts ?? [])));
 }
 
@@ -35,7 +35,6 @@ function accounts(all) {
 
 function service(shared, name, it, limiter, settings) {
   const off = !shared.mayAct();
-  const limits = settings.find((setting) => setting.name === `limits/${name}`);
   const says = {
     open: "No call is made any more, on all nodes; messages wait, and the next service of the chain is asked.",
     closed: "Calls are made whatever fails, on all nodes: a service that is down is asked with every message.",
@@ -55,9 +54,14 @@ function service(shared, name, it, limiter, settings) {
     h("h3", null, "Limits"),
     uses(limiter),
     h("p", { class: "soft" }, `${limiter.slots.in_use} of ${limiter.slots.effective} slots in use, ${limiter.slots.waiting} wait; ${limiter.waiting} wait for a permit`),
-    limits && h("p", null, tag("warn", "changed"), ` by ${limits.by} `, time(limits.at), " ",
-      h("button", { disabled: off, onclick: () => act(() => remove(`/admin/limiters/${part(name)}`), "The configured limits hold again", shared.refresh) }, "Back to the configured")),
+    changed(shared, name, settings),
     h("details", null, h("summary", null, "Change limits"), change(shared, name)));
+}
+
+function changed(shared, name, settings) {
+  const limits = settings.find((setting) => setting.name === `limits/${name}`);
+  return limits && h("p", null, tag("warn", "changed"), ` by ${limits.by} `, time(limits.at), " ",
+    h("button", { disabled: !shared.mayAct(), onclick: () => act(() => remove(`/admin/limiters/${part(name)}`), "The configured limits hold again", shared.refresh) }, "Back to the configured"));
 }
 
 const keeping = () => h("p", null, h("label", null, h("input", { type: "checkbox", name: "keep" }), "Also after a restart of this node"));

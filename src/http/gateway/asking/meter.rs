@@ -3,10 +3,7 @@
 use super::Asking;
 use crate::{
     actors::Payer,
-    domain::{
-        answer::Tokens,
-        completion::{BYTES_PER_TOKEN, Kind},
-    },
+    domain::{answer::Tokens, completion::Kind},
     http::gateway::models,
 };
 
@@ -19,17 +16,15 @@ pub(super) struct Meter {
     /// The service, while its call is under way and not counted yet.
     pub service: Option<usize>,
     pub stream_bytes: usize,
-    /// Of a whole answer.
-    pub answer_bytes: usize,
+    /// Of a whole answer whose tokens the service does not tell, a guess.
+    pub answer_tokens: u64,
 }
 
 impl Meter {
     /// A guess, where the service does not tell. Vectors are no tokens.
     fn answer_tokens(&self, kind: Kind) -> u64 {
         match kind {
-            Kind::Chat => {
-                self.stream_bytes as u64 / STREAM_BYTES_PER_TOKEN + self.answer_bytes as u64 / BYTES_PER_TOKEN
-            }
+            Kind::Chat => self.stream_bytes as u64 / STREAM_BYTES_PER_TOKEN + self.answer_tokens,
             Kind::Embeddings => 0,
         }
     }

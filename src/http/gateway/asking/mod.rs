@@ -26,7 +26,7 @@ use crate::{
     client::{self, Ai, Completion, Stream},
     domain::{
         answer::Tokens,
-        completion::{Kind, Request},
+        completion::{Kind, Request, tokens_said},
         hex::hex_after,
         time::Timestamp,
         verdict::Failure,
@@ -160,7 +160,9 @@ impl Asking {
         let Call { ai, model, within, now } = self.begin(service)?;
         let completion = ai.complete(&self.request, model, within, now).await;
         let completion = completion.map_err(|refusal| self.note(service, within, refusal))?;
-        self.meter.lock().answer_bytes = completion.body.len();
+        if completion.tokens.total() == 0 {
+            self.meter.lock().answer_tokens = tokens_said(&completion.body);
+        }
         Ok(completion)
     }
 
