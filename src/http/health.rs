@@ -35,6 +35,9 @@ use crate::{
 /// A dependency that does not answer in this time is taken for down.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 
+/// Why an AI service is down that answers, and refuses us.
+const MISCONFIGURED: &str = "it refuses this node as it is set up; see the log";
+
 /// After a refusal a node is unready at least this long: as long as those refused were asked to wait.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
@@ -145,13 +148,9 @@ impl Health {
         dependencies
             .insert("broker".to_owned(), if can_store { broker } else { Dependency { state: "down", ..broker } });
         dependencies.insert("state".to_owned(), state);
-        for (name, up) in self.outside() {
-            dependencies.insert(name.to_owned(), Dependency { state: word(up), latency_ms: None, reason: None });
-        }
-        for service in self.parts.stack.services().iter().filter(|service| service.gate.is_misconfigured()) {
-            let reason = Some("it refuses this node as it is set up; see the log".to_owned());
-            let name = format!("ai/{}", service.name);
-            dependencies.insert(name, Dependency { state: word(false), latency_ms: None, reason });
+        for (name, up, reason) in self.outside() {
+            let reason = reason.map(str::to_owned);
+            dependencies.insert(name.to_owned(), Dependency { state: word(up), latency_ms: None, reason });
         }
         let reason = match self.stage.load(Ordering::Relaxed) {
             stage if stage == Stage::Starting as u8 => Some("starting"),
@@ -202,14 +201,15 @@ impl Health {
         stored
     }
 
-    /// The services outside, as far as our own calls and looks tell.
-    fn outside(&self) -> Vec<(&'static str, bool)> {
+    /// The services outside: whether each is up, as far as our own calls and looks tell, and why not where that is known.
+    fn outside(&self) -> Vec<(&'static str, bool, Option<&'static str>)> {
         let services = self.parts.stack.services().iter().map(|service| {
-            let up = service.gate.snapshot().state == breaker::State::Closed;
-            (label(&format!("ai/{}", service.name)), up)
+            let closed = service.gate.snapshot().state == breaker::State::Closed;
+            let refuses = service.gate.is_misconfigured().then_some(MISCONFIGURED);
+            (label(&format!("ai/{}", service.name)), closed && refuses.is_none(), refuses)
         });
-        let cache = self.parts.redis.iter().map(|link| ("cache", link.cache().is_up()));
-        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed))]).chain(cache).collect()
+        let cache = self.parts.redis.iter().map(|link| ("cache", link.cache().is_up(), None));
+        services.chain([("zendesk", self.parts.zendesk_up.load(Ordering::Relaxed), None)]).chain(cache).collect()
     }
 }
 
@@ -277,7 +277,8 @@ impl Collector for Shown {
         let Self(health) = self;
         let inside = [("broker", &health.broker_up), ("state", &health.state_up)];
         let inside = inside.map(|(dependency, up)| (dependency, up.load(Ordering::Relaxed)));
-        for (dependency, up) in health.outside().into_iter().chain(inside) {
+        let outside = health.outside().into_iter().map(|(dependency, up, _)| (dependency, up));
+        for (dependency, up) in outside.chain(inside) {
             let labels: Labels<1> = [("dependency", dependency)];
             ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
         }

@@ -64,6 +64,8 @@ async fn mended(status: u16) {
     let (service, why) = (shown().await, "refuses this node as it is set up");
     let told = service["reason"].as_str().is_some_and(|reason| reason.contains(why));
     assert!(service["state"] == "down" && told, "{service}");
+    let up = "tidegate_dependency_up{dependency=\"ai/primary\"}";
+    assert_eq!(scene.daemon.metric(up).await, 0.0, "the metrics say the same");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(scene.ai.stats().calls, 1, "{status}: it is not stormed");
     scene.ai.behave(ai::Behaviour::default());
@@ -71,6 +73,7 @@ async fn mended(status: u16) {
     scene.assert_sound();
     has_replies(&scene, "c", 1).await;
     assert_eq!(shown().await, serde_json::json!({ "state": "up" }));
+    assert_eq!(scene.daemon.metric(up).await, 1.0);
     for series in ["tidegate_dead_letters_total", "tidegate_retries_total", "tidegate_handoffs_total"] {
         assert!(scene.daemon.metric(series).await < 0.5, "{status}: {series}");
     }
